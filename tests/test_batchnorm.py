@@ -1,7 +1,11 @@
 """Frozen BatchNorm statistics: nothing is remembered, nothing else changes."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparse_sam.batchnorm import frozen_batchnorm_statistics
@@ -87,3 +91,63 @@ def test_a_gradient_flows_as_in_training() -> None:
     plain(IMAGES).square().sum().backward()
     for one, other in zip(frozen.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+def settings_of(model: nn.Module) -> list[tuple[float | None, bool, bool]]:
+    kind = nn.modules.batchnorm._NormBase
+    layers = [layer for layer in model.modules() if isinstance(layer, kind)]
+    return [(layer.momentum, layer.track_running_stats, layer.training) for layer in layers]
+
+
+@given(
+    parts=st.lists(st.sampled_from(["whole", "convolution", "head"]), max_size=4),
+    fails=st.booleans(),
+    evaluating=st.sets(st.sampled_from([1, 4])),
+)
+def test_any_nesting_and_any_exception_leave_batchnorm_as_it_was(
+    parts: list[str], fails: bool, evaluating: set[int]
+) -> None:
+    model = network()
+    model(IMAGES)
+    for index in evaluating:
+        model[index].eval()
+    pieces = {"whole": model, "convolution": model[:2], "head": model[3:]}
+    before, settings = buffers(model), settings_of(model)
+    twin = network()
+    twin.load_state_dict(model.state_dict())
+    for index in evaluating:
+        twin[index].eval()
+    try:
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(frozen_batchnorm_statistics(pieces[part]))
+            model(2 * IMAGES)
+            if fails:
+                raise RuntimeError("on purpose")
+    except RuntimeError:
+        pass
+    assert settings_of(model) == settings
+    frozen = {"whole": {1, 4}, "convolution": {1}, "head": {4}}
+    still = set().union(*(frozen[part] for part in parts)) | evaluating
+    for index in (1, 4):
+        assert int(model[index].num_batches_tracked) == (1 if index in still else 2)
+        assert model[index].running_mean.equal(before[f"{index}.running_mean"]) == (index in still)
+    # What comes after is what would have come without the blocks.
+    for index in {1, 4} - still:
+        twin[index].load_state_dict(model[index].state_dict())
+    model(IMAGES)
+    twin(IMAGES)
+    assert unchanged(model, buffers(twin))
+
+
+def test_a_layer_that_is_switched_to_training_inside_the_block_is_frozen_too() -> None:
+    model = network()
+    model(IMAGES)
+    model.eval()
+    before = buffers(model)
+    with frozen_batchnorm_statistics(model):
+        model.train()
+        model(IMAGES)
+    assert unchanged(model, before)
+    model(IMAGES)
+    assert not unchanged(model, before)

@@ -1,0 +1,118 @@
+"""Which weights a sparse network keeps, as SAM sees it.
+
+A network pruned with ``torch.nn.utils.prune`` computes with ``weight_orig · weight_mask``, so the
+gradient of a pruned weight is exactly 0 and nothing need be done to keep ε off it. Masks of
+another kind are given, and gradients are projected on the kept weights.
+
+The *dense* gradient, which the mask in the graph hides, is what an implementation that ignores
+masks would perturb along. For that ablation, and to measure how much of the gradient's norm lies
+on kept weights, the masks can be opened for a block.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.errors import MaskError
+from sparse_sam.sam import vectors
+from sparse_sam.sam.vectors import Vector
+
+
+class KeptWeights:
+    """The masks of a network: those given, and those found as ``torch.nn.utils.prune`` leaves them.
+
+    Args:
+        model: where to look for ``<name>_orig`` parameters with a ``<name>_mask`` buffer, anew
+            whenever they are needed: a network may be pruned further during training.
+        masks: for parameters that are pruned by other means, a tensor of the parameter's shape
+            each, True (or not 0) where the weight is kept; by parameter or, with a model, by the
+            parameter's name.
+
+    Raises:
+        MaskError: a name is not the model's, or a mask has another shape than its parameter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        masks: Mapping[nn.Parameter, Tensor] | Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._model = model
+        self._given: list[tuple[Tensor, Tensor]] = []
+        names = dict(model.named_parameters()) if model is not None else {}
+        for key, mask in (masks or {}).items():
+            parameter = names.get(key) if isinstance(key, str) else key
+            if parameter is None:
+                raise MaskError(f"a mask is given for {key}, which is no parameter of the model")
+            if mask.shape != parameter.shape:
+                raise MaskError(
+                    f"a mask of {tuple(mask.shape)} is given for a parameter of "
+                    f"{tuple(parameter.shape)}"
+                )
+            self._given.append((parameter, mask.to(parameter.device) == 0))
+
+    def project_(self, *, found: bool = False) -> None:
+        """Set the gradients of pruned weights to 0, in place.
+
+        Args:
+            found: those of the masks that were found, too. It is needed only after they were
+                opened.
+        """
+        for parameter, pruned in self._all(found=found):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(pruned, 0.0)
+
+    def share(self, weights: Vector) -> Tensor:
+        """‖g on kept weights‖ / ‖g‖ for the gradients g of ``weights``, of no dimension."""
+        pruned = dict(self._all(found=True))
+        gradients = [cast("Tensor", weight.grad) for weight in weights]
+        kept = [
+            gradient.masked_fill(pruned[weight], 0.0) if weight in pruned else gradient
+            for weight, gradient in zip(weights, gradients, strict=True)
+        ]
+        return vectors.norm(kept) / vectors.norm(gradients)
+
+    @property
+    def any_found(self) -> bool:
+        """Whether the model holds masks of ``torch.nn.utils.prune`` now."""
+        return bool(self._found())
+
+    @torch.no_grad()
+    def zero_pruned_(self) -> None:
+        """Set pruned weights of the found masks to 0, which no output shows."""
+        for module, name in self._found():
+            pruned = module.get_buffer(f"{name}_mask") == 0
+            module.get_parameter(f"{name}_orig").masked_fill_(pruned, 0.0)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let weights and gradients through the masks that were found, for a block.
+
+        With pruned weights at 0 the outputs do not change, and gradients are dense.
+        """
+        closed = [(module, f"{name}_mask") for module, name in self._found()]
+        masks = [module.get_buffer(name) for module, name in closed]
+        try:
+            for (module, name), mask in zip(closed, masks, strict=True):
+                setattr(module, name, mask.new_ones(()).expand_as(mask))
+            yield
+        finally:
+            for (module, name), mask in zip(closed, masks, strict=True):
+                setattr(module, name, mask)
+
+    def _all(self, *, found: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from self._given
+        for module, name in self._found() if found else ():
+            yield module.get_parameter(f"{name}_orig"), module.get_buffer(f"{name}_mask") == 0
+
+    def _found(self) -> list[tuple[nn.Module, str]]:
+        modules = self._model.modules() if self._model is not None else ()
+        return [
+            (module, name.removesuffix("_mask"))
+            for module in modules
+            for name, _ in module.named_buffers(recurse=False)
+            if name.endswith("_mask") and hasattr(module, f"{name.removesuffix('_mask')}_orig")
+        ]
