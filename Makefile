@@ -24,8 +24,10 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "installing into $(VENV): about two minutes, once"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	@# pip compiles on one core what compileall compiles on all of them.
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib || true
 	@touch $(READY)
 
 repro: setup ## run what is not up to date of the experiment, and print the comparison

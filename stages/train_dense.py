@@ -1,4 +1,4 @@
-"""Train a dense network for every seed, with SGD."""
+"""Train a dense network for every seed, with SGD or a variant of SAM."""
 
 from stages import layout
 from stages.runner import Stage, main

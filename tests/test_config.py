@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import sparse_sam
-from sparse_sam.config import MODEL_NAMES, Params, load_params, parse_params
+from sparse_sam.config import MODEL_NAMES, VARIANT_SETTINGS, Params, load_params, parse_params
 from sparse_sam.errors import ConfigError
+from tests.recipes import sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 TRAINING: dict[str, Any] = {
@@ -39,9 +40,9 @@ GOOD: dict[str, Any] = {
         "mirror": None,
     },
     "model": {"name": "classifier"},
-    "train_dense": dict(TRAINING),
+    "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": {"sparsity": 0.5, "scope": "layerwise", "batchnorm": False, "biases": False},
-    "finetune": {"training": dict(TRAINING), "sam": {"rho": 0.05}},
+    "finetune": {"training": dict(TRAINING), "sam": sam_values()},
 }
 NAN, INFINITY = float("nan"), float("inf")
 ABSENT = object()
@@ -129,6 +130,10 @@ BELOW_ONE = f"{NUMBER}, at least 0 and less than 1"
 COUNT = f"{WHOLE}, at least 1 and less than 2147483648"
 SEED = f"{WHOLE}, at least 0 and less than 4294967296"
 NOT_NUMBERS = [True, "0.5", None, [0.5], {}, NAN, INFINITY, -INFINITY, 10**400]
+NOT_NUMBERS_OR_NULL = [value for value in NOT_NUMBERS if value is not None]
+NOT_NEGATIVE = f"{NUMBER}, at least 0 and at most 1000000"
+NOT_NEGATIVE_OR_NULL = NOT_NEGATIVE.replace(",", " or null,", 1)
+COUNT_OR_NULL = COUNT.replace(",", " or null,", 1)
 NOT_COUNTS = [True, "3", None, 2.5, 3.0, 0, -1, 2**31, NAN, [3]]
 BAD: list[tuple[str, list[Any], str]] = [
     ("device", ["gpu", None, 1, ["cpu"], "CPU"], "one of auto, cpu, cuda"),
@@ -149,7 +154,19 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("prune.scope", ["local", None, True], "one of layerwise, global"),
     ("prune.batchnorm", [0, 1, "false", None], "true or false"),
     ("prune.biases", [0, 1, "no", None], "true or false"),
-    ("finetune.sam.rho", [*NOT_NUMBERS, -0.05, 1e7], f"{NUMBER}, at least 0 and at most 1000000"),
+    ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
+    *(
+        (f"{section}.{key}", values, allowed)
+        for section in ("train_dense.sam", "finetune.sam")
+        for key, values, allowed in [
+            ("variant", ["fsam", None, 1, "SAM"], f"one of {', '.join(VARIANT_SETTINGS)}"),
+            ("rho", [*NOT_NUMBERS, -0.05, 1e7], NOT_NEGATIVE),
+            ("eta", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
+            ("k", [value for value in NOT_COUNTS if value is not None], COUNT_OR_NULL),
+            ("alpha", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
+            ("rho_min", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
+        ]
+    ),
     *(
         (f"{section}.{key}", values, allowed)
         for section in ("train_dense", "finetune.training")
@@ -161,7 +178,7 @@ BAD: list[tuple[str, list[Any], str]] = [
             (
                 "weight_decay",
                 [*NOT_NUMBERS, -1e-4, 1e7],
-                f"{NUMBER}, at least 0 and at most 1000000",
+                NOT_NEGATIVE,
             ),
             ("schedule", ["linear", None, 0], "one of constant, cosine"),
             ("label_smoothing", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
@@ -213,6 +230,49 @@ def test_every_fault_of_a_file_has_its_line() -> None:
     content["seeds"] = []
     lines = fault(content).splitlines()
     assert [line.split(" ")[1] for line in lines] == ["seeds", "prune.sparsity", "finetune.sam.rho"]
+
+
+@pytest.mark.parametrize("section", ["train_dense.sam", "finetune.sam"])
+@pytest.mark.parametrize("variant", VARIANT_SETTINGS)
+def test_a_setting_belongs_to_its_variants(section: str, variant: str) -> None:
+    for name in ("eta", "k", "alpha", "rho_min"):
+        content = changed(section, sam_values(2.0, variant=variant, **{name: 1}))
+        content["finetune"]["training"]["momentum"] = 0.9
+        if name in VARIANT_SETTINGS[variant]:
+            parse_params(content)
+        else:
+            message = fault(content)
+            assert message.startswith(f"params.yaml: {section}.{name} = 1")
+            assert f": variant {variant} has no such setting" in message
+            assert "\n" not in message
+
+
+def test_settings_left_to_the_paper_are_not_passed_on() -> None:
+    assert sam_params().settings == {}
+    assert sam_params(variant="looksam").settings == {}
+    assert sam_params(variant="looksam", k=2).settings == {"k": 2}
+    both = sam_params(variant="gsam", alpha=0.3, rho_min=0.0)
+    assert both.settings == {"alpha": 0.3, "rho_min": 0.0}
+
+
+def test_the_smallest_rho_is_not_above_rho() -> None:
+    values = sam_values(0.05, variant="gsam", rho_min=0.06)
+    message = fault(changed("finetune.sam", values))
+    assert message == "params.yaml: finetune.sam.rho_min = 0.06: must be at most rho = 0.05"
+
+
+def test_momentum_sam_needs_momentum_where_it_trains() -> None:
+    momentum = sam_values(variant="momentum")
+    message = fault(changed("finetune.sam", momentum))
+    assert message.startswith("params.yaml: finetune.sam.variant = 'momentum': ")
+    assert "training.momentum is 0" in message
+    content = changed("train_dense.sam", momentum)
+    parse_params(content)  # the dense network is trained with SGD
+    content["train_dense"]["optimizer"] = "sam"
+    message = fault(content)
+    assert message.startswith("params.yaml: train_dense.sam.variant = 'momentum': ")
+    content["train_dense"]["momentum"] = 0.9
+    parse_params(content)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sparse_sam.config import FinetuneParams, PruneParams, SAMParams, TrainingParams
+from sparse_sam.config import (
+    VARIANT_SETTINGS,
+    DenseParams,
+    FinetuneParams,
+    PruneParams,
+    TrainingParams,
+)
 from sparse_sam.dataset import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.experiment import arm_recipe, finetune, prune, train_dense
@@ -20,6 +26,7 @@ from sparse_sam.models import build_model
 from sparse_sam.pruning import pruned_count
 from sparse_sam.seeding import seeded
 from sparse_sam.training import Epoch, evaluate
+from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -37,8 +44,12 @@ def prune_params(**changes: Any) -> PruneParams:
     return PruneParams(**{**values, **changes})
 
 
-def finetune_params(recipe: TrainingParams, rho: float = 0.05) -> FinetuneParams:
-    return FinetuneParams(training=recipe, sam=SAMParams(rho=rho))
+def dense_params(recipe: TrainingParams, optimizer: str = "sgd", **sam: Any) -> DenseParams:
+    return DenseParams(**recipe.model_dump(), optimizer=optimizer, sam=sam_params(**sam))
+
+
+def finetune_params(recipe: TrainingParams, rho: float = 0.05, **sam: Any) -> FinetuneParams:
+    return FinetuneParams(training=recipe, sam=sam_params(rho, **sam))
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -55,7 +66,7 @@ def untimed(history: list[Epoch]) -> list[Epoch]:
 
 @pytest.fixture(scope="module")
 def dense(make_data: Data, make_recipe: Recipe, tiny_net: str) -> Checkpoint:
-    return train_dense(make_data(), tiny_net, make_recipe(), 3, silent).checkpoint
+    return train_dense(make_data(), tiny_net, dense_params(make_recipe()), 3, silent).checkpoint
 
 
 # Dense training
@@ -68,7 +79,7 @@ def test_dense_training_starts_where_the_seed_says_and_moves(
     with seeded(3, "initialisation"):
         start = build_model(tiny_net, (1, 5, 5), 3)
     torch.manual_seed(12345)
-    trained = train_dense(data, tiny_net, make_recipe(epochs=2), 3, seen.append)
+    trained = train_dense(data, tiny_net, dense_params(make_recipe(epochs=2)), 3, seen.append)
     assert seen == trained.history
     assert data.validation is not None
     first = evaluate(start, data.validation)
@@ -87,10 +98,48 @@ def test_dense_training_repeats_and_depends_on_the_seed(
     make_data: Data, make_recipe: Recipe, tiny_net: str, dense: Checkpoint
 ) -> None:
     torch.manual_seed(99)
-    again = train_dense(make_data(), tiny_net, make_recipe(), 3, silent).checkpoint
+    again = train_dense(make_data(), tiny_net, dense_params(make_recipe()), 3, silent).checkpoint
     assert same(again.state, dense.state)
-    other = train_dense(make_data(), tiny_net, make_recipe(), 4, silent).checkpoint
+    other = train_dense(make_data(), tiny_net, dense_params(make_recipe()), 4, silent).checkpoint
     assert not torch.equal(other.state["1.weight"], dense.state["1.weight"])
+
+
+GRADIENTS = {  # of 2 epochs of 4 batches
+    "sam": 16,
+    "asam": 16,
+    "periodic": 8 + 2,  # steps 1 and 6 ascend
+    "looksam": 8 + 2,
+    "momentum": 8,
+    "gsam": 16,
+}
+
+
+@pytest.mark.parametrize("variant", VARIANT_SETTINGS)
+def test_every_variant_trains_dense_and_pruned_networks(
+    variant: str, make_data: Data, make_recipe: Recipe, tiny_net: str, dense: Checkpoint
+) -> None:
+    data, recipe = make_data(), make_recipe(momentum=0.9, weight_decay=1e-3)
+    with_sgd = train_dense(data, tiny_net, dense_params(recipe), 3, silent)
+    chosen = dense_params(recipe, "sam", variant=variant)
+    trained = train_dense(data, tiny_net, chosen, 3, silent)
+    steps = with_sgd.history[-1].gradient_evaluations
+    assert steps == 8
+    assert trained.history[-1].gradient_evaluations == GRADIENTS[variant]
+    assert not same(trained.checkpoint.state, with_sgd.checkpoint.state)
+    assert trained.history[-1].validation_loss < trained.history[0].validation_loss
+    pruned = prune(dense, prune_params(sparsity=0.8))
+    finetuned = finetune(pruned, data, finetune_params(recipe, variant=variant), "sam", silent)
+    assert finetuned.history[-1].gradient_evaluations == GRADIENTS[variant]
+    assert zeros(finetuned.checkpoint, WEIGHTS) == zeros(pruned, WEIGHTS)
+
+
+def test_a_setting_of_the_variant_reaches_it(
+    make_data: Data, make_recipe: Recipe, tiny_net: str, dense: Checkpoint
+) -> None:
+    pruned = prune(dense, prune_params())
+    params = finetune_params(make_recipe(), variant="periodic", k=2)
+    finetuned = finetune(pruned, make_data(), params, "sam", silent)
+    assert finetuned.history[-1].gradient_evaluations == 8 + 4
 
 
 def test_a_checkpoint_says_what_made_it(
@@ -300,7 +349,9 @@ def test_the_promise_holds_for_the_classifier(
     # Images of 5 × 5: one position is left after the two convolutions.
     data = make_data(train=16)
     params = finetune_params(make_recipe(epochs=1, momentum=0.9, weight_decay=0.01))
-    dense = train_dense(data, "classifier", make_recipe(epochs=1), 0, silent).checkpoint
+    dense = train_dense(
+        data, "classifier", dense_params(make_recipe(epochs=1)), 0, silent
+    ).checkpoint
     pruned = prune(dense, prune_params(sparsity=0.9))
     sizes = {"0.weight": 64 * 16, "2.weight": 128 * 64 * 16, "6.weight": 3 * 128}
     for arm in ARMS:

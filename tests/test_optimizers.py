@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.config import SAMParams, TrainingParams
+from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
 from sparse_sam.errors import StaleOptimizerError
 from sparse_sam.masks import Masks, attach, masks_of, plain_state
 from sparse_sam.optimizers import check_holds, make_sam, make_schedule, make_sgd
-from sparse_sam.sam import SAM
+from sparse_sam.sam import SAM, VARIANTS, variant_settings
+from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
 
@@ -31,7 +32,7 @@ def pruned_copy(dense: nn.Module) -> nn.Module:
 
 
 def both(net: nn.Module, recipe: TrainingParams) -> list[Optimizer]:
-    return [make_sgd(net, recipe), make_sam(net, recipe, SAMParams(rho=0.05))]
+    return [make_sgd(net, recipe), make_sam(net, recipe, sam_params(0.05))]
 
 
 def test_optimizers_are_made_as_the_recipe_says(make_recipe: Recipe) -> None:
@@ -40,10 +41,22 @@ def test_optimizers_are_made_as_the_recipe_says(make_recipe: Recipe) -> None:
         (group,) = optimizer.param_groups
         assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.7, 0.01)
         assert not optimizer.state
-    sam = make_sam(model(), recipe, SAMParams(rho=0.25))
+    sam = make_sam(model(), recipe, sam_params(0.25))
     assert isinstance(sam, SAM)
     assert sam.param_groups[0]["rho"] == 0.25
     assert isinstance(sam.base_optimizer, SGD)
+
+
+def test_the_variants_and_settings_of_the_parameters_are_those_of_the_library(
+    make_recipe: Recipe,
+) -> None:
+    assert list(VARIANT_SETTINGS) == list(VARIANTS)
+    for name, settings in VARIANT_SETTINGS.items():
+        own = variant_settings(name)
+        assert set(settings) == set(own)
+        sam = make_sam(model(), make_recipe(momentum=0.5), sam_params(0.25, variant=name))
+        assert type(sam) is VARIANTS[name]
+        assert {setting: getattr(sam, setting) for setting in own} == own
 
 
 def test_a_fresh_optimizer_holds_its_model(make_recipe: Recipe) -> None:
@@ -142,7 +155,7 @@ def test_the_constant_schedule(make_recipe: Recipe) -> None:
 def test_the_schedule_of_sam_is_that_of_its_base_optimizer(make_recipe: Recipe) -> None:
     recipe = make_recipe(lr=0.2, schedule="cosine")
     net = model()
-    sam = make_sam(net, recipe, SAMParams(rho=0.05))
+    sam = make_sam(net, recipe, sam_params(0.05))
     schedule = make_schedule(sam, recipe, 2)
 
     def closure() -> torch.Tensor:

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.config import SAMParams, TrainingParams
+from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import Split, TrainingData
 from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
 from sparse_sam.masks import Masks, attach, plain_state
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.seeding import batch_order
 from sparse_sam.training import Epoch, evaluate, train
+from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
-RHO = SAMParams(rho=0.05)
+RHO = sam_params(0.05)
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -214,7 +215,7 @@ def test_what_a_history_holds(
 
 def test_sam_with_a_rho_of_0_costs_what_sgd_costs(make_data: Data, make_recipe: Recipe) -> None:
     recipe, model = make_recipe(momentum=0.9, weight_decay=0.01), net()
-    history = run(model, make_data(), recipe, lambda m, r: make_sam(m, r, SAMParams(rho=0.0)))
+    history = run(model, make_data(), recipe, lambda m, r: make_sam(m, r, sam_params(0.0)))
     other = net()
     same_history = run(other, make_data(), recipe)
     assert same(model.state_dict(), other.state_dict())
@@ -469,7 +470,7 @@ def test_masks_hold_and_kept_weights_move(
     attach(model, Masks({"1.weight": keep}))
     before = plain_state(model)["1.weight"]
     recipe = make_recipe(epochs=1, momentum=momentum, weight_decay=weight_decay)
-    make = sgd if rho is None else lambda m, r: make_sam(m, r, SAMParams(rho=rho))
+    make = sgd if rho is None else lambda m, r: make_sam(m, r, sam_params(rho))
     run(model, make_data(train=16, validation=0), recipe, make, seed=seed)
     after = plain_state(model)["1.weight"]
     assert int((after[~keep] == 0).sum()) == int((~keep).sum())

@@ -22,10 +22,20 @@ from sparse_sam.errors import ConfigError
 SourceName = Literal["mnist-sample", "mnist", "fashion-mnist", "kmnist", "idx"]
 ModelName = Literal["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
 Scope = Literal["layerwise", "global"]
+DenseOptimizer = Literal["sgd", "sam"]
+Variant = Literal["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
 Schedule = Literal["constant", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
 
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
+VARIANT_SETTINGS: dict[str, tuple[str, ...]] = {
+    "sam": (),
+    "asam": ("eta",),
+    "periodic": ("k",),
+    "looksam": ("k", "alpha"),
+    "momentum": (),
+    "gsam": ("alpha", "rho_min"),
+}
 
 _Fraction = Annotated[float, Field(gt=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -33,6 +43,8 @@ _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 _NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
 _Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
+_NotNegativeOrNull = Annotated[float | None, Field(ge=0, le=1_000_000)]
+_CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -81,16 +93,15 @@ class DataParams(_Section):
     def _fits_its_source(self) -> Self:
         if self.source == "idx" and not self.folder:
             raise ValueError(
-                f"data.folder = {self.folder!r}: source idx needs the folder of the four files"
+                f"folder = {self.folder!r}: source idx needs the folder of the four files"
             )
         if self.source != "idx" and self.folder is not None:
             raise ValueError(
-                f"data.folder = {self.folder!r}: only source idx reads a folder; allowed: null"
+                f"folder = {self.folder!r}: only source idx reads a folder; allowed: null"
             )
         if self.mirror is not None and self.source in {"mnist-sample", "idx"}:
             raise ValueError(
-                f"data.mirror = {self.mirror!r}: source {self.source} downloads nothing; "
-                "allowed: null"
+                f"mirror = {self.mirror!r}: source {self.source} downloads nothing; allowed: null"
             )
         return self
 
@@ -113,6 +124,65 @@ class TrainingParams(_Section):
     label_smoothing: _BelowOne
 
 
+class SAMParams(_Section):
+    """Which variant of sharpness-aware minimization, its radius, and what only some variants have.
+
+    A setting that is null has the value of the variant's paper (docs/sam.md); one that the variant
+    does not have must be null.
+    """
+
+    variant: Variant
+    rho: _NotNegative
+    eta: _NotNegativeOrNull
+    k: _CountOrNull
+    alpha: _NotNegativeOrNull
+    rho_min: _NotNegativeOrNull
+
+    @model_validator(mode="after")
+    def _settings_are_the_variants(self) -> Self:
+        allowed = VARIANT_SETTINGS[self.variant]
+        for name in sorted({name for names in VARIANT_SETTINGS.values() for name in names}):
+            if getattr(self, name) is not None and name not in allowed:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: variant {self.variant} has no such setting "
+                    f"(it has {', '.join(('rho', *allowed))}); allowed: null"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _rho_min_is_below_rho(self) -> Self:
+        if self.rho_min is not None and self.rho_min > self.rho:
+            raise ValueError(f"rho_min = {self.rho_min!r}: must be at most rho = {self.rho!r}")
+        return self
+
+    @property
+    def settings(self) -> dict[str, float | int]:
+        """The variant's settings that are not left to its paper."""
+        values = {name: getattr(self, name) for name in VARIANT_SETTINGS[self.variant]}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_momentum(sam: SAMParams, recipe: TrainingParams, key: str) -> None:
+    if sam.variant == "momentum" and recipe.momentum == 0:
+        raise ValueError(
+            f"sam.variant = 'momentum': perturbs along the momentum, and {key} is 0; "
+            f"allowed: another variant, or a {key} above 0, such as 0.9"
+        )
+
+
+class DenseParams(TrainingParams):
+    """The recipe of the dense network, which SAM may train too."""
+
+    optimizer: DenseOptimizer
+    sam: SAMParams
+
+    @model_validator(mode="after")
+    def _variant_fits(self) -> Self:
+        if self.optimizer == "sam":
+            _check_momentum(self.sam, self, "momentum")
+        return self
+
+
 class PruneParams(_Section):
     """How many weights become zero, and among which they are chosen."""
 
@@ -122,17 +192,16 @@ class PruneParams(_Section):
     biases: bool
 
 
-class SAMParams(_Section):
-    """Sharpness-aware minimization (Foret et al. 2021, arXiv:2010.01412)."""
-
-    rho: _NotNegative
-
-
 class FinetuneParams(_Section):
     """The recipe that every finetuning arm shares, and what only SAM has."""
 
     training: TrainingParams
     sam: SAMParams
+
+    @model_validator(mode="after")
+    def _variant_fits(self) -> Self:
+        _check_momentum(self.sam, self.training, "training.momentum")
+        return self
 
 
 class Params(_Section):
@@ -142,7 +211,7 @@ class Params(_Section):
     device: Device
     data: DataParams
     model: ModelParams
-    train_dense: TrainingParams
+    train_dense: DenseParams
     prune: PruneParams
     finetune: FinetuneParams
 
@@ -200,8 +269,9 @@ def _explain(fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if kind != "value_error":
         return f"{key} = {_brief(value)}: must be {_allowed(_field(location))}"
-    # A check over several keys names the key itself.
-    return message if message.startswith(key) else f"{key} = {_brief(value)}: {message}"
+    if isinstance(value, dict):  # a check over several keys of a section, which names one of them
+        return f"{key}.{message}".removeprefix(".")
+    return f"{key} = {_brief(value)}: {message}"
 
 
 def _brief(value: Any) -> str:

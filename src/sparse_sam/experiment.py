@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sparse_sam.arms import DENSE, PRUNED, SAM, SGD_2X
 from sparse_sam.checkpoint import Checkpoint, Origin
-from sparse_sam.config import FinetuneParams, PruneParams, TrainingParams
+from sparse_sam.config import DenseParams, FinetuneParams, PruneParams, TrainingParams
 from sparse_sam.dataset import DataInfo, TrainingData
 from sparse_sam.masks import attach
 from sparse_sam.models import build_model
@@ -30,15 +30,17 @@ class Trained:
 
 
 def train_dense(
-    data: TrainingData, model_name: str, recipe: TrainingParams, seed: int, on_epoch: OnEpoch
+    data: TrainingData, model_name: str, recipe: DenseParams, seed: int, on_epoch: OnEpoch
 ) -> Trained:
-    """Initialise and train a dense network with SGD."""
+    """Initialise and train a dense network, with SGD or a variant of SAM."""
     with seeded(seed, "initialisation"):
         model = build_model(model_name, data.info.image_shape, data.info.num_classes)
     model.to(data.train.labels.device)
+    sam = recipe.optimizer == "sam"
+    optimizer = make_sam(model, recipe, recipe.sam) if sam else make_sgd(model, recipe)
     history = train(
         model,
-        make_sgd(model, recipe),
+        optimizer,
         data,
         recipe,
         seed=seed,

@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from sparse_sam.config import SAMParams, TrainingParams
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.sam import SAM
+from sparse_sam.sam import SAM, build
 
 
 def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
@@ -20,12 +20,13 @@ def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
 
 
 def make_sam(model: nn.Module, recipe: TrainingParams, sam: SAMParams) -> SAM:
-    """SAM over every parameter of ``model``, with SGD as its base optimizer."""
-    return SAM(
-        model.parameters(),
+    """The variant of SAM that ``sam`` names, over every parameter of ``model``, around SGD."""
+    return build(
+        sam.variant,
+        model,
         SGD,
-        rho=sam.rho,
-        model=model,
+        sam.rho,
+        settings=sam.settings,
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,

@@ -20,18 +20,25 @@ _LABELS = {
     "sam_vs_sgd": "SAM - SGD at equal epochs",
     "sam_vs_sgd_2x": "SAM - SGD at equal compute",
 }
+# Variants of SAM that need fewer gradients than two a step cost less than twice the epochs.
+_UNEQUAL = {
+    "sgd_2x": "SGD, 2x epochs",
+    "sam_vs_sgd_2x": "SAM - SGD at 2x epochs",
+}
 
 
 def render(summary: Mapping[str, Any]) -> str:
     """The summary as text: arms, then paired differences in percentage points."""
-    seeds = summary["seeds"]
+    seeds, counts = summary["seeds"], summary["arms"]
+    equal = counts["sam"]["gradient_evaluations"] == counts["sgd_2x"]["gradient_evaluations"]
+    labels = _LABELS if equal else {**_LABELS, **_UNEQUAL}
     title = (
         f"{summary['model']} on {summary['dataset']}, {len(seeds)} seed{'s' * (len(seeds) != 1)}: "
         "mean with 95 % confidence interval"
     )
     arms = [
         [
-            _LABELS[arm],
+            labels[arm],
             _mean_and_margin(of["accuracy"]),
             f"{of['sparsity']:.2%}",
             of["gradient_evaluations"],
@@ -40,7 +47,7 @@ def render(summary: Mapping[str, Any]) -> str:
         for arm, of in summary["arms"].items()
     ]
     differences = [
-        [_LABELS[name], *_difference(compared)] for name, compared in summary["comparisons"].items()
+        [labels[name], *_difference(compared)] for name, compared in summary["comparisons"].items()
     ]
     return "\n".join(
         [
