@@ -12,7 +12,7 @@ export DO_NOT_TRACK := true
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish test lint ui figures
+.PHONY: help setup repro show publish test lint ui figures bench
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -56,3 +56,6 @@ ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another por
 
 figures: setup ## bring the README's table and picture up to date with the results
 	@python docs/make_figures.py
+
+bench: setup ## measure what SAM's steps cost here, and put the table into docs/sam.md
+	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json

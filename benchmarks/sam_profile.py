@@ -5,8 +5,6 @@
 Medians over the steps, in microseconds; a part is timed from the host, on a CPU.
 """
 
-# ruff: noqa: INP001 - a script
-
 import argparse
 import statistics
 import sys

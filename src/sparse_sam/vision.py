@@ -39,7 +39,7 @@ _PIECE = 1 << 16
 
 def resources(source: str) -> tuple[Resources, Sequence[str]]:
     """The files of a data set with their MD5 digests, and the official mirrors."""
-    dataset = getattr(_import_datasets(), _CLASSES[source])
+    dataset = getattr(import_torchvision().datasets, _CLASSES[source])
     return list(dataset.resources), list(dataset.mirrors)
 
 
@@ -168,15 +168,15 @@ def _pieces(url: str, name: str, timeout: float) -> Generator[bytes, None, None]
         raise _MirrorError(fault, passing=scheme != "file") from None
 
 
-def _import_datasets() -> ModuleType:
-    """Torchvision's data sets, also where it was built for another build of torch.
+def import_torchvision() -> ModuleType:
+    """Torchvision, also where it was built for another build of torch.
 
-    Its import then fails for want of an operator that this project does not use. What is missing
+    Its import then fails for want of operators that this project does not use. What is missing
     is defined, and nothing else: a torchvision that matches defines its operators itself.
     """
     while True:
         try:
-            from torchvision import datasets
+            import torchvision
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(q?nms) does not exist", str(error))
             if not missing:
@@ -187,4 +187,4 @@ def _import_datasets() -> ModuleType:
             schema = f"{missing[1]}(Tensor dets, Tensor scores, float threshold) -> Tensor"
             _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
         else:
-            return cast("ModuleType", datasets)
+            return cast("ModuleType", torchvision)
