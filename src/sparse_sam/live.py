@@ -1,8 +1,8 @@
-"""A stage's own end of tracking: its journal, and the process that sends it while it grows.
+"""A stage's own end of tracking: its journal, and the request that MLflow be told it.
 
-MLflow lives in a process of its own. Its import and its requests take place beside the training
-and not in front of it, and a server that hangs or dies can do nothing to a stage but be waited
-for, a little, at its end.
+MLflow lives in a process of its own (``sender``). Its import and its requests take place beside
+the training and not in front of it, and a server that hangs or dies can do nothing to a stage but
+be waited for, a little, at its end.
 """
 
 import os
@@ -13,54 +13,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import sparse_sam
 from sparse_sam.config import Params
 from sparse_sam.journal import Journal
 from sparse_sam.pipelines import launcher, place, repository_root
+from sparse_sam.sender import Request
 
 _CODE = ("src", "stages", "params.yaml", "dvc.yaml", "pyproject.toml")
 _PATIENCE_SECONDS = 30.0
 
 
 class Publisher:
-    """The process that follows a journal. ``SPARSE_SAM_PUBLISH=later`` starts none."""
+    """What makes MLflow know a growing journal. ``SPARSE_SAM_PUBLISH=later`` makes it idle."""
 
     def __init__(self, journal: Path, root: Path) -> None:
-        self._log = journal.with_suffix(".log")
-        self._process: subprocess.Popen[bytes] | None = None
-        if os.environ.get("SPARSE_SAM_PUBLISH") == "later":
-            return
-        library = str(Path(sparse_sam.__file__).parent.parent)
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "sparse_sam.publish", "--follow", str(journal)],
-                cwd=root,
-                env={**os.environ, "PYTHONPATH": library},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Not this stage's Ctrl-C: it ends when the journal says how the stage ended.
-                start_new_session=True,
-            )
+        later = os.environ.get("SPARSE_SAM_PUBLISH") == "later"
+        self._request = None if later else Request(journal, root)
 
     def wait(self) -> None:
         """Wait until MLflow knows the whole journal; when it cannot be told, say so and go on."""
-        if self._process is None:
+        if self._request is None:
             return
         patience = float(os.environ.get("SPARSE_SAM_PUBLISH_PATIENCE", _PATIENCE_SECONDS))
-        try:
-            if self._process.wait(timeout=patience) == 0:
-                return
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = said[-1].removeprefix("error: ") if said else "its sender stopped"
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            reason = f"MLflow did not answer within {patience:g} s"
-        sys.stderr.write(
-            f"warning: MLflow does not have this run yet ({reason}). "
-            "The results are safe in files; `make publish` sends what is missing.\n"
-        )
+        reason = self._request.wait(patience)
+        if reason:
+            sys.stderr.write(
+                f"warning: MLflow does not have this run yet ({reason}). "
+                "The results are safe in files; `make publish` sends what is missing.\n"
+            )
 
 
 def open_journal(stage: str, params: Params, sections: Sequence[str]) -> tuple[Journal, Publisher]:

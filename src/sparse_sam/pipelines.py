@@ -11,6 +11,7 @@ entered from their journals (``runs/<stage>.jsonl``, outputs of DVC) and marked 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,11 +119,28 @@ def journals(pipeline: Path) -> list[Path]:
     )
 
 
+def is_sent(journal: Path) -> bool:
+    """Whether MLflow has been told the whole journal."""
+    return _sent_mark(journal).exists()
+
+
+def mark_sent(journal: Path) -> None:
+    """Remember it. When a pipeline run is sent whole, what it kept for MLflow is let go."""
+    _sent_mark(journal).touch()
+    folder = journal.parent
+    if all(map(is_sent, journals(folder))):
+        shutil.rmtree(folder / "artifacts", ignore_errors=True)
+
+
 def started_at(pipeline: Path) -> int:
     """When a pipeline run began, in milliseconds since 1970: its folder is named after it."""
     stamp = pipeline.name.partition("-")[0]
     moment = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)
+
+
+def _sent_mark(journal: Path) -> Path:
+    return journal.with_suffix(".sent")
 
 
 def _content(runs: Mapping[str, str | None]) -> str | None:

@@ -1,0 +1,190 @@
+"""The process that tells MLflow what stages write: one for all stages that start close together.
+
+MLflow's import takes seconds of a core, and six stages that each paid them would wait for most of
+it. So a stage leaves a request in the sender's folder, and starts a sender if none is at work. The
+sender sends what it is asked for while the stages run, and ends when nobody has asked for a while.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+import sparse_sam
+from sparse_sam.files import write_text
+from sparse_sam.journal import is_running
+from sparse_sam.pipelines import is_sent, journals, mark_sent, state_folder
+
+if TYPE_CHECKING:
+    from sparse_sam.tracking import Tracker
+
+LINGER_SECONDS = 10.0
+"""How long a sender waits for the next stage. DVC takes about a second between two of them."""
+
+_POLL_SECONDS = 0.1
+_LOCK_SECONDS = 5.0
+# Senders outlive the stages that start them; nothing here waits for their end.
+_STARTED: list[subprocess.Popen[bytes]] = []
+_LIBRARY = str(Path(sparse_sam.__file__).parent.parent)
+
+
+class Request:
+    """A stage's wish that MLflow be told its journal, from now on."""
+
+    def __init__(self, journal: Path, root: Path) -> None:
+        self.journal, self.root = journal, root
+        self.folder = _folder(root)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._tries = 0
+        self._started: subprocess.Popen[bytes] | None = None
+        self._file = self.folder / f"{uuid.uuid4().hex}.request"
+        write_text(self._file, str(journal))
+        # In this order: a sender that is about to end looks for requests after letting its lock go.
+        if not self._is_served():
+            self._start()
+
+    def wait(self, patience: float) -> str | None:
+        """Wait until MLflow knows the whole journal, and say why not if it does not.
+
+        A sender that failed is replaced once: what was wrong may have passed. After that, or when
+        ``patience`` seconds are over, the request is withdrawn.
+        """
+        fault = self._fault(time.monotonic() + patience)
+        if fault:
+            self._file.unlink(missing_ok=True)
+        return fault
+
+    def _fault(self, deadline: float) -> str | None:
+        while not is_sent(self.journal):
+            if not self._is_served() and not is_sent(self.journal):
+                if self._tries > 1:
+                    return self._last_words()
+                self._start()
+            if time.monotonic() > deadline:
+                return "MLflow did not answer in time"
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _is_served(self) -> bool:
+        starting = self._started is not None and self._started.poll() is None
+        return starting or _is_locked(self.folder)
+
+    def _start(self) -> None:
+        self._tries += 1
+        with (self.folder / "log").open("wb") as log:
+            self._started = subprocess.Popen(
+                [sys.executable, "-m", "sparse_sam.publish", "--serve", str(self.folder)],
+                cwd=self.root,
+                env={**os.environ, "PYTHONPATH": _LIBRARY},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Not the stage's Ctrl-C: it ends when the journals say how the stages ended.
+                start_new_session=True,
+            )
+        _STARTED.append(self._started)
+
+    def _last_words(self) -> str:
+        said = (self.folder / "log").read_text(encoding="utf-8", errors="replace").strip()
+        return said.splitlines()[-1].removeprefix("error: ") if said else "its sender stopped"
+
+
+def serve(root: Path, folder: Path, linger: float = LINGER_SECONDS) -> None:
+    """Send what is asked for in ``folder``; return when nothing has been for ``linger`` seconds.
+
+    Returns at once when another process serves the folder. Raises TrackingError.
+    """
+    while True:
+        try:
+            # (Longer than anybody takes who only looks whether it is held.)
+            with FileLock(folder / "lock").acquire(timeout=_LOCK_SECONDS):
+                _serve(root, folder, linger)
+        except Timeout:
+            return
+        if not _requests(folder):
+            return
+
+
+def _serve(root: Path, folder: Path, linger: float) -> None:
+    from sparse_sam.tracking import Replay, Tracker
+
+    tracker: Tracker | None = None
+    at_work: dict[Path, Replay] = {}
+    idle_since = time.monotonic()
+    while at_work or time.monotonic() - idle_since < linger:
+        for request, journal in _requests(folder):
+            if not journal.is_file() or is_sent(journal):
+                request.unlink(missing_ok=True)
+            elif request not in at_work:
+                tracker = tracker or Tracker(root)
+                _send_those_before(tracker, journal)
+                at_work[request] = Replay(tracker, journal)
+        for request, replay in list(at_work.items()):
+            alive = is_running(replay.journal)  # asked first, so that its last words are read
+            replay.send()
+            if not alive and not replay.ended:
+                replay.abandon()
+            if replay.ended or not alive:
+                mark_sent(replay.journal)
+                request.unlink(missing_ok=True)
+                del at_work[request]
+            idle_since = time.monotonic()
+        time.sleep(_POLL_SECONDS)
+
+
+def send_whole(tracker: "Tracker", journal: Path) -> None:
+    """Send a journal that nobody writes any more, and close its runs if its stage could not."""
+    from sparse_sam.tracking import Replay
+
+    replay = Replay(tracker, journal)
+    replay.send()
+    if not replay.ended:
+        replay.abandon()
+    for path in replay.missing:
+        sys.stderr.write(f"warning: {path} is no longer there and was not sent to MLflow\n")
+    mark_sent(journal)
+
+
+def is_pending(journal: Path) -> bool:
+    """Whether nobody writes the journal any more and MLflow does not have all of it."""
+    return not is_sent(journal) and not is_running(journal)
+
+
+def _send_those_before(tracker: "Tracker", journal: Path) -> None:
+    """The stages of the same pipeline run that were entered from the cache."""
+    for other in journals(journal.parent):
+        if other != journal and is_pending(other):
+            send_whole(tracker, other)
+
+
+def _requests(folder: Path) -> list[tuple[Path, Path]]:
+    """The files of the requests, and the journals that they name."""
+    found = []
+    for request in folder.glob("*.request"):
+        with suppress(FileNotFoundError):  # withdrawn in this moment
+            found.append((request, Path(request.read_text(encoding="utf-8"))))
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _folder(root: Path) -> Path:
+    """Stages share a sender if it would do the same for them: same code, same MLflow."""
+    names = {"MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"}  # in the journals
+    own = {k: v for k, v in os.environ.items() if k.startswith("MLFLOW_") and k not in names}
+    key = json.dumps([_LIBRARY, sys.executable, own], sort_keys=True)
+    return state_folder(root) / "senders" / hashlib.sha256(key.encode()).hexdigest()[:10]
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / "lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
