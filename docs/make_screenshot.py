@@ -1,43 +1,27 @@
 """Take docs/images/mlflow-compare.png: ``python docs/make_screenshot.py`` after ``make repro``.
 
-Starts MLflow's UI on loopback over this clone's store and opens the comparison of the newest
-finetune_sgd and finetune_sam in headless Chromium.
+Does what a user does, in headless Chromium: opens MLflow's UI, unfolds the newest pipeline run,
+ticks finetune_sgd and finetune_sam, presses Compare, and follows validation_accuracy to the page
+with both curves. Needs chromium, chromedriver and `pip install selenium`.
 """
 
-import json
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import quote
 
-from mlflow.tracking import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions as conditions
+from selenium.webdriver.support.ui import WebDriverWait
 
 STORE = "sqlite:///mlflow.db"
 PICTURE = Path("docs/images/mlflow-compare.png")
-
-
-def comparison(address: str) -> str:
-    """The page that MLflow opens for a metric of two selected runs."""
-    client = MlflowClient(STORE)
-    experiment = client.get_experiment_by_name("sparse-sam").experiment_id
-    runs = []
-    for stage in ("finetune_sgd", "finetune_sam"):
-        named = f"attributes.run_name = '{stage}'"
-        (run,) = client.search_runs([experiment], named, max_results=1)
-        runs.append(run.info.run_id)
-    query = {
-        "runs": runs,
-        "experiments": [experiment],
-        "metric": "validation_accuracy",
-        "plot_metric_keys": ["validation_accuracy"],
-    }
-    arguments = "&".join(f"{key}={quote(json.dumps(value))}" for key, value in query.items())
-    return f"{address}/#/metric?{arguments}&x_axis=step&show_point=true"
+ROW = "//div[@role='row' and @row-index='{index}']"
 
 
 def wait_for(address: str) -> None:
@@ -52,6 +36,30 @@ def wait_for(address: str) -> None:
     sys.exit("error: MLflow's UI did not start")
 
 
+def compare(browser: webdriver.Chrome, address: str) -> None:
+    """From the list of runs to both curves, by clicking."""
+    wait = WebDriverWait(browser, 60)
+
+    def click(xpath: str) -> None:
+        found = wait.until(conditions.presence_of_element_located((By.XPATH, xpath)))
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+        webdriver.ActionChains(browser).move_to_element(found).click().perform()
+
+    browser.get(f"{address}/#/experiments/1/runs")
+    click(f"{ROW.format(index=0)}//button")
+    for stage in ("finetune_sgd", "finetune_sam"):
+        name = (By.XPATH, f"//a[normalize-space()='{stage}']/ancestor::div[@role='row']")
+        row = wait.until(conditions.presence_of_element_located(name))
+        click(f"{ROW.format(index=row.get_attribute('row-index'))}//input[@type='checkbox']")
+    click("//button[normalize-space()='Compare']")
+    click("//a[normalize-space()='validation_accuracy']")
+    for stage in ("finetune_sgd", "finetune_sam"):
+        legend = (By.XPATH, f"//*[contains(text(), '{stage}') and contains(., '(validation_')]")
+        wait.until(conditions.presence_of_element_located(legend))
+    click("//h1")  # and the pointer is out of the picture
+    time.sleep(2)  # until everything has faded in
+
+
 def main() -> None:
     """Start the UI, take the picture, stop the UI."""
     with socket.socket() as probe:
@@ -59,31 +67,28 @@ def main() -> None:
         port = str(probe.getsockname()[1])
     command = ["mlflow", "ui", "--backend-store-uri", STORE, "--host", "127.0.0.1", "--port", port]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--window-size=1900,860",
+    ):
+        options.add_argument(argument)
     try:
         address = f"http://127.0.0.1:{port}"
         wait_for(address)
-        with tempfile.TemporaryDirectory() as profile:
-            subprocess.run(
-                [
-                    "chromium",
-                    "--headless",
-                    "--no-sandbox",
-                    "--disable-gpu",
-                    "--disable-background-networking",
-                    "--disable-component-update",
-                    "--disable-sync",
-                    "--no-first-run",
-                    "--hide-scrollbars",
-                    f"--user-data-dir={profile}",
-                    "--window-size=1900,720",
-                    "--virtual-time-budget=30000",
-                    f"--screenshot={PICTURE.absolute()}",
-                    comparison(address),
-                ],
-                check=True,
-                timeout=120,
-                stderr=subprocess.DEVNULL,
-            )
+        service = webdriver.ChromeService(shutil.which("chromedriver"))
+        browser = webdriver.Chrome(options=options, service=service)
+        try:
+            compare(browser, address)
+            browser.save_screenshot(str(PICTURE))
+        finally:
+            browser.quit()
     finally:
         server.terminate()
         server.wait()

@@ -317,6 +317,7 @@ def test_folder_and_mirror_are_taken_by_their_sources() -> None:
         1,
         True,
         [],
+        {},
     ],
 )
 def test_an_unknown_model_is_told_the_known_ones(name: Any) -> None:

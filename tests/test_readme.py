@@ -19,4 +19,5 @@ def test_every_page_that_is_linked_exists() -> None:
         text = page.read_text(encoding="utf-8")
         for target in [part.split(")")[0] for part in text.split("](")[1:]]:
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                file = target.partition("#")[0]
+                assert (page.parent / file).exists(), f"{page.name} links to {target}"

@@ -269,7 +269,7 @@ def _explain(fault: Any) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if kind != "value_error":
         return f"{key} = {_brief(value)}: must be {_allowed(_field(location))}"
-    if isinstance(value, dict):  # a check over several keys of a section, which names one of them
+    if _is_section(_field(location)):  # a check over several of its keys names one of them
         return f"{key}.{message}".removeprefix(".")
     return f"{key} = {_brief(value)}: {message}"
 
@@ -296,6 +296,10 @@ def _keys(location: tuple[Any, ...]) -> str:
     return ", ".join(section.model_fields)
 
 
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
+
+
 _TYPES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -303,7 +307,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 def _allowed(field: FieldInfo) -> str:
     """What a field takes, in words: its type and its bounds."""
     hint: Any = field.annotation
-    if isinstance(hint, type) and issubclass(hint, _Section):
+    if _is_section(field):
         return f"a mapping with the keys {', '.join(hint.model_fields)}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
