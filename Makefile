@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 # One test process a core; the pipeline tests start processes of their own.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro show publish test lint ui figures bench

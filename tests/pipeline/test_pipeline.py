@@ -12,7 +12,7 @@ from sparse_sam.models import build_model
 from sparse_sam.pruning import prunable_parameters, pruned_count
 from tests.pipeline.conftest import LATER, Clone, Store
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 STAGES = ("download", "train_dense", "prune", "finetune_sgd", "finetune_sam", "evaluate")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.conftest import Clone, Store
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = pytest.mark.pipeline
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
