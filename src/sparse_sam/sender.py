@@ -31,6 +31,7 @@ LINGER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.1
 _LOCK_SECONDS = 5.0
+_PASSING_SECONDS = 20.0
 # Senders outlive the stages that start them; nothing here waits for their end.
 _STARTED: list[subprocess.Popen[bytes]] = []
 _LIBRARY = str(Path(sparse_sam.__file__).parent.parent)
@@ -44,6 +45,7 @@ class Request:
         self.folder = _folder(root)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._tries = 0
+        self._started_at = 0.0
         self._started: subprocess.Popen[bytes] | None = None
         self._file = self.folder / f"{uuid.uuid4().hex}.request"
         write_text(self._file, str(journal))
@@ -54,8 +56,8 @@ class Request:
     def wait(self, patience: float) -> str | None:
         """Wait until MLflow knows the whole journal, and say why not if it does not.
 
-        A sender that failed is replaced once: what was wrong may have passed. After that, or when
-        ``patience`` seconds are over, the request is withdrawn.
+        A sender that was killed, or failed a while ago, is replaced once: what was wrong may have
+        passed. After that, or when ``patience`` seconds are over, the request is withdrawn.
         """
         fault = self._fault(time.monotonic() + patience)
         if fault:
@@ -65,7 +67,7 @@ class Request:
     def _fault(self, deadline: float) -> str | None:
         while not is_sent(self.journal):
             if not self._is_served() and not is_sent(self.journal):
-                if self._tries > 1:
+                if self._tries > 1 or self._failed_just_now():
                     return self._last_words()
                 self._start()
             if time.monotonic() > deadline:
@@ -77,8 +79,13 @@ class Request:
         starting = self._started is not None and self._started.poll() is None
         return starting or _is_locked(self.folder)
 
+    def _failed_just_now(self) -> bool:
+        failed = self._started is not None and (self._started.poll() or 0) > 0
+        return failed and time.monotonic() - self._started_at < _PASSING_SECONDS
+
     def _start(self) -> None:
         self._tries += 1
+        self._started_at = time.monotonic()
         with (self.folder / "log").open("wb") as log:
             self._started = subprocess.Popen(
                 [sys.executable, "-m", "sparse_sam.publish", "--serve", str(self.folder)],
