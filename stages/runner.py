@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages import layout
 
@@ -26,6 +27,30 @@ class Stage:
     params: Params
     journal: Journal
 
+    @property
+    def own_params(self) -> dict[str, Any]:
+        """The parameters that the stage depends on, as dvc.yaml lists them, flat."""
+        from sparse_sam.live import select
+
+        return select(self.params, layout.STAGE_PARAMS[self.name])
+
+
+class _Stopped(BaseException):
+    """Somebody wants the stage to end: Ctrl-C, or a scheduler."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _stop(number: int, _: object) -> None:
+    for again in _STOPS:  # a second one stops at once
+        signal.signal(again, signal.SIG_DFL)
+    raise _Stopped(number)
+
 
 def main(
     name: str, description: str, outputs: Sequence[Path], work: Callable[[Stage], None]
@@ -36,12 +61,17 @@ def main(
     from sparse_sam.config import load_params
     from sparse_sam.errors import SparseSamError
 
+    for number in _STOPS:
+        signal.signal(number, _stop)
     try:
         _run(name, load_params(layout.PARAMS), outputs, work)
     except SparseSamError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except _Stopped as stopped:
+        sys.stderr.write(
+            f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"
+        )
+        sys.exit(128 + stopped.number)
 
 
 def _run(name: str, params: Params, outputs: Sequence[Path], work: Callable[[Stage], None]) -> None:
@@ -54,7 +84,7 @@ def _run(name: str, params: Params, outputs: Sequence[Path], work: Callable[[Sta
         work(Stage(name, params, journal))
         journal.tags({f"dvc.out.{path.as_posix()}": dvc_hash(path) for path in outputs})
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except _Stopped:
         status = "KILLED"
         raise
     finally:
@@ -62,4 +92,5 @@ def _run(name: str, params: Params, outputs: Sequence[Path], work: Callable[[Sta
         if status == "FINISHED":
             with atomic_path(layout.run(name)) as temporary:
                 shutil.copyfile(journal.path, temporary)
-        publisher.wait()
+        if status != "KILLED":  # who stops a stage does not want to wait; the sender goes on
+            publisher.wait()

@@ -11,13 +11,14 @@ def work(stage: Stage) -> None:
     from sparse_sam.compute import select_device
     from sparse_sam.dataset import load_training_data
     from sparse_sam.experiment import OnEpoch, Trained, train_dense
+    from sparse_sam.resume import ResumePoint
     from stages.training import train_arms
 
     params = stage.params
     data = load_training_data(layout.DATASET).to(select_device(params.device))
 
-    def train(_: str, seed: int, on_epoch: OnEpoch) -> Trained:
-        return train_dense(data, params.model.name, params.train_dense, seed, on_epoch)
+    def train(_: str, seed: int, on_epoch: OnEpoch, resume: ResumePoint) -> Trained:
+        return train_dense(data, params.model.name, params.train_dense, seed, on_epoch, resume)
 
     train_arms(stage, data, {"dense": params.train_dense.epochs}, train)
 

@@ -13,30 +13,48 @@ from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.dataset import DataInfo, TrainingData, load_training_data
 from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
-from sparse_sam.files import atomic_folder, write_json, write_text
+from sparse_sam.files import atomic_folder, file_hash, write_json, write_text
 from sparse_sam.parallel import run_jobs
+from sparse_sam.pipelines import repository_root, state_folder
 from sparse_sam.results import mean_history, training_metrics
+from sparse_sam.resume import ResumePoint, resume_key
 from sparse_sam.training import Epoch
 from stages import layout
 from stages.runner import Stage
 
-TrainOne = Callable[[str, int, OnEpoch], Trained]
+TrainOne = Callable[[str, int, OnEpoch, ResumePoint], Trained]
 
 
 def train_arms(
-    stage: Stage, data: TrainingData, epochs: Mapping[str, int], train_one: TrainOne
+    stage: Stage,
+    data: TrainingData,
+    epochs: Mapping[str, int],
+    train_one: TrainOne,
+    starts: Callable[[int], Sequence[str]] = lambda _: (),
 ) -> None:
     """Train every arm and seed, and write checkpoints, histories and metrics.
+
+    What a run that was killed had trained is gone on with, and forgotten when the stage ends well.
 
     Args:
         stage: the running stage.
         data: what it trains on.
         epochs: the arms, and how many epochs each takes; the first is the stage's main arm.
         train_one: trains one arm for one seed.
+        starts: the hashes of the files that a seed starts from, beside the data.
     """
     seeds, journal, info = stage.params.seeds, stage.journal, data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
     jobs = sorted(product(epochs, seeds), key=lambda job: -epochs[job[0]])
+    params = {key: value for key, value in stage.own_params.items() if key != "seeds"}
+    made_by = [stage.name, params, info.fingerprint, data.train.labels.device.type]
+    points = {
+        (arm, seed): ResumePoint(
+            state_folder(repository_root()) / "resume",
+            resume_key(*made_by, arm, seed, *starts(seed)),
+        )
+        for arm, seed in jobs
+    }
     with ExitStack() as stack:
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in epochs}
         total = len(seeds) * sum(epochs.values())
@@ -45,7 +63,7 @@ def train_arms(
         )
 
         def work(job: tuple[str, int], report: OnEpoch) -> list[Epoch]:
-            trained = train_one(*job, report)
+            trained = train_one(*job, report, points[job])
             save_checkpoint(folders[job[0]] / layout.checkpoint(*job).name, trained.checkpoint)
             return trained.history
 
@@ -76,6 +94,8 @@ def train_arms(
         journal.metrics({f"{prefix}sparsity": metrics[arm]["sparsity"]})
     write_json(layout.metrics(stage.name), metrics)
     report_checkpoints(stage, list(epochs))
+    for point in points.values():
+        point.remove()
 
 
 def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
@@ -83,11 +103,16 @@ def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
     params = stage.params.finetune
     data = load_training_data(layout.DATASET).to(select_device(stage.params.device))
 
-    def train_one(arm: str, seed: int, on_epoch: OnEpoch) -> Trained:
-        return finetune(load_arm("pruned", seed, data.info, "prune"), data, params, arm, on_epoch)
+    def train_one(arm: str, seed: int, on_epoch: OnEpoch, resume: ResumePoint) -> Trained:
+        pruned = load_arm("pruned", seed, data.info, "prune")
+        return finetune(pruned, data, params, arm, on_epoch, resume)
+
+    def starts(seed: int) -> Sequence[str]:
+        pruned = layout.checkpoint("pruned", seed)
+        return [file_hash(pruned)] if pruned.is_file() else []  # load_arm says that it is missing
 
     epochs = {arm: arm_recipe(params.training, arm).epochs for arm in arms}
-    train_arms(stage, data, epochs, train_one)
+    train_arms(stage, data, epochs, train_one, starts)
 
 
 def load_arm(arm: str, seed: int, info: DataInfo, stage: str) -> Checkpoint:

@@ -15,6 +15,7 @@ from sparse_sam.masks import attach
 from sparse_sam.models import build_model
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.pruning import magnitude_masks
+from sparse_sam.resume import ResumePoint
 from sparse_sam.seeding import seeded
 from sparse_sam.training import Epoch, train
 
@@ -30,7 +31,12 @@ class Trained:
 
 
 def train_dense(
-    data: TrainingData, model_name: str, recipe: DenseParams, seed: int, on_epoch: OnEpoch
+    data: TrainingData,
+    model_name: str,
+    recipe: DenseParams,
+    seed: int,
+    on_epoch: OnEpoch,
+    resume: ResumePoint | None = None,
 ) -> Trained:
     """Initialise and train a dense network, with SGD or a variant of SAM."""
     with seeded(seed, "initialisation"):
@@ -46,6 +52,7 @@ def train_dense(
         seed=seed,
         purpose="train_dense",
         on_epoch=on_epoch,
+        resume=resume,
     )
     return Trained(Checkpoint.of(model, _origin(model_name, data.info, DENSE, seed)), history)
 
@@ -72,7 +79,12 @@ def arm_recipe(recipe: TrainingParams, arm: str) -> TrainingParams:
 
 
 def finetune(
-    pruned: Checkpoint, data: TrainingData, params: FinetuneParams, arm: str, on_epoch: OnEpoch
+    pruned: Checkpoint,
+    data: TrainingData,
+    params: FinetuneParams,
+    arm: str,
+    on_epoch: OnEpoch,
+    resume: ResumePoint | None = None,
 ) -> Trained:
     """Finetune a pruned network as one arm does.
 
@@ -90,6 +102,7 @@ def finetune(
         seed=pruned.origin.seed,
         purpose="finetune",
         on_epoch=on_epoch,
+        resume=resume,
     )
     return Trained(Checkpoint.of(model, replace(pruned.origin, arm=arm)), history)
 

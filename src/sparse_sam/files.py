@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and their hashes."""
 
+import glob
 import hashlib
 import json
 import os
@@ -14,14 +15,15 @@ from sparse_sam.errors import DataError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends well.
 
     A reader sees the old file or the whole new one, never a part; an exception or a kill inside
     the block leaves the old file as it was. The temporary file is removed under exceptions.
+
+    Without ``durable`` the disk is not waited for, and a power cut may leave a damaged file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -30,8 +32,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -43,8 +46,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     An exception inside the block leaves the old folder as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
     content, old = temporary / "new", temporary / "old"
     content.mkdir()
     try:
@@ -59,6 +61,32 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    """How the names of temporary files beside ``path`` begin: with who writes them.
+
+    Makes the folder, and removes what writers left there that were killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return f".{path.name}.{os.getpid()}."
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

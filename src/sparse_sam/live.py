@@ -59,15 +59,20 @@ def open_journal(stage: str, params: Params, sections: Sequence[str]) -> tuple[J
     journal = Journal(
         path,
         stage=stage,
-        params={
-            key: value
-            for key, value in flatten(values).items()
-            if any(key == section or key.startswith(f"{section}.") for section in sections)
-        },
+        params=select(params, sections),
         tags=_provenance(),
         launcher=made_by,
     )
     return journal, Publisher(path, root)
+
+
+def select(params: Params, sections: Sequence[str]) -> dict[str, Any]:
+    """The parameters of some sections, flat, under dotted names."""
+    return {
+        key: value
+        for key, value in flatten(params.model_dump(mode="json")).items()
+        if any(key == section or key.startswith(f"{section}.") for section in sections)
+    }
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -83,6 +83,7 @@ def run_jobs(
 def _adopt(work: Callable[..., Any], reports: Any, parent: int, threads: int) -> None:
     """Begin a worker's life, and end it with its parent's, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _assigned.update(work=work, reports=reports)
     torch.set_num_threads(threads)
 

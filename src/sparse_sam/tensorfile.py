@@ -28,16 +28,25 @@ class TensorFileError(SparseSamError):
 
 
 def save(
-    path: Path, tensors: Mapping[str, Tensor], *, kind: str, version: int, header: dict[str, Any]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    kind: str,
+    version: int,
+    header: dict[str, Any],
+    durable: bool = True,
 ) -> None:
-    """Write tensors and a JSON header to ``path``, atomically and byte-deterministically."""
+    """Write tensors and a JSON header to ``path``, atomically and byte-deterministically.
+
+    ``durable`` is that of ``atomic_path``.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {
         "header": {"kind": kind, "version": version, **header},
         "digests": {name: _digest(tensor) for name, tensor in contiguous.items()},
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         save_file(contiguous, temporary, {_HEADER: _sha256(text.encode()) + text})
 
 

@@ -8,18 +8,21 @@ between the arms, and ``gradient_evaluations`` cannot be wrong.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import Split, TrainingData
 from sparse_sam.errors import DivergenceError
 from sparse_sam.masks import check_pruned_weights_are_zero
 from sparse_sam.optimizers import check_holds, make_schedule
+from sparse_sam.resume import ResumePoint
 from sparse_sam.seeding import batch_order, derive_seed
 
 _EVALUATION_BATCH = 250
@@ -90,6 +93,7 @@ def train(
     seed: int,
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    resume: ResumePoint | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place for ``recipe.epochs``.
 
@@ -102,6 +106,8 @@ def train(
         seed: gives the batch order, together with ``purpose`` and the epoch.
         purpose: calls with the same seed and purpose see the same batches.
         on_epoch: told of every row of the history as soon as it is there.
+        resume: where every epoch is saved, and an earlier run of the same training is gone on
+            with, to the same bits as if it had never stopped.
 
     Returns:
         The history, ``recipe.epochs + 1`` rows.
@@ -115,8 +121,11 @@ def train(
     device = data.train.labels.device
     steps = len(_batches(torch.arange(len(data.train)), recipe.batch_size))
     schedule = make_schedule(optimizer, recipe, recipe.epochs * steps)
-    seconds, evaluations = 0.0, 0
-    history: list[Epoch] = []
+    history = _resumed(resume, model, optimizer, schedule)
+    seconds = history[-1].seconds if history else 0.0
+    evaluations = history[-1].gradient_evaluations if history else 0
+    for row in history:
+        on_epoch(row)
 
     def record(epoch: int, learning_rate: float | None, train_loss: float | None) -> None:
         validation = evaluate(model, data.validation) if data.validation else None
@@ -132,40 +141,90 @@ def train(
             validation_accuracy=validation.accuracy if validation else None,
         )
         history.append(row)
+        if resume:
+            resume.save(_progress(model, optimizer, schedule, history))
         on_epoch(row)
 
-    record(0, None, None)
+    if not history:
+        record(0, None, None)
     with torch.random.fork_rng():
-        for epoch in range(1, recipe.epochs + 1):
+        for epoch in range(len(history), recipe.epochs + 1):
             # Layers that draw random numbers (dropout) draw the same in every arm of a seed.
             torch.manual_seed(derive_seed(seed, purpose, "layers", epoch))
             order = batch_order(len(data.train), seed, purpose, epoch).to(device)
             model.train()
             started = time.perf_counter()
-            losses: list[Tensor] = []
-            sizes: list[int] = []
-            for batch in _batches(order, recipe.batch_size):
-                gradient = _Gradient(
-                    model, optimizer, data.train.images[batch], data.train.labels[batch], recipe
-                )
-                optimizer.step(gradient)  # type: ignore[arg-type]
-                learning_rate = float(optimizer.param_groups[0]["lr"])
-                schedule.step()
-                evaluations += gradient.calls
-                losses.append(gradient.first_loss)
-                sizes.append(len(batch))
-            train_loss, bad_step = _mean_loss(losses, sizes)
-            if bad_step is not None:
-                where = f"the loss in epoch {epoch}, step {bad_step},"
-                raise _divergence(where, optimizer, recipe)
+            done = _run_epoch(model, optimizer, schedule, data.train, recipe, order, epoch)
+            evaluations += done.gradient_evaluations
             seconds += time.perf_counter() - started
             for name, tensor in model.state_dict().items():
                 if not tensor.isfinite().all():
                     where = f"{name} in epoch {epoch}, step {steps},"
                     raise _divergence(where, optimizer, recipe)
             check_pruned_weights_are_zero(model)
-            record(epoch, learning_rate, train_loss)
+            record(epoch, done.learning_rate, done.train_loss)
     return history
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an epoch of training came to; the last step's learning rate."""
+
+    train_loss: float
+    learning_rate: float
+    gradient_evaluations: int
+
+
+def _run_epoch(
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    part: Split,
+    recipe: TrainingParams,
+    order: Tensor,
+    epoch: int,
+) -> _Done:
+    """One pass over ``part`` in ``order``. Raises DivergenceError, naming the step."""
+    losses: list[Tensor] = []
+    sizes: list[int] = []
+    evaluations, learning_rate = 0, 0.0
+    for batch in _batches(order, recipe.batch_size):
+        gradient = _Gradient(model, optimizer, part.images[batch], part.labels[batch], recipe)
+        optimizer.step(gradient)  # type: ignore[arg-type]
+        learning_rate = float(optimizer.param_groups[0]["lr"])
+        schedule.step()
+        evaluations += gradient.calls
+        losses.append(gradient.first_loss)
+        sizes.append(len(batch))
+    train_loss, bad_step = _mean_loss(losses, sizes)
+    if bad_step is not None:
+        raise _divergence(f"the loss in epoch {epoch}, step {bad_step},", optimizer, recipe)
+    return _Done(train_loss, learning_rate, evaluations)
+
+
+def _progress(
+    model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, history: list[Epoch]
+) -> dict[str, Any]:
+    """All that the next epoch depends on: every random number is derived from the epoch's."""
+    return {
+        "model": dict(model.state_dict()),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "history": [asdict(row) for row in history],
+    }
+
+
+def _resumed(
+    resume: ResumePoint | None, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+) -> list[Epoch]:
+    """Put everything where an earlier run left it, and return its history; [] without one."""
+    progress = resume.load() if resume else None
+    if progress is None:
+        return []
+    model.load_state_dict(progress["model"])
+    optimizer.load_state_dict(progress["optimizer"])
+    schedule.load_state_dict(progress["schedule"])
+    return [Epoch(**row) for row in progress["history"]]
 
 
 class _Gradient:
