@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # No deadline: the machines that run these tests do other things besides.
 settings.register_profile("sparse-sam", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=2500, database=None)
 settings.load_profile("sparse-sam")
 
 TINY_NETS = """
