@@ -67,6 +67,12 @@ def main(
         _run(name, load_params(layout.PARAMS), outputs, work)
     except SparseSamError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            f"error: {where}{error.strerror or error}. Results that were there are as they were. "
+            "Make room or give access there, and run it again."
+        )
     except _Stopped as stopped:
         sys.stderr.write(
             f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"

@@ -5,6 +5,7 @@ and the same content must give the same bytes. Digests of the header and of ever
 beside it, so that damage is an error and never a slightly different network.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -38,7 +39,7 @@ def save(
 ) -> None:
     """Write tensors and a JSON header to ``path``, atomically and byte-deterministically.
 
-    ``durable`` is that of ``atomic_path``.
+    ``durable`` is that of ``atomic_path``. Raises OSError if the disk does not take it.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {
@@ -47,7 +48,10 @@ def save(
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     with atomic_path(path, durable=durable) as temporary:
-        save_file(contiguous, temporary, {_HEADER: _sha256(text.encode()) + text})
+        try:
+            save_file(contiguous, temporary, {_HEADER: _sha256(text.encode()) + text})
+        except SafetensorError as error:  # which is how it reports a disk that is full
+            raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def load(

@@ -41,6 +41,8 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Nothing in this project needs a pickle.
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             # Two test processes share two cores.
             "OMP_NUM_THREADS": "1",
             # What an editable install in the clone would do.
