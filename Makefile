@@ -12,7 +12,7 @@ export DO_NOT_TRACK := true
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish test test-faults lint ui figures bench
+.PHONY: help setup repro show publish test test-faults check lint ui figures bench
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ test: setup ## run the tests
 
 test-faults: setup ## kill, break and flood the pipeline at length (about ten minutes)
 	@OMP_NUM_THREADS=2 python -m pytest -m faults -p no:xdist
+
+check: setup ## compare the metrics with the base branch's, as gate.yaml says
+	@python -m sparse_sam.gate
 
 lint: setup ## check style and types
 	@ruff check .

@@ -17,6 +17,7 @@ def work(stage: Stage) -> None:
     """Test every arm and seed once, and write the summary."""
     from itertools import product
 
+    import numpy as np
     from tqdm import tqdm
 
     from sparse_sam.compute import select_device
@@ -32,7 +33,7 @@ def work(stage: Stage) -> None:
     device = select_device(stage.params.device)
     data = load_test_data(layout.DATASET).to(device)
     journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
-    tested = {}
+    tested, labels = {}, data.test.labels.cpu()
     models = list(product(MADE_BY, seeds))
     for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
         checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
@@ -58,7 +59,12 @@ def work(stage: Stage) -> None:
         model=checkpoint.origin.model,
         seeds=list(seeds),
         accuracy={arm: metrics[arm]["test_accuracy"] for arm in MADE_BY},
+        correct={
+            arm: np.stack([(tested[arm, seed].predictions == labels).numpy() for seed in seeds])
+            for arm in MADE_BY
+        },
         costs={arm: stages[made_by][arm] for arm, made_by in MADE_BY.items()},
+        margin=stage.params.evaluate.equivalence_margin,
     )
     write_json(layout.metrics("evaluate"), metrics)
     write_json(layout.SUMMARY, summary)

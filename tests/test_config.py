@@ -43,6 +43,7 @@ GOOD: dict[str, Any] = {
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": {"sparsity": 0.5, "scope": "layerwise", "batchnorm": False, "biases": False},
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
+    "evaluate": {"equivalence_margin": 0.005},
 }
 NAN, INFINITY = float("nan"), float("inf")
 ABSENT = object()
@@ -154,6 +155,11 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("prune.scope", ["local", None, True], "one of layerwise, global"),
     ("prune.batchnorm", [0, 1, "false", None], "true or false"),
     ("prune.biases", [0, 1, "no", None], "true or false"),
+    (
+        "evaluate.equivalence_margin",
+        [*NOT_NUMBERS, 0, 1, -0.01],
+        f"{NUMBER}, more than 0 and less than 1",
+    ),
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(
         (f"{section}.{key}", values, allowed)

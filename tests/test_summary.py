@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparse_sam.arms import ARMS
@@ -15,6 +16,10 @@ ACCURACY = {
     "sgd_2x": [0.96, 0.98],
     "sam": [0.97, 0.98],
 }
+
+
+RIGHT = {"dense": 96, "pruned": 50, "sgd": 95, "sgd_2x": 97, "sam": 98}
+CORRECT = {arm: np.arange(100) < np.full((2, 1), count) for arm, count in RIGHT.items()}
 
 
 def cost(arm: str) -> dict[str, Any]:
@@ -34,7 +39,9 @@ def example(**changes: Any) -> dict[str, Any]:
             "model": "classifier",
             "seeds": [3, 5],
             "accuracy": {arm: summarize(values) for arm, values in ACCURACY.items()},
+            "correct": CORRECT,
             "costs": {arm: cost(arm) for arm in ARMS},
+            "margin": 0.005,
             **changes,
         }
     )
@@ -60,7 +67,11 @@ def test_every_arm_has_its_own_accuracy_and_cost() -> None:
 def test_sam_is_compared_with_sgd_at_equal_epochs_and_at_equal_compute() -> None:
     compared = example()["comparisons"]
     assert list(compared) == ["sam_vs_sgd", "sam_vs_sgd_2x"]
-    assert compared["sam_vs_sgd"] == compare_paired(ACCURACY["sam"], ACCURACY["sgd"])
+    own = compare_paired(ACCURACY["sam"], ACCURACY["sgd"], 0.005)
+    assert {name: compared["sam_vs_sgd"][name] for name in own} == own
+    mcnemar = {"first_only": 6, "second_only": 0, "p_value": pytest.approx(2 / 2**6)}
+    assert compared["sam_vs_sgd"]["mcnemar"] == mcnemar
+    assert compared["sam_vs_sgd"]["verdict"].startswith("SAM − SGD at equal epochs: +2.00 points")
     assert compared["sam_vs_sgd"]["mean"] == pytest.approx(0.02)
     assert compared["sam_vs_sgd_2x"]["mean"] == pytest.approx(0.005)
 

@@ -204,6 +204,12 @@ class FinetuneParams(_Section):
         return self
 
 
+class EvaluateParams(_Section):
+    """What the comparison calls no difference."""
+
+    equivalence_margin: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Params(_Section):
     """The whole of ``params.yaml``."""
 
@@ -214,6 +220,7 @@ class Params(_Section):
     train_dense: DenseParams
     prune: PruneParams
     finetune: FinetuneParams
+    evaluate: EvaluateParams
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:

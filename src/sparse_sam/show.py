@@ -59,6 +59,8 @@ def render(summary: Mapping[str, Any]) -> str:
             ),
             "",
             _table(["paired difference", "points", "95 % interval", "p"], differences),
+            "",
+            *(compared["verdict"] for compared in summary["comparisons"].values()),
         ]
     )
 

@@ -1,12 +1,26 @@
-"""What a handful of seeds can say: means, intervals, paired differences."""
+"""What a handful of seeds can say: means, intervals, paired differences, and their tests.
 
-from collections.abc import Sequence
+All tests are SciPy's and statsmodels'. What is here is which of them, on what, and what they give
+where they are not defined.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
 CONFIDENCE = 0.95
+ALPHA = 1 - CONFIDENCE
+_RESAMPLES = 9999
+_SEED = 0
+
+Sample = NDArray[np.float64]
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any]:
@@ -19,41 +33,134 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
     return {
         "mean": _mean(sample),
         "std": _std(sample) if several else None,
-        "ci95": _interval(sample) if several else None,
+        "ci95": _interval(sample, CONFIDENCE) if several else None,
         "values": [float(value) for value in sample],
     }
 
 
-def compare_paired(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """The mean of first − second over pairs, its 95 % t interval, and the paired t-test's p.
+def compare_paired(
+    first: Sequence[float], second: Sequence[float], margin: float
+) -> dict[str, Any]:
+    """What the paired differences first − second say, one pair a seed.
 
-    ``ci95`` and ``p_value`` are None for a single pair. Where all differences are equal the
-    interval is a point, and p is 1 when they are 0 and 0 when they are not.
+    Args:
+        first: a value for every seed.
+        second: likewise, in the same order.
+        margin: the largest difference that counts as none.
+
+    Returns:
+        ``mean``; the t interval ``ci95`` and the paired t-test's ``p_value``; the bootstrap's
+        ``bootstrap_ci95`` (BCa, percentile where that is not defined); the exact sign-flip
+        permutation test's ``permutation_p_value``, which cannot be below 2 / 2ⁿ; and
+        ``equivalence``, two one-sided t-tests of |mean| < margin, with the interval at 90 % that
+        they amount to. All but the mean are None for a single pair. Where all differences are
+        equal, intervals are points and p is 0 or 1.
     """
     differences = np.subtract(first, second, dtype=float)
     several = len(differences) > 1
     return {
         "mean": _mean(differences),
-        "ci95": _interval(differences) if several else None,
+        "ci95": _interval(differences, CONFIDENCE) if several else None,
         "p_value": _p_value(differences) if several else None,
+        "bootstrap_ci95": _bootstrap(differences) if several else None,
+        "permutation_p_value": _permutation(differences) if several else None,
+        "equivalence": {
+            "margin": margin,
+            "p_value": _equivalence(differences, margin) if several else None,
+            "ci90": _interval(differences, 1 - 2 * ALPHA) if several else None,
+        },
     }
 
 
-def _mean(sample: np.ndarray) -> float:
+def compare_predictions(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    """McNemar's exact test on which images two arms get right, pooled over seeds.
+
+    The seeds share their test images, so that the pooled pairs are not independent: the p value
+    speaks of these networks on these images, and not of other seeds.
+
+    Args:
+        first: whether the first arm is right, one value an image and seed, of any shape.
+        second: likewise, in the same order.
+
+    Returns:
+        ``first_only`` and ``second_only``, how often one alone is right, and ``p_value``.
+    """
+    first_only = int((first & ~second).sum())
+    second_only = int((second & ~first).sum())
+    table = [
+        [int((first & second).sum()), first_only],
+        [second_only, int((~first & ~second).sum())],
+    ]
+    p_value = float(mcnemar(table, exact=True).pvalue) if first_only + second_only else 1.0
+    return {"first_only": first_only, "second_only": second_only, "p_value": p_value}
+
+
+def adjust(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's correction of the p values that there are."""
+    known = {name: p for name, p in p_values.items() if p is not None}
+    adjusted = multipletests([*known.values()], method="holm")[1] if known else []
+    return {**p_values, **dict(zip(known, map(float, adjusted), strict=True))}
+
+
+def smallest_permutation_p(pairs: int) -> float:
+    """The p value that the sign-flip test gives when every pair agrees in sign: 2 / 2ⁿ."""
+    return float(min(1.0, 2.0 ** (1 - pairs)))
+
+
+def _mean(sample: Sample) -> float:
     # The mean of equal values is that value; a rounded one would have a spread.
     return float(sample[0] if np.ptp(sample) == 0 else sample.mean())
 
 
-def _std(sample: np.ndarray) -> float:
+def _std(sample: Sample) -> float:
     return 0.0 if np.ptp(sample) == 0 else float(sample.std(ddof=1))
 
 
-def _interval(sample: np.ndarray) -> list[float]:
-    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(sample) - 1) * _std(sample) / len(sample) ** 0.5
+def _interval(sample: Sample, confidence: float) -> list[float]:
+    margin = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * _std(sample) / len(sample) ** 0.5
     return [_mean(sample) - float(margin), _mean(sample) + float(margin)]
 
 
-def _p_value(differences: np.ndarray) -> float:
+def _p_value(differences: Sample) -> float:
     if np.ptp(differences) == 0:
         return float(not differences.any())
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
+
+
+def _equivalence(differences: Sample, margin: float) -> float:
+    if np.ptp(differences) == 0:
+        return float(abs(differences[0]) >= margin)
+    return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
+
+
+def _bootstrap(differences: Sample) -> list[float]:
+    if np.ptp(differences) == 0:
+        return [_mean(differences)] * 2
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BCa says so where it is not defined, and gives NaN
+            found = stats.bootstrap(
+                (differences,),
+                np.mean,
+                confidence_level=CONFIDENCE,
+                n_resamples=_RESAMPLES,
+                method=method,
+                rng=np.random.default_rng(_SEED),
+            ).confidence_interval
+        if np.isfinite(found).all():
+            break
+    return [float(found.low), float(found.high)]
+
+
+def _permutation(differences: Sample) -> float:
+    # With two samples and these settings SciPy flips the signs of the differences, and goes
+    # through all 2ⁿ of them when they are not more than the resamples.
+    found = stats.permutation_test(
+        (differences, np.zeros_like(differences)),
+        lambda one, other, axis: np.mean(one - other, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        rng=np.random.default_rng(_SEED),
+    )
+    return float(found.pvalue)

@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sparse_sam.arms import ARMS, SAM, SGD, SGD_2X
-from sparse_sam.statistics import compare_paired
+from sparse_sam.statistics import adjust, compare_paired, compare_predictions
+from sparse_sam.verdict import verdict
 
 COMPARISONS = {"sam_vs_sgd": (SAM, SGD), "sam_vs_sgd_2x": (SAM, SGD_2X)}
 
@@ -15,7 +19,9 @@ def summarize_experiment(
     model: str,
     seeds: list[int],
     accuracy: Mapping[str, Mapping[str, Any]],
+    correct: Mapping[str, NDArray[np.bool_]],
     costs: Mapping[str, Mapping[str, Any]],
+    margin: float,
 ) -> dict[str, Any]:
     """The published summary (its schema: docs/outputs.md).
 
@@ -24,7 +30,9 @@ def summarize_experiment(
         model: the network's name.
         seeds: the seeds, in the order of every list of values.
         accuracy: test accuracy by arm, as ``statistics.summarize`` gives it.
+        correct: by arm, whether it is right on an image: boolean, (seeds, images).
         costs: by arm, ``sparsity``, and ``gradient_evaluations`` and ``seconds`` of one seed.
+        margin: the largest difference in accuracy that counts as none.
     """
     taken = ("sparsity", "gradient_evaluations", "seconds")
     return {
@@ -35,11 +43,37 @@ def summarize_experiment(
             arm: {"accuracy": accuracy[arm], **{name: costs[arm][name] for name in taken}}
             for arm in ARMS
         },
-        "comparisons": {
-            name: compare_paired(accuracy[first]["values"], accuracy[second]["values"])
-            for name, (first, second) in COMPARISONS.items()
-        },
+        "comparisons": _comparisons(len(seeds), accuracy, correct, costs, margin),
     }
+
+
+def describe(name: str, costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A comparison in words. Compute is called equal only where the counted gradients are."""
+    if name == "sam_vs_sgd":
+        return "SAM − SGD at equal epochs"
+    equal = costs[SAM]["gradient_evaluations"] == costs[SGD_2X]["gradient_evaluations"]
+    return "SAM − SGD at equal compute" if equal else "SAM − SGD at 2x epochs"
+
+
+def _comparisons(
+    seeds: int,
+    accuracy: Mapping[str, Mapping[str, Any]],
+    correct: Mapping[str, NDArray[np.bool_]],
+    costs: Mapping[str, Mapping[str, Any]],
+    margin: float,
+) -> dict[str, Any]:
+    found = {
+        name: {
+            **compare_paired(accuracy[first]["values"], accuracy[second]["values"], margin),
+            "mcnemar": compare_predictions(correct[first], correct[second]),
+        }
+        for name, (first, second) in COMPARISONS.items()
+    }
+    adjusted = adjust({name: compared["p_value"] for name, compared in found.items()})
+    for name, compared in found.items():
+        compared["holm_p_value"] = adjusted[name]
+        compared["verdict"] = verdict(describe(name, costs), compared, seeds)
+    return found
 
 
 def headline(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Published experiments: each a small pipeline over the library, with its results."""

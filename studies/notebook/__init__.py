@@ -1,0 +1,1 @@
+"""The published notebook, faults and all."""
