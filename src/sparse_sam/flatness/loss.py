@@ -1,0 +1,86 @@
+"""The loss as a function of the weights, and the weights brought back."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sparse_sam.dataset import Split
+
+Vector = list[Tensor]
+"""One tensor a trainable parameter, in the order of ``weights``."""
+
+
+def weights(model: nn.Module) -> Vector:
+    """The trainable parameters themselves."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def masks(model: nn.Module) -> Vector:
+    """For each of ``weights``, 1 where it is kept and 0 where it is pruned."""
+    found = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        mask = None
+        if name.endswith("_orig"):
+            owner, _, last = name.removesuffix("_orig").rpartition(".")
+            mask = getattr(model.get_submodule(owner), f"{last}_mask", None)
+        found.append(torch.ones_like(parameter) if mask is None else mask.to(parameter))
+    return found
+
+
+def loss(model: nn.Module, split: Split) -> Tensor:
+    """Mean cross-entropy over ``split``, in nats."""
+    return cross_entropy(model(split.images), split.labels)
+
+
+def gradient(model: nn.Module, split: Split, *, create_graph: bool = False) -> Vector:
+    """∇L at the weights as they are. It is 0 on pruned weights, the mask being in the graph."""
+    parameters = weights(model)
+    found = torch.autograd.grad(
+        loss(model, split), parameters, create_graph=create_graph, materialize_grads=True
+    )
+    return list(found)
+
+
+def flat(vector: Sequence[Tensor]) -> Tensor:
+    """All parts one after the other, one-dimensional."""
+    return torch.cat([part.reshape(-1) for part in vector])
+
+
+def norm(vector: Vector) -> Tensor:
+    """‖v‖₂ over all parts together."""
+    length: Tensor = torch.linalg.vector_norm(flat(vector))
+    return length
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """A block in evaluation mode that may move the weights; everything comes back bit for bit.
+
+    BatchNorm then uses its running statistics: the loss is that of the network as it is used, and
+    does not depend on how images fall into batches.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = weights(model)
+    before = [parameter.detach().clone() for parameter in parameters]
+    model.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, before)
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def move(model: nn.Module, origin: Vector, *steps: tuple[float, Vector]) -> None:
+    """Put the weights at origin + Σ length · direction."""
+    for parameter, start in zip(weights(model), origin, strict=True):
+        parameter.copy_(start)
+    for length, direction in steps:
+        torch._foreach_add_(weights(model), direction, alpha=length)
