@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,6 +53,11 @@ def save(
             save_file(contiguous, temporary, {_HEADER: _sha256(text.encode()) + text})
         except SafetensorError as error:  # which is how it reports a disk that is full
             raise OSError(errno.EIO, str(error), str(path)) from None
+
+
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A plain safetensors file of the tensors, without a header of ours, in memory."""
+    return serialize({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
 
 
 def load(

@@ -1,0 +1,145 @@
+"""What sparsity buys: weights, bytes on disk, multiply-adds. Bytes are written and counted."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sparse_sam import tensorfile
+from sparse_sam.checkpoint import Checkpoint
+from sparse_sam.errors import CheckpointError
+from sparse_sam.masks import Masks, plain_state
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A prunable tensor: how many weights it has, and how many are kept."""
+
+    name: str
+    weights: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of a network's state on disk, as they are and through zlib."""
+
+    raw: int
+    compressed: int
+
+
+def layers(checkpoint: Checkpoint) -> list[Layer]:
+    """Every pruned tensor of a sparse network, in its order."""
+    masks = checkpoint.masks or {}
+    return [Layer(name, mask.numel(), int(mask.sum())) for name, mask in masks.items()]
+
+
+def pack(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state with every pruned tensor as its kept values and where they are.
+
+    Where is a mask of one bit a weight, or the kept positions as int32, whichever is smaller;
+    other tensors stay as they are. ``unpack`` brings back the same bits.
+    """
+    packed = {}
+    for name, tensor in checkpoint.state.items():
+        mask = (checkpoint.masks or {}).get(name)
+        if mask is None:
+            packed[f"dense/{name}"] = tensor
+            continue
+        packed[f"values/{name}"] = tensor[mask]
+        packed[f"shape/{name}"] = torch.tensor(tensor.shape, dtype=torch.int64)
+        positions = mask.flatten().nonzero().flatten().to(torch.int32)
+        bits = torch.from_numpy(np.packbits(mask.flatten().numpy()))
+        smaller = positions.nbytes < bits.nbytes
+        packed[f"{'index' if smaller else 'bits'}/{name}"] = positions if smaller else bits
+    return packed
+
+
+def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
+    """The state and the masks that were packed. Raises CheckpointError if they do not fit."""
+    state: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = {}
+    for key, tensor in packed.items():
+        kind, _, name = key.partition("/")
+        if kind == "dense":
+            state[name] = tensor
+        elif kind == "values":
+            state[name], masks[name] = _unpack_one(name, tensor, packed)
+    return state, Masks(masks) if masks else None
+
+
+def _unpack_one(name: str, values: Tensor, packed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    try:
+        shape = torch.Size(packed[f"shape/{name}"].tolist())
+        flat = torch.zeros(shape.numel(), dtype=torch.bool)
+        if f"index/{name}" in packed:
+            flat[packed[f"index/{name}"].long()] = True
+        else:
+            bits = np.unpackbits(packed[f"bits/{name}"].numpy(), count=len(flat))
+            flat = torch.from_numpy(bits).bool()
+        if len(values) != int(flat.sum()):
+            raise ValueError(f"{len(values)} values for {int(flat.sum())} places")
+        weight = torch.zeros(len(flat), dtype=values.dtype)
+        weight[flat] = values
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the packed weights of {name} are damaged ({reason})") from None
+    return weight.view(shape), flat.view(shape)
+
+
+def sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
+    """The state's size as a safetensors file, dense and packed."""
+    dense = tensorfile.to_bytes(checkpoint.state)
+    packed = tensorfile.to_bytes(pack(checkpoint))
+    both = (Size(len(content), len(zlib.compress(content))) for content in (dense, packed))
+    return next(both), next(both)
+
+
+def multiply_adds(checkpoint: Checkpoint) -> tuple[int, int]:
+    """Multiplications with additions for one image: of all weights, and of the kept ones.
+
+    The dense count is torch's (convolutions and matrix products). A kept weight is used as often
+    as a pruned one of its tensor, so the second count scales each layer's by its kept share. It is
+    what a kernel could save at best that skipped every zero.
+    """
+    model = checkpoint.build().eval()
+    masks: Mapping[str, Tensor] = checkpoint.masks or {}
+    total = kept = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):  # noqa: SLF001
+            continue
+        count = _count(model, module, checkpoint)
+        mask = masks.get(f"{name}.weight")
+        total += count
+        kept += count if mask is None else round(count * float(mask.double().mean()))
+    return total, kept
+
+
+def _count(model: nn.Module, module: nn.Module, checkpoint: Checkpoint) -> int:
+    """The multiply-adds of one module within one forward pass."""
+    found = 0
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
+        nonlocal found
+        counter = FlopCounterMode(display=False)
+        with counter:
+            type(layer).forward(layer, *inputs)
+        found += counter.get_total_flops() // 2
+
+    handle = module.register_forward_hook(record)
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *checkpoint.origin.image_shape))
+    finally:
+        handle.remove()
+    return found
+
+
+def folded(checkpoint: Checkpoint) -> nn.Module:
+    """The network for inference: evaluation mode, masks folded into plain weights."""
+    model = Checkpoint(checkpoint.origin, plain_state(checkpoint.build()), None).build()
+    return model.eval()

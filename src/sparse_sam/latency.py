@@ -1,0 +1,117 @@
+"""How long inference takes on this machine, dense and with the zeros left out."""
+
+import copy
+import random
+import statistics
+import time
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.checkpoint import Checkpoint
+from sparse_sam.compression import folded
+
+BATCHES = (1, 256)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One form of a network at one batch size. Times of a forward pass, in milliseconds."""
+
+    form: str
+    batch: int
+    median_ms: float
+    quartiles_ms: tuple[float, float]
+    relative_to_dense: float
+    runs: int
+
+
+class SparseLinear(nn.Module):
+    """A linear layer whose weight is stored as CSR."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight.detach().to_sparse_csr()
+        bias = cast("Tensor | None", linear.bias)
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (N, in) to (N, out)."""
+        product = (self.weight @ inputs.T).T
+        return product if self.bias is None else product + self.bias
+
+
+def with_sparse_linears(model: nn.Module) -> nn.Module:
+    """A copy with every linear layer as CSR. Convolutions have no sparse kernel in torch."""
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, SparseLinear(module))
+    return model
+
+
+def measure_latency(
+    dense: Checkpoint, sparse: Checkpoint, images: Tensor, seconds: float
+) -> list[Latency]:
+    """Time the forms in turn, in random order, for about so many seconds in all.
+
+    Args:
+        dense: the network before pruning.
+        sparse: the same network, pruned.
+        images: at least as many as the largest batch, or they are repeated; (N, C, H, W).
+        seconds: the budget.
+
+    Raises:
+        ArithmeticError: a form gives other outputs than the network that it stands for.
+    """
+    plain = folded(sparse)
+    forms = {
+        "dense": folded(dense),
+        "sparse, zeros stored": plain,
+        "sparse, linear layers as CSR": with_sparse_linears(plain),
+    }
+    rows = []
+    with torch.no_grad():
+        for batch in BATCHES:
+            inputs = images[torch.arange(batch) % len(images)]
+            _check(forms, plain, inputs)
+            times = _times(forms, inputs, seconds / len(BATCHES))
+            reference = statistics.median(times["dense"])
+            for form, values in times.items():
+                lower, middle, upper = (1e3 * value for value in statistics.quantiles(values, n=4))
+                rows.append(
+                    Latency(
+                        form=form,
+                        batch=batch,
+                        median_ms=middle,
+                        quartiles_ms=(lower, upper),
+                        relative_to_dense=middle / 1e3 / reference,
+                        runs=len(values),
+                    )
+                )
+    return rows
+
+
+def _check(forms: dict[str, nn.Module], plain: nn.Module, inputs: Tensor) -> None:
+    expected = plain(inputs)
+    for form, model in forms.items():
+        if form != "dense" and not torch.allclose(model(inputs), expected, rtol=1e-3, atol=1e-4):
+            raise ArithmeticError(f"{form} does not compute what the sparse network computes")
+
+
+def _times(forms: dict[str, nn.Module], inputs: Tensor, seconds: float) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {form: [] for form in forms}
+    shuffle, order = random.Random(0), list(forms)  # noqa: S311
+    for model in forms.values():
+        model(inputs)  # memory and thread pools
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends or len(times[order[0]]) < 3:
+        shuffle.shuffle(order)
+        for form in order:
+            began = time.perf_counter()
+            forms[form](inputs)
+            times[form].append(time.perf_counter() - began)
+    return times
