@@ -10,7 +10,15 @@ MADE_BY = {
     "sgd_2x": "finetune_sgd",
     "sam": "finetune_sam",
 }
-OUTPUTS = (layout.metrics("evaluate"), layout.SUMMARY)
+OUTPUTS = (
+    layout.metrics("evaluate"),
+    layout.SUMMARY,
+    layout.metrics("flatness"),
+    layout.metrics("compression"),
+    layout.SLICE,
+    layout.SURFACE,
+    layout.REPORT.parent,
+)
 
 
 def work(stage: Stage) -> None:
@@ -27,13 +35,14 @@ def work(stage: Stage) -> None:
     from sparse_sam.statistics import summarize
     from sparse_sam.summary import headline, summarize_experiment
     from sparse_sam.training import evaluate
+    from stages.reporting import measure_compression, measure_flatness, write_report
     from stages.training import load_arm
 
     journal, seeds = stage.journal, stage.params.seeds
     device = select_device(stage.params.device)
     data = load_test_data(layout.DATASET).to(device)
     journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
-    tested, labels = {}, data.test.labels.cpu()
+    tested, labels = {}, data.test.labels.cpu().numpy()
     models = list(product(MADE_BY, seeds))
     for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
         checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
@@ -50,6 +59,9 @@ def work(stage: Stage) -> None:
         }
         for arm in MADE_BY
     }
+    predictions = {
+        arm: np.stack([tested[arm, seed].predictions.numpy() for seed in seeds]) for arm in MADE_BY
+    }
     stages = {
         name: read_json(layout.metrics(name), cure=f"Run `dvc repro {name}`.")
         for name in set(MADE_BY.values())
@@ -59,19 +71,20 @@ def work(stage: Stage) -> None:
         model=checkpoint.origin.model,
         seeds=list(seeds),
         accuracy={arm: metrics[arm]["test_accuracy"] for arm in MADE_BY},
-        correct={
-            arm: np.stack([(tested[arm, seed].predictions == labels).numpy() for seed in seeds])
-            for arm in MADE_BY
-        },
+        correct={arm: predictions[arm] == labels for arm in MADE_BY},
         costs={arm: stages[made_by][arm] for arm, made_by in MADE_BY.items()},
         margin=stage.params.evaluate.equivalence_margin,
     )
     write_json(layout.metrics("evaluate"), metrics)
     write_json(layout.SUMMARY, summary)
+    compression = measure_compression(stage, data, MADE_BY)
+    flatness = measure_flatness(stage, MADE_BY)
+    write_report(stage, data, summary, predictions, compression, flatness)
     for target in (None, PIPELINE):
         journal.metrics(headline(summary), child=target)
-    journal.artifact(layout.SUMMARY)
-    journal.artifact(layout.metrics("evaluate"))
+    journal.artifact(layout.REPORT, child=PIPELINE)
+    for path in (layout.SUMMARY, *map(layout.metrics, ("evaluate", "flatness", "compression"))):
+        journal.artifact(path)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ STAGE_PARAMS = {
 }
 """The parameters, or sections of them, that each stage reads; dvc.yaml says the same."""
 
+SLICE = Path("plots/loss_slice.csv")
+SURFACE = Path("plots/loss_surface.csv")
+REPORT = Path("reports/report.html")
+
+BEFORE_EVALUATE = ("download", "train_dense", "prune", "finetune_sgd", "finetune_sam")
+
 
 def models(arm: str) -> Path:
     """The folder of an arm's checkpoints."""

@@ -43,7 +43,7 @@ GOOD: dict[str, Any] = {
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": {"sparsity": 0.5, "scope": "layerwise", "batchnorm": False, "biases": False},
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
-    "evaluate": {"equivalence_margin": 0.005},
+    "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
 }
 NAN, INFINITY = float("nan"), float("inf")
 ABSENT = object()
@@ -159,6 +159,11 @@ BAD: list[tuple[str, list[Any], str]] = [
         "evaluate.equivalence_margin",
         [*NOT_NUMBERS, 0, 1, -0.01],
         f"{NUMBER}, more than 0 and less than 1",
+    ),
+    (
+        "evaluate.latency_seconds",
+        [*NOT_NUMBERS, -1, 3601],
+        f"{NUMBER}, at least 0 and at most 3600",
     ),
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(

@@ -34,7 +34,7 @@ class Size:
 
 def layers(checkpoint: Checkpoint) -> list[Layer]:
     """Every pruned tensor of a sparse network, in its order."""
-    masks = checkpoint.masks or {}
+    masks: Mapping[str, Tensor] = checkpoint.masks or {}
     return [Layer(name, mask.numel(), int(mask.sum())) for name, mask in masks.items()]
 
 
@@ -45,8 +45,9 @@ def pack(checkpoint: Checkpoint) -> dict[str, Tensor]:
     other tensors stay as they are. ``unpack`` brings back the same bits.
     """
     packed = {}
+    masks: Mapping[str, Tensor] = checkpoint.masks or {}
     for name, tensor in checkpoint.state.items():
-        mask = (checkpoint.masks or {}).get(name)
+        mask = masks.get(name)
         if mask is None:
             packed[f"dense/{name}"] = tensor
             continue

@@ -205,9 +205,10 @@ class FinetuneParams(_Section):
 
 
 class EvaluateParams(_Section):
-    """What the comparison calls no difference."""
+    """What the comparison calls no difference, and how long inference is timed."""
 
     equivalence_margin: Annotated[float, Field(gt=0, lt=1)]
+    latency_seconds: Annotated[float, Field(ge=0, le=3600)]
 
 
 class Params(_Section):

@@ -4,6 +4,7 @@ import copy
 import random
 import statistics
 import time
+import warnings
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,7 +34,9 @@ class SparseLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight = linear.weight.detach().to_sparse_csr()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that CSR is young
+            self.weight = linear.weight.detach().to_sparse_csr()
         bias = cast("Tensor | None", linear.bias)
         self.bias = None if bias is None else bias.detach()
 

@@ -96,6 +96,7 @@ def main() -> int:
         sys.stderr.write(f"error: {SUMMARY} is of another version. Run `make repro`.\n")
         return 1
     print(f"\n{table}\n")
+    print("The report: reports/report.html, one file that opens in any browser")
     print(f"Results: {SUMMARY} and metrics/; curves: plots/; checkpoints: models/")
     print("Compare the runs in MLflow: make ui, then open http://127.0.0.1:5000")
     return 0

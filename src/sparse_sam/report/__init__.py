@@ -1,0 +1,10 @@
+"""The report: one self-contained page, and a short one for a pull request.
+
+``content`` is what it is made of, ``figures`` draws, ``prose`` puts numbers into sentences,
+``render`` fills the templates.
+"""
+
+from sparse_sam.report.content import Content, Provenance
+from sparse_sam.report.render import html, markdown
+
+__all__ = ["Content", "Provenance", "html", "markdown"]

@@ -1,0 +1,118 @@
+"""What ``evaluate`` measures beside accuracy, and the report that it writes of everything."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sparse_sam.compression import layers, multiply_adds, sizes
+from sparse_sam.dataset import TestData, load_training_data
+from sparse_sam.files import write_json, write_text
+from sparse_sam.flatness.measure import Flatness, Settings, as_metrics, measure
+from sparse_sam.latency import measure_latency
+from sparse_sam.live import flatten
+from sparse_sam.parallel import run_jobs
+from sparse_sam.report import Content, html, markdown
+from sparse_sam.report.content import read_provenance, read_rows
+from stages import layout
+from stages.runner import Stage
+from stages.training import load_arm
+
+PICTURED = ("sgd", "sam")
+"""The arms whose loss surfaces are drawn."""
+
+
+def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]:
+    """Flatness of every arm: sharpness for every seed, all else for the first."""
+    began = time.perf_counter()
+    data, settings = load_training_data(layout.DATASET), Settings()
+    seeds = stage.params.seeds
+    thorough = [(arm, seeds[0]) for arm in made_by]
+    jobs = [*thorough, *((arm, seed) for arm in made_by for seed in seeds[1:])]
+
+    def work(job: tuple[str, int], _: object) -> Flatness:
+        arm, seed = job
+        model = load_arm(arm, seed, data.info, made_by[arm]).build()
+        return measure(
+            model, data.train, settings, thorough=job in thorough, surface=arm in PICTURED
+        )
+
+    found = run_jobs(work, jobs, on_report=lambda *_: None)
+    measured = {arm: [found[arm, seed] for seed in seeds] for arm in made_by}
+    metrics = as_metrics(measured, settings, time.perf_counter() - began)
+    slices = [[arm, seeds[0], *point] for arm in made_by for point in measured[arm][0].slice]
+    surfaces = [[arm, seeds[0], *point] for arm in made_by for point in measured[arm][0].surface]
+    write_text(layout.SLICE, _table(["arm", "seed", "x", "loss"], slices))
+    write_text(layout.SURFACE, _table(["arm", "seed", "x", "y", "loss"], surfaces))
+    write_json(layout.metrics("flatness"), metrics)
+    return metrics
+
+
+def measure_compression(stage: Stage, data: TestData, made_by: Mapping[str, str]) -> dict[str, Any]:
+    """What sparsity bought, on the first seed of the dense network and of SGD's."""
+    seed = stage.params.seeds[0]
+    dense, sparse = (load_arm(arm, seed, data.info, made_by[arm]) for arm in ("dense", "sgd"))
+    plain, packed = sizes(sparse)
+    total, kept = multiply_adds(sparse)
+    rows = measure_latency(
+        dense, sparse, data.test.images.cpu(), stage.params.evaluate.latency_seconds
+    )
+    metrics = {
+        "layers": [asdict(layer) for layer in layers(sparse)],
+        "bytes": {
+            "dense": plain.raw,
+            "sparse": packed.raw,
+            "dense_compressed": plain.compressed,
+            "sparse_compressed": packed.compressed,
+        },
+        "multiply_adds": {"dense": total, "sparse": kept},
+        "latency": {
+            "threads": torch.get_num_threads(),
+            "rows": [{**asdict(row), "quartiles_ms": list(row.quartiles_ms)} for row in rows],
+        },
+    }
+    write_json(layout.metrics("compression"), metrics)
+    return metrics
+
+
+def write_report(
+    stage: Stage,
+    data: TestData,
+    summary: Mapping[str, Any],
+    predictions: Mapping[str, NDArray[np.int64]],
+    compression: Mapping[str, Any],
+    flatness: Mapping[str, Any],
+) -> None:
+    """Write ``reports/``, from this stage's numbers and the files of those before it."""
+    info = data.info
+    images = data.test.images.cpu().numpy()[:, 0] * info.std + info.mean
+    content = Content(
+        summary=summary,
+        params=flatten(stage.params.model_dump(mode="json")),
+        fingerprint=info.fingerprint,
+        histories={arm: read_rows(layout.history(arm)) for arm in ("sgd", "sgd_2x", "sam")},
+        provenance=read_provenance({name: layout.run(name) for name in layout.BEFORE_EVALUATE}),
+        compression=compression,
+        flatness=flatness,
+        slices=read_rows(layout.SLICE),
+        surfaces=read_rows(layout.SURFACE),
+        labels=data.test.labels.cpu().numpy(),
+        predictions=predictions,
+        images=images.astype(np.float32),
+    )
+    write_text(layout.REPORT, html(content))
+    write_text(layout.REPORT.with_suffix(".md"), markdown(content))
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,288 @@
+"""The report says what the numbers say, opens without a network, and shows text as text."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparse_sam.arms import ARMS
+from sparse_sam.report import Content, Provenance, html, markdown
+from sparse_sam.report.content import confusion, disagreements, read_provenance, read_rows
+from sparse_sam.statistics import summarize
+from sparse_sam.summary import summarize_experiment
+
+SEEDS, IMAGES = [0, 1, 2], 40
+EVIL = "<script>alert(\"x\")</script> | & 'quoted'"
+CHROMIUM = shutil.which("chromium")
+
+
+def history(arm: str) -> list[dict[str, str]]:
+    return [
+        {
+            "seed": str(seed),
+            "epoch": str(epoch),
+            "gradient_evaluations": str(epoch * (20 if arm == "sam" else 10)),
+            "validation_accuracy": str(0.9 + epoch / 100 + seed / 1000),
+        }
+        for seed in SEEDS
+        for epoch in range(4)
+    ]
+
+
+def flatness() -> dict[str, Any]:
+    arms = {
+        arm: {
+            "sharpness": [
+                {"rho": rho, "steps": steps, **summarize([rho * (1 + i), rho * 1.1, rho])}
+                for rho in (0.05, 0.1)
+                for steps in (1, 4)
+            ],
+            "top_eigenvalues": [{"rank": 1, **summarize([10.0 + i])}],
+            "trace": summarize([77.0 + i]),
+        }
+        for i, arm in enumerate(ARMS)
+    }
+    return {"budget": {"images": 96, "seconds": 7.5}, "arms": arms}
+
+
+def compression() -> dict[str, Any]:
+    rows = [
+        {
+            "form": form,
+            "batch": batch,
+            "median_ms": 2.0 * factor,
+            "quartiles_ms": [1.9 * factor, 2.1 * factor],
+            "relative_to_dense": factor,
+            "runs": 9,
+        }
+        for batch in (1, 256)
+        for form, factor in (("dense", 1.0), ("zeros stored", 1.01), ("CSR", 1.3))
+    ]
+    return {
+        "layers": [{"name": "0.weight", "weights": 1024, "kept": 512}],
+        "bytes": {
+            "dense": 800_000,
+            "sparse": 420_000,
+            "dense_compressed": 400_000,
+            "sparse_compressed": 380_000,
+        },
+        "multiply_adds": {"dense": 6_000_000, "sparse": 3_000_000},
+        "latency": {"threads": 2, "rows": rows},
+    }
+
+
+@pytest.fixture(scope="module")
+def content() -> Content:
+    rng = np.random.default_rng(0)
+    labels = np.arange(IMAGES) % 10
+    predictions = {}
+    for arm in ARMS:
+        wrong = rng.random((len(SEEDS), IMAGES)) < 0.2
+        predictions[arm] = np.where(wrong, (labels + 1) % 10, labels)
+    correct = {arm: predictions[arm] == labels for arm in ARMS}
+    summary = summarize_experiment(
+        dataset="mnist-sample",
+        model="classifier",
+        seeds=SEEDS,
+        accuracy={arm: summarize(correct[arm].mean(1).tolist()) for arm in ARMS},
+        correct=correct,
+        costs={
+            arm: {
+                "sparsity": 0.0 if arm == "dense" else 0.5,
+                "gradient_evaluations": 330 if arm in {"sam", "sgd_2x"} else 165,
+                "seconds": 10.0 if arm in {"sam", "sgd_2x"} else 5.0,
+            }
+            for arm in ARMS
+        },
+        margin=0.005,
+    )
+    side = (-1.0, 0.0, 1.0)
+    return Content(
+        summary=summary,
+        params={"seeds": SEEDS, "finetune.sam.rho": 0.05, "data.folder": None},
+        fingerprint="0123456789abcdef" * 4,
+        histories={arm: history(arm) for arm in ("sgd", "sgd_2x", "sam")},
+        provenance=[Provenance("prune", "f" * 32, "c" * 40, True, {"models/pruned": "d" * 32})],
+        compression=compression(),
+        flatness=flatness(),
+        slices=[
+            {"arm": arm, "seed": "0", "x": str(x), "loss": str(0.1 + x * x)}
+            for arm in ARMS
+            for x in side
+        ],
+        surfaces=[
+            {"arm": arm, "seed": "0", "x": str(x), "y": str(y), "loss": str(0.1 + x * x + y * y)}
+            for arm in ("sgd", "sam")
+            for x in side
+            for y in side
+        ],
+        labels=labels,
+        predictions=predictions,
+        images=rng.random((IMAGES, 28, 28), dtype=np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def source(content: Content) -> str:
+    return html(content)
+
+
+class Page(HTMLParser):
+    """What a page has: its text outside of figures, its tags, ids and addresses."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.ids, self.addresses = "", [], [], []  # type: ignore[var-annotated]
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in {"href", "src", "xlink:href", "action", "srcset", "data"}:
+                self.addresses.append(value)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
+    page = Page(source)
+    text = " ".join(page.text.split())
+    for compared in content.summary["comparisons"].values():
+        assert compared["verdict"] in text
+        assert compared["verdict"] in markdown(content)
+    for of in content.summary["arms"].values():
+        assert f"{100 * of['accuracy']['mean']:.2f}" in text
+    for said in ("800 kB dense and 420 kB packed (52%)", "6.00 million", "77", "7.5 seconds"):
+        assert said in text
+    assert "no form of the sparse network is faster by more than a tenth" in text
+    assert "SAM takes 2.00 times the gradients of SGD and 2.00 times its seconds" in text
+    assert "finetune.sam.rho" in text
+    assert ("c" * 10) in text
+    assert "+ changes" in text
+    assert ("d" * 10) in text
+
+
+def test_it_is_one_file_and_asks_for_nothing(source: str) -> None:
+    page = Page(source)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"@import|url\((?!#)", source)
+    assert page.tags.count("svg") == page.tags.count("figure") == 11
+    assert len(page.ids) == len(set(page.ids))
+    targets = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert targets <= set(page.ids)
+    assert len(source) < 3_000_000
+
+
+def test_equal_inputs_give_equal_bytes(content: Content, source: str) -> None:
+    assert html(copy.deepcopy(content)) == source
+
+
+def test_markup_in_a_parameter_is_text(content: Content) -> None:
+    summary = {**content.summary, "dataset": EVIL, "model": EVIL}
+    params = {EVIL: EVIL, **content.params}
+    evil = replace(content, summary=summary, params=params)
+    page = Page(html(evil))
+    assert "script" not in page.tags
+    assert page.text.count('<script>alert("x")</script>') >= 4
+    assert "\\|" in markdown(evil).splitlines()[2]
+
+
+def test_what_is_missing_is_left_out(content: Content) -> None:
+    bare = replace(content, compression=None, flatness=None, slices=[], surfaces=[], provenance=[])
+    page = Page(html(bare))
+    assert "flatter" not in page.text
+    assert "kB" not in page.text
+    assert page.tags.count("figure") == 6
+    assert "flatter" not in markdown(bare)
+    alike = dict.fromkeys(ARMS, content.predictions["sgd"])
+    assert Page(html(replace(bare, predictions=alike))).tags.count("figure") == 5
+
+
+def test_one_seed_has_no_intervals(content: Content) -> None:
+    summary = json.loads(json.dumps(content.summary))
+    for of in summary["arms"].values():
+        of["accuracy"] = summarize(of["accuracy"]["values"][:1])
+    for compared in summary["comparisons"].values():
+        unknown = ("ci95", "p_value", "bootstrap_ci95", "permutation_p_value", "holm_p_value")
+        compared.update(dict.fromkeys(unknown))
+        compared["equivalence"].update(p_value=None, ci90=None)
+    one = replace(
+        content,
+        summary={**summary, "seeds": [0]},
+        predictions={arm: found[:1] for arm, found in content.predictions.items()},
+    )
+    assert "one seed has none" in Page(html(one)).text
+    assert "None" not in markdown(one)
+
+
+def test_confusion_and_disagreement_by_hand(content: Content) -> None:
+    labels = np.array([0, 1, 2])
+    sgd = np.array([[0, 1, 1], [0, 2, 1]])
+    sam = np.array([[0, 1, 2], [0, 1, 2]])
+    assert confusion(labels, sgd).tolist() == [[2, 0, 0], [0, 1, 1], [0, 2, 0]]
+    both = replace(content, labels=labels, predictions={"sgd": sgd, "sam": sam})
+    found = disagreements(both, "sgd", "sam", 5)
+    assert found == [(2, 2, [1, 1], [2, 2]), (1, 1, [1, 2], [1, 1])]
+    assert len(disagreements(both, "sgd", "sam", 1)) == 1
+
+
+def test_provenance_is_read_from_journals(tmp_path: Path) -> None:
+    events = [
+        {
+            "event": "start",
+            "run": "abc",
+            "tags": {"mlflow.source.git.commit": "123", "git.dirty": "false"},
+        },
+        {"event": "tags", "values": {"dvc.out.models/sam": "hash", "other": "x"}},
+    ]
+    path = tmp_path / "sam.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    found = read_provenance({"finetune_sam": path, "prune": tmp_path / "none.jsonl"})
+    assert found == [Provenance("finetune_sam", "abc", "123", False, {"models/sam": "hash"})]
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_browser_opens_it_without_complaint(source: str, width: int, tmp_path: Path) -> None:
+    """Nothing on the console, nothing asked of the network, no sideways scrolling of the page."""
+    probe = (
+        "<script>addEventListener('load', () => { document.title = JSON.stringify({"
+        "asked: performance.getEntriesByType('resource').map(one => one.name)"
+        ".filter(name => !name.startsWith('data:')),"
+        "wide: document.documentElement.scrollWidth - innerWidth}) })</script>"
+    )
+    page = tmp_path / "report.html"
+    page.write_text(source.replace("</body>", f"{probe}</body>"))
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"),
+            *("--disable-background-networking", "--no-first-run", f"--window-size={width},900"),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert found
+    said = json.loads(found[1])
+    assert said["asked"] == []
+    assert said["wide"] <= 0
+    assert "CONSOLE" not in done.stderr
