@@ -12,7 +12,7 @@ export DO_NOT_TRACK := true
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish test test-faults check lint ui figures bench
+.PHONY: help setup repro show publish test test-faults check lint ui figures bench study-notebook
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -65,3 +65,6 @@ figures: setup ## bring the README's table and picture up to date with the resul
 
 bench: setup ## measure what SAM's steps cost here, and put the table into docs/sam.md
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
+
+study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
+	@dvc repro studies/notebook/dvc.yaml
