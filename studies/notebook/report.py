@@ -167,7 +167,7 @@ def draw(studies: Sequence[Study]) -> None:
             axes.axvline(0, color="black", lw=0.8)
             claim = 100 * (NOTEBOOK["sam"] - NOTEBOOK["sgd"])
             axes.axvline(claim, color="#999999", ls="--", lw=1)
-            axes.text(claim, -0.75, "notebook", ha="center", fontsize=8, color="#555555")
+            axes.text(claim + 0.1, 2.5, "the notebook", va="center", fontsize=8, color="#555555")
             for place, variant in enumerate(VARIANTS):
                 each = gains(study, low, variant)
                 axes.plot(each, [place] * len(each), "o", color="#0072B2", ms=4, alpha=0.7)

@@ -27,6 +27,11 @@ def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> N
     clone.run("dvc", "repro")
     seen(ALL)
     clone.commit("results")
+    (pipeline,) = [
+        run for run in store.runs() if run.data.tags.get("sparse_sam.kind") == "pipeline"
+    ]
+    files = [file.path for file in store.client.list_artifacts(pipeline.info.run_id)]
+    assert files == ["report.html"]
     runs_of_one_repro = len(store.runs())
     assert runs_of_one_repro == 1 + 6 + 2 * (1 + 1 + 2 + 1 + 1)  # pipeline, stages, arms x seeds
 

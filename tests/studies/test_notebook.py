@@ -173,3 +173,16 @@ def test_the_reports_gain_is_the_seeds(published: Any) -> None:
     text = report.REPORT.read_text(encoding="utf-8")
     section = text.split(f"## {report.TITLES[published['dataset']]}")[1]
     assert re.search(rf"\| all together \|.*\| {re.escape(gain)} \|", section)
+
+
+def test_the_readme_quotes_the_study() -> None:
+    sample = study("mnist-sample")
+    readme = (report.HERE.parents[1] / "README.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"SAM\s+gains\s+([+−][\d.]+)\s+points.*?left in, ([+−][\d.]+)\.", readme, re.DOTALL
+    )
+    assert found
+    quoted = [float(number.replace("−", "-")) for number in found.groups()]
+    variants = ("all together", "all but stale optimizer")
+    gains = [float(report.gains(sample, 0.5, variant).mean()) for variant in variants]
+    assert quoted == [pytest.approx(gain, abs=0.051) for gain in gains]
