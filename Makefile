@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@# pip compiles on one core what compileall compiles on all of them.
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--constraint constraints.txt --editable '.[$(EXTRAS)]'
-	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib || true
+	@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $(READY)
 
 repro: setup ## run what is not up to date of the experiment, and print the comparison

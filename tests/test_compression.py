@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_sam.checkpoint import Checkpoint, Origin
 from sparse_sam.compression import Layer, folded, layers, multiply_adds, pack, sizes, unpack
@@ -97,6 +98,14 @@ def test_multiply_adds_by_hand() -> None:
     by_hand = 14 * 14 * 64 * 16 + 7 * 7 * 128 * 64 * 16 + 6272 * 10
     total, kept = multiply_adds(network(sparsity=0.5))
     assert (total, kept) == (by_hand, by_hand // 2)
+
+
+@pytest.mark.parametrize("name", ["classifier", "lenet-300-100", "lenet-5", "mlpnet"])
+def test_multiply_adds_are_half_of_torchs_operations(name: str) -> None:
+    checkpoint = network(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        checkpoint.build().eval()(torch.zeros(1, *ORIGIN.image_shape))
+    assert multiply_adds(checkpoint)[0] == counter.get_total_flops() // 2
 
 
 def test_the_forms_compute_the_same() -> None:

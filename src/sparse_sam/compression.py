@@ -3,16 +3,18 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_sam import tensorfile
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.errors import CheckpointError
 from sparse_sam.masks import Masks, plain_state
+
+_MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -103,41 +105,29 @@ def sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
 def multiply_adds(checkpoint: Checkpoint) -> tuple[int, int]:
     """Multiplications with additions for one image: of all weights, and of the kept ones.
 
-    The dense count is torch's (convolutions and matrix products). A kept weight is used as often
-    as a pruned one of its tensor, so the second count scales each layer's by its kept share. It is
-    what a kernel could save at best that skipped every zero.
+    Counted are linear and convolution layers: every weight once for each position where it is
+    used. That is half of what torch's ``FlopCounterMode`` counts for them, which imports the
+    compiler, a second and more. The second number is what a kernel could save at best that skipped
+    every zero.
     """
-    model = checkpoint.build().eval()
     masks: Mapping[str, Tensor] = checkpoint.masks or {}
+    model = checkpoint.build().eval()
     total = kept = 0
-    for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):  # noqa: SLF001
-            continue
-        count = _count(model, module, checkpoint)
+
+    def count(name: str, module: nn.Module, output: Tensor) -> None:
+        nonlocal total, kept
+        weight = cast("Tensor", module.weight)
+        positions = output.numel() // weight.shape[0]
         mask = masks.get(f"{name}.weight")
-        total += count
-        kept += count if mask is None else round(count * float(mask.double().mean()))
+        total += weight.numel() * positions
+        kept += (weight.numel() if mask is None else int(mask.sum())) * positions
+
+    for name, module in model.named_modules():
+        if isinstance(module, _MULTIPLYING):
+            module.register_forward_hook(lambda one, _, out, name=name: count(name, one, out))
+    with torch.no_grad():
+        model(torch.zeros(1, *checkpoint.origin.image_shape))
     return total, kept
-
-
-def _count(model: nn.Module, module: nn.Module, checkpoint: Checkpoint) -> int:
-    """The multiply-adds of one module within one forward pass."""
-    found = 0
-
-    def record(layer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-        nonlocal found
-        counter = FlopCounterMode(display=False)
-        with counter:
-            type(layer).forward(layer, *inputs)
-        found += counter.get_total_flops() // 2
-
-    handle = module.register_forward_hook(record)
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, *checkpoint.origin.image_shape))
-    finally:
-        handle.remove()
-    return found
 
 
 def folded(checkpoint: Checkpoint) -> nn.Module:

@@ -52,7 +52,7 @@ def push_pull_and_look(first: Clone, second: Clone) -> None:
             (second.path / ".dvc" / name).write_bytes(source.read_bytes())
     second.run("dvc", "pull")
     assert second.hashes() == first.hashes() != {}
-    assert "Data and pipelines are up to date" in second.run("dvc", "status").stdout
+    assert "Data and pipelines are up to date" in second.run("dvc", "status", "dvc.yaml").stdout
     assert "Running stage" not in second.run("dvc", "repro").stdout
     assert "entered 6 stages" in second.run("python", "-m", "sparse_sam.publish").stdout
     store = Store(f"sqlite:///{second.path / 'mlflow.db'}")
