@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ SMALL: dict[str, Any] = {
     "finetune.training.epochs": 1,
     "finetune.training.momentum": 0.9,
     "finetune.training.weight_decay": 0.001,
+    "evaluate.latency_seconds": 0.0,
 }
 """A pipeline of seconds: real digits, real stages, few of them."""
 
@@ -161,3 +164,26 @@ class Store:
             )
             for pipeline in kinds
         ]
+
+
+@pytest.fixture
+def s3_endpoint() -> Iterator[str]:
+    """A real S3-compatible server on loopback, with a bucket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the S3 server did not start"
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()

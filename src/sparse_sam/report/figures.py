@@ -77,7 +77,7 @@ def curves(content: Content, x: str, label: str) -> str:
 
 def kept_by_layer(layers: Sequence[Mapping[str, Any]]) -> str:
     """How much of every prunable tensor is kept."""
-    figure, axes = _axes()
+    figure, axes = _axes(left=0.25)
     names = [layer["name"] for layer in layers]
     shares = [100 * layer["kept"] / layer["weights"] for layer in layers]
     axes.barh(names, shares, color=COLOURS["sgd"])
@@ -172,7 +172,8 @@ def digits(content: Content, first: str, second: str) -> str | None:
     if not found:
         return None
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.8, 1.75 * -(-len(found) // 4)), layout="constrained")
+        figure = Figure(figsize=(4.8, 1.75 * -(-len(found) // 4)))
+        figure.subplots_adjust(0.02, 0.01, 0.98, 0.9, wspace=0.15, hspace=0.5)
         for place, (index, label, one, other) in enumerate(found):
             axes = figure.add_subplot(-(-len(found) // 4), 4, place + 1)
             axes.imshow(content.images[index], cmap="gray_r", vmin=0, vmax=1)
@@ -194,9 +195,11 @@ def _by_seed(rows: Rows, x: str, y: str) -> list[NDArray[np.float64]]:
     return [np.array(points).T for points in seeds.values()]
 
 
-def _axes(size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
+def _axes(size: tuple[float, float] = _SIZE, left: float = 0.15) -> tuple[Figure, Axes]:
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
+        # By hand: a layout engine takes a third of the time that the drawing takes.
+        figure.subplots_adjust(left=left, right=0.98, bottom=0.15, top=0.93)
         return figure, figure.add_subplot()
 
 
