@@ -11,7 +11,7 @@ from torch import nn
 from sparse_sam.dataset import Split
 from sparse_sam.flatness.hessian import hessian_trace, top_eigenvalues
 from sparse_sam.flatness.landscape import loss_slice, loss_surface
-from sparse_sam.flatness.sharpness import Sharpness, sharpness
+from sparse_sam.flatness.sharpness import Sharpness, ascent, sharpness
 from sparse_sam.statistics import summarize
 
 
@@ -30,7 +30,7 @@ class Settings:
         surface_points: to a side, odd.
     """
 
-    images: int = 96
+    images: int = 64
     rhos: tuple[float, ...] = (0.05, 0.1)
     ascent_steps: int = 4
     eigenvalues: int = 1
@@ -84,10 +84,10 @@ def measure(
     part = some_images(split, settings.images)
     if not thorough:
         return Flatness(tuple(sharpness(model, part, rho) for rho in settings.rhos))
-    ascents = [(rho, steps) for steps in (1, settings.ascent_steps) for rho in settings.rhos]
+    climbs = [ascent(model, part, rho, settings.ascent_steps) for rho in settings.rhos]
     xs = np.linspace(-settings.reach, settings.reach, settings.slice_points).tolist()
     return Flatness(
-        sharpness=tuple(sharpness(model, part, rho, steps) for rho, steps in ascents),
+        sharpness=tuple(climb[reached] for reached in (0, -1) for climb in climbs),
         top_eigenvalues=tuple(
             top_eigenvalues(model, part, settings.eigenvalues, seed=seed, tolerance=0.05)
         ),

@@ -34,21 +34,31 @@ def sharpness(model: nn.Module, split: Split, rho: float, steps: int = 1) -> Sha
     Raises:
         ValueError: ``rho`` or ``steps`` is out of range.
     """
+    return ascent(model, split, rho, steps)[-1]
+
+
+def ascent(model: nn.Module, split: Split, rho: float, steps: int) -> list[Sharpness]:
+    """The one ascent of ``sharpness``, with what it had found after 1, 2, ... ``steps`` gradients.
+
+    Takes and raises what ``sharpness`` does.
+    """
     if not rho > 0 or steps < 1:
         raise ValueError(f"rho = {rho}, steps = {steps}: rho must be above 0, steps at least 1")
     with undisturbed(model):
         origin = [weight.detach().clone() for weight in weights(model)]
         offset: Vector = [torch.zeros_like(weight) for weight in origin]
         with torch.no_grad():
-            base, best = float(loss(model, split)), 0.0
+            base = float(loss(model, split))
+        rises = [0.0]
         for step in range(steps):
             direction = gradient(model, split)
             length = norm(direction)
-            if not float(length) > 0:
-                break  # nowhere to climb
+            if not float(length) > 0:  # nowhere to climb
+                rises += rises[-1:] * (steps - step)
+                break
             torch._foreach_add_(offset, direction, alpha=float(rho / (step + 1) / length))
             torch._foreach_mul_(offset, float((rho / norm(offset)).clamp(max=1.0)))
             move(model, origin, (1.0, offset))
             with torch.no_grad():
-                best = max(best, float(loss(model, split)) - base)
-    return Sharpness(rho, steps, best)
+                rises.append(max(rises[-1], float(loss(model, split)) - base))
+    return [Sharpness(rho, step, rise) for step, rise in enumerate(rises[1:], start=1)]
