@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields
 from itertools import product
+from math import ceil
 
 from tqdm import tqdm
 
@@ -21,6 +22,9 @@ from sparse_sam.resume import ResumePoint, resume_key
 from sparse_sam.training import Epoch
 from stages import layout
 from stages.runner import Stage
+
+_TURNS = 4
+"""In how many parts the longest trainings are done, so that no core waits long at the end."""
 
 TrainOne = Callable[[str, int, OnEpoch, ResumePoint], Trained]
 
@@ -76,8 +80,13 @@ def train_arms(
             values = asdict(row)
             journal.metrics(values, step=values.pop("epoch"), child=child)
 
-        on_cpu = data.train.labels.device.type == "cpu"
-        histories = run_jobs(work, jobs, on_report=on_epoch, side_by_side=on_cpu)
+        histories = run_jobs(
+            work,
+            jobs,
+            on_report=on_epoch,
+            side_by_side=data.train.labels.device.type == "cpu",
+            turn=ceil(max(epochs.values()) / _TURNS),
+        )
     metrics = {}
     for arm in epochs:
         trained = [

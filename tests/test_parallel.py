@@ -49,6 +49,46 @@ def test_every_job_is_done_once_and_every_report_arrives_in_order(side_by_side: 
 
 
 @linux_only
+def test_jobs_that_take_turns_report_everything_once_and_end_together(tmp_path: Path) -> None:
+    heard: dict[int, list[int]] = {}
+    order: list[int] = []
+
+    def hear(job: int, news: int) -> None:
+        heard.setdefault(job, []).append(news)
+        order.append(job)
+
+    def count_to_four(job: int, report: Callable[[Any], None]) -> int:
+        with (tmp_path / str(job)).open("a") as begun:
+            begun.write(".")
+        for news in range(4):
+            time.sleep(0.05)
+            report(news)
+        return job * job
+
+    results = run_jobs(count_to_four, [5, 3, 1, 2, 4], on_report=hear, turn=2)
+    assert list(results.items()) == [(5, 25), (3, 9), (1, 1), (2, 4), (4, 16)]
+    assert heard == {job: [0, 1, 2, 3] for job in (1, 2, 3, 4, 5)}
+    assert set(order[:10]) == {1, 2, 3, 4, 5}  # all had their first turn before any had a third
+    assert all((tmp_path / str(job)).stat().st_size == 3 for job in heard)
+
+
+@linux_only
+def test_a_turn_is_not_taken_for_an_error_by_the_work() -> None:
+    def careful(job: int, report: Callable[[Any], None]) -> str:
+        try:
+            report("one")
+            report("two")
+        except Exception:  # noqa: BLE001 - the point of the test
+            return "stopped by an exception"
+        return "whole"
+
+    heard: list[Any] = []
+    found = run_jobs(careful, [0, 1, 2], on_report=lambda *news: heard.append(news), turn=1)
+    assert set(found.values()) == {"whole"}
+    assert len(heard) == 6
+
+
+@linux_only
 def test_the_threads_are_shared_out() -> None:
     def threads(_: int, __: Callable[[Any], None]) -> int:
         return torch.get_num_threads()

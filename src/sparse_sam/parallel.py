@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeVar
@@ -36,8 +36,11 @@ def run_jobs(
     *,
     on_report: Callable[[Job, Any], None],
     side_by_side: bool = True,
+    turn: int | None = None,
 ) -> Mapping[Job, Result]:
     """Do ``work(job, report)`` for every job; longest jobs are best listed first.
+
+    Five equal jobs on two cores leave one core idle for a job's time, unless jobs take turns.
 
     Args:
         work: does one job and returns what it found; calls ``report`` with news on the way. Jobs,
@@ -46,6 +49,9 @@ def run_jobs(
         on_report: told, in this process, of every report and the job that it is from.
         side_by_side: False does one job after the other here, as a GPU needs. So does a platform
             that cannot fork.
+        turn: side by side, a job makes room for those that wait when it has reported so often, and
+            is begun again behind them. For work that then goes on from what it had reported, and
+            makes all its reports anew; ``on_report`` is told of each once.
 
     Raises:
         SparseSamError: a process died, of memory for instance; or what ``work`` raises, after
@@ -60,15 +66,19 @@ def run_jobs(
     start = (work, reports, os.getpid(), threads // workers)
     pool = ProcessPoolExecutor(workers, context, initializer=_adopt, initargs=start)
     try:
-        futures: dict[Future[Any], Job] = {pool.submit(_do, job): job for job in jobs}
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        running = {pool.submit(_do, job, 0, turn): job for job in jobs}
+        results: dict[Job, Result] = {}
+        while running:
+            done, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             while not reports.empty():
                 on_report(*reports.get())
             for future in done:
-                future.result()
-        return {job: future.result() for future, job in futures.items()}
+                job, outcome = running.pop(future), future.result()
+                if isinstance(outcome, _Turn):
+                    running[pool.submit(_do, job, outcome.reports, turn)] = job
+                else:
+                    results[job] = outcome
+        return {job: results[job] for job in jobs}
     except BrokenProcessPool:
         raise SparseSamError(
             "a process that trained was killed from outside, perhaps for want of memory. "
@@ -95,5 +105,27 @@ def _adopt(work: Callable[..., Any], reports: Any, parent: int, threads: int) ->
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def _do(job: Any) -> Any:
-    return _assigned["work"](job, lambda news: _assigned["reports"].put((job, news)))
+class _Turn(BaseException):
+    """A job's turn is over, after so many reports in all. Passes through ``except Exception``."""
+
+    def __init__(self, reports: int) -> None:
+        super().__init__(reports)
+        self.reports = reports
+
+
+def _do(job: Any, reported: int, turn: int | None) -> Any:
+    """One turn of a job that has made so many reports: what its work returns, or ``_Turn``."""
+    made = 0
+
+    def report(news: Any) -> None:
+        nonlocal made
+        made += 1
+        if made > reported:
+            _assigned["reports"].put((job, news))
+            if turn and made - reported >= turn:
+                raise _Turn(made)
+
+    try:
+        return _assigned["work"](job, report)
+    except _Turn as over:
+        return over
