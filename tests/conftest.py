@@ -71,6 +71,18 @@ def make_recipe() -> Callable[..., TrainingParams]:
     return make
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's store as it is when new. Making one takes seconds, and a copy does as well."""
+    from sparse_sam.tracking import Tracker
+
+    root = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        Tracker(root).client.search_experiments()
+    return root / "mlflow.db"
+
+
 def make_split(count: int, generator: torch.Generator) -> Split:
     """Images of 5 × 5 in three classes, which a network can learn: a row each is bright."""
     import torch

@@ -1,6 +1,7 @@
 """One process tells MLflow what all stages write, and a stage is told when it cannot."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[Path]:
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_", "SPARSE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    shutil.copy(empty_store, tmp_path)
     yield tmp_path
     for process in sender._STARTED:
         process.kill()

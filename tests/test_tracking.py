@@ -20,12 +20,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "clone with a space"
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copy(empty_store, folder)
     return folder
 
 
@@ -129,7 +130,9 @@ def test_a_stage_that_died_is_closed_as_killed(clone: Path) -> None:
     assert next(r for n, r in runs.items() if n.startswith("pipeline")).info.status == "KILLED"
 
 
-def test_results_from_elsewhere_are_entered_once_as_cached(clone: Path, tmp_path: Path) -> None:
+def test_results_from_elsewhere_are_entered_once_as_cached(
+    clone: Path, tmp_path: Path, empty_store: Path
+) -> None:
     for stage in BEFORE:
         run_stage(clone, stage, seeds=1)
     publish(clone, clone)
@@ -138,6 +141,7 @@ def test_results_from_elsewhere_are_entered_once_as_cached(clone: Path, tmp_path
 
     pulled = tmp_path / "pulled"
     pulled.mkdir()
+    shutil.copy(empty_store, pulled)
     for name in ("params.yaml", "runs"):
         source = clone / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, pulled / name)
@@ -157,8 +161,9 @@ def test_results_from_elsewhere_are_entered_once_as_cached(clone: Path, tmp_path
 
 
 def test_a_shared_store_is_not_told_twice(
-    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "shared.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
     for stage in BEFORE:
         run_stage(clone, stage, seeds=1)
@@ -180,6 +185,7 @@ def test_a_store_that_is_not_there_is_said_in_one_line(
 
 
 def test_several_processes_may_make_the_store_at_once(clone: Path) -> None:
+    (clone / "mlflow.db").unlink()
     code = (
         "import sys; from pathlib import Path; from sparse_sam.tracking import Tracker\n"
         "print(Tracker(Path(sys.argv[1])).experiment({}))"

@@ -190,6 +190,15 @@ def push_pull_and_look(first: Clone, second: Clone) -> None:
     second.run("dvc", "pull")
     assert second.hashes() == first.hashes() != {}
     assert "Data and pipelines are up to date" in second.run("dvc", "status", "dvc.yaml").stdout
+
+
+def test_a_folder_as_remote(clone: Clone, tmp_path: Path) -> None:
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout", "--force")
+    clone.run("dvc", "remote", "add", "--local", "-d", "-f", "shared", str(tmp_path / "remote"))
+    (tmp_path / "other").mkdir()
+    second = Clone(tmp_path / "other")
+    push_pull_and_look(clone, second)
     assert "Running stage" not in second.run("dvc", "repro").stdout
     assert "entered 6 stages" in second.run("python", "-m", "sparse_sam.publish").stdout
     store = Store(f"sqlite:///{second.path / 'mlflow.db'}")
@@ -200,15 +209,6 @@ def push_pull_and_look(first: Clone, second: Clone) -> None:
     assert len(store.client.get_metric_history(seed.info.run_id, "validation_accuracy")) == 2
     (checkpoint,) = store.client.list_artifacts(seed.info.run_id)
     assert checkpoint.path == "seed-1.safetensors"
-
-
-def test_a_folder_as_remote(clone: Clone, tmp_path: Path) -> None:
-    clone.run("git", "checkout", "-q", ".")
-    clone.run("dvc", "checkout", "--force")
-    clone.run("dvc", "remote", "add", "--local", "-d", "-f", "shared", str(tmp_path / "remote"))
-    other = tmp_path / "other"
-    other.mkdir()
-    push_pull_and_look(clone, Clone(other))
 
 
 def test_s3_as_remote(clone: Clone, tmp_path: Path, s3_endpoint: str) -> None:
