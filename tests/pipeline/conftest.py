@@ -151,10 +151,14 @@ class Store:
         experiments = [found.experiment_id for found in self.client.search_experiments()]
         return list(self.client.search_runs(experiments, max_results=5000))
 
+    def pipeline_runs(self) -> list[Any]:
+        """The runs of whole pipelines, oldest first."""
+        runs = sorted(self.runs(), key=lambda run: run.info.start_time)
+        return [run for run in runs if run.data.tags.get("sparse_sam.kind") == "pipeline"]
+
     def pipelines(self) -> list[list[str]]:
         """The stages of every pipeline run, oldest pipeline first; ``*`` marks cached ones."""
-        runs = sorted(self.runs(), key=lambda run: run.info.start_time)
-        kinds = [run for run in runs if run.data.tags.get("sparse_sam.kind") == "pipeline"]
+        runs = self.runs()
         return [
             sorted(
                 run.data.tags["dvc.stage"] + "*" * ("sparse_sam.cached" in run.data.tags)
@@ -162,7 +166,7 @@ class Store:
                 if run.data.tags.get("sparse_sam.kind") == "stage"
                 and run.data.tags["mlflow.parentRunId"] == pipeline.info.run_id
             )
-            for pipeline in kinds
+            for pipeline in self.pipeline_runs()
         ]
 
 

@@ -13,6 +13,13 @@ ALL = ["download", "evaluate", "finetune_sam", "finetune_sgd", "prune", "train_d
 ONLY_SAM = ["download*", "evaluate", "finetune_sam", "finetune_sgd*", "prune*", "train_dense*"]
 
 
+def wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
 def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> None:
     clone = make_clone("launchers")
     store = Store(f"sqlite:///{clone.path / 'mlflow.db'}")
@@ -27,9 +34,7 @@ def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> N
     clone.run("dvc", "repro")
     seen(ALL)
     clone.commit("results")
-    (pipeline,) = [
-        run for run in store.runs() if run.data.tags.get("sparse_sam.kind") == "pipeline"
-    ]
+    (pipeline,) = store.pipeline_runs()
     files = [file.path for file in store.client.list_artifacts(pipeline.info.run_id)]
     assert files == ["report.html"]
     runs_of_one_repro = len(store.runs())
@@ -44,10 +49,8 @@ def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> N
     for rho in (0.3, 0.4):
         clone.run("dvc", "exp", "run", "--queue", "-S", f"finetune.sam.rho={rho}")
     clone.run("dvc", "queue", "start", "--jobs", "2")
-    deadline = time.monotonic() + 180
-    while clone.run("dvc", "queue", "status").stdout.count("Success") < 2:
-        assert time.monotonic() < deadline, clone.run("dvc", "queue", "status").stdout
-        time.sleep(1)
+    wait_for(lambda: [run.info.status for run in store.pipeline_runs()] == ["FINISHED"] * 5)
+    wait_for(lambda: clone.run("dvc", "queue", "status").stdout.count("Success") == 2)
     seen(ONLY_SAM, ONLY_SAM)
 
     local = ("--env-manager", "local", "--experiment-name", "sparse-sam")
@@ -68,9 +71,5 @@ def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> N
     }
     assert rhos == {"0.05", "0.1", "0.2", "0.3", "0.4", "0.5"}
     # `mlflow run` made a run of its own, above the pipeline's.
-    above = {
-        run.data.tags.get("mlflow.parentRunId")
-        for run in store.runs()
-        if run.data.tags.get("sparse_sam.kind") == "pipeline"
-    }
+    above = {run.data.tags.get("mlflow.parentRunId") for run in store.pipeline_runs()}
     assert len(above - {None}) == 2
