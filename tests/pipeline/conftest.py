@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+STAGES = ("download", "train_dense", "prune", "finetune_sgd", "finetune_sam", "evaluate")
 SMALL: dict[str, Any] = {
     "seeds": [0, 1],
     "data.fraction": 0.3,
@@ -130,12 +132,26 @@ def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]
 
 
 @pytest.fixture(scope="session")
-def clone(make_clone: Callable[..., Clone]) -> Clone:
-    """A clone whose pipeline has run once and is committed, with MLflow told later."""
-    clone = make_clone("pipeline")
-    clone.run("dvc", "repro", **LATER)
-    clone.commit("results")
-    return clone
+def finished(make_clone: Callable[..., Clone], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which ``dvc repro`` has run, MLflow told later: one for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    path = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not path.exists():
+            clone = make_clone("finishing")
+            clone.run("dvc", "repro", **LATER)
+            clone.commit("results")
+            clone.path.rename(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clone(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A module's own copy of the clone in which the pipeline has run."""
+    path = tmp_path_factory.mktemp("pipeline") / "sparse-sam"
+    shutil.copytree(finished, path, symlinks=True)
+    return Clone(path)
 
 
 class Store:

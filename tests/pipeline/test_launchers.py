@@ -20,8 +20,7 @@ def wait_for(there: Callable[[], bool]) -> None:
         time.sleep(1)
 
 
-def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> None:
-    clone = make_clone("launchers")
+def test_all_six_launchers_fill_one_store(clone: Clone) -> None:
     store = Store(f"sqlite:///{clone.path / 'mlflow.db'}")
     expected: list[list[str]] = []
 
@@ -31,9 +30,8 @@ def test_all_six_launchers_fill_one_store(make_clone: Callable[..., Clone]) -> N
         statuses = {run.info.run_name: run.info.status for run in store.runs()}
         assert set(statuses.values()) == {"FINISHED"}, statuses
 
-    clone.run("dvc", "repro")
+    clone.run("python", "-m", "sparse_sam.publish")  # what `dvc repro` did
     seen(ALL)
-    clone.commit("results")
     (pipeline,) = store.pipeline_runs()
     files = [file.path for file in store.client.list_artifacts(pipeline.info.run_id)]
     assert files == ["report.html"]
