@@ -26,6 +26,12 @@ settings.register_profile("sparse-sam", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=2500, database=None)
 settings.load_profile("sparse-sam")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that takes longest, so that no process waits for it at the end."""
+    items.sort(key=lambda item: "six_launchers" not in item.name)
+
+
 TINY_NETS = """
 from torch import nn
 
