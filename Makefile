@@ -8,6 +8,8 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
+# A machine that is told to keep no bytecode compiles all of this project anew for every process.
+unexport PYTHONDONTWRITEBYTECODE
 # Many tests wait for processes that they start: one more at once than there are cores.
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
