@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import LATER, Clone, Store
+from tests.pipeline.conftest import LATER, ROOT, Clone, Store
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
@@ -91,6 +92,27 @@ def test_four_queued_experiments_at_once(make_clone: Callable[..., Clone]) -> No
     )
     assert rhos == Counter({"0.05": 1, "0.1": 1, "0.2": 1, "0.3": 1, "0.4": 1})
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_eight_processes_make_the_store_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sparse_sam.tracking import Tracker\n"
+        "print(Tracker(Path(sys.argv[1])).experiment({}))"
+    )
+    clone = Clone(tmp_path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env=clone.env | {"PYTHONPATH": str(ROOT / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, said
+    assert len({out for out, _ in said}) == 1
 
 
 def test_threads_are_part_of_what_gives_the_bits(make_clone: Callable[..., Clone]) -> None:
