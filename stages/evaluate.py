@@ -15,6 +15,7 @@ OUTPUTS = (
     layout.SUMMARY,
     layout.metrics("flatness"),
     layout.metrics("compression"),
+    layout.metrics("cost"),
     layout.SLICE,
     layout.SURFACE,
     layout.REPORT.parent,
@@ -35,7 +36,7 @@ def work(stage: Stage) -> None:
     from sparse_sam.statistics import summarize
     from sparse_sam.summary import headline, summarize_experiment
     from sparse_sam.training import evaluate
-    from stages.reporting import measure_compression, measure_flatness, write_report
+    from stages.reporting import measure_compression, measure_cost, measure_flatness, write_report
     from stages.training import load_arm
 
     journal, seeds = stage.journal, stage.params.seeds
@@ -77,13 +78,16 @@ def work(stage: Stage) -> None:
     )
     write_json(layout.metrics("evaluate"), metrics)
     write_json(layout.SUMMARY, summary)
-    compression = measure_compression(stage, data, MADE_BY)
-    flatness = measure_flatness(stage, MADE_BY)
-    write_report(stage, data, summary, predictions, compression, flatness)
+    measured = {
+        "compression": measure_compression(stage, data, MADE_BY),
+        "cost": measure_cost(stage, data, summary, MADE_BY),
+        "flatness": measure_flatness(stage, MADE_BY),
+    }
+    write_report(stage, data, summary, predictions, measured)
     for target in (None, PIPELINE):
         journal.metrics(headline(summary), child=target)
     journal.artifact(layout.REPORT, child=PIPELINE)
-    for path in (layout.SUMMARY, *map(layout.metrics, ("evaluate", "flatness", "compression"))):
+    for path in (layout.SUMMARY, *map(layout.metrics, ("evaluate", *measured))):
         journal.artifact(path)
 
 

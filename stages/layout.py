@@ -12,7 +12,7 @@ STAGE_PARAMS = {
     "prune": ("seeds", "prune"),
     "finetune_sgd": ("seeds", "device", "finetune.training"),
     "finetune_sam": ("seeds", "device", "finetune.training", "finetune.sam"),
-    "evaluate": ("seeds", "device", "evaluate"),
+    "evaluate": ("seeds", "device", "finetune.training", "finetune.sam", "evaluate"),
 }
 """The parameters, or sections of them, that each stage reads; dvc.yaml says the same."""
 

@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from sparse_sam.compression import layers, multiply_adds, sizes
+from sparse_sam.cost import finetuning_cost
 from sparse_sam.dataset import TestData, load_training_data
 from sparse_sam.files import write_json, write_text
 from sparse_sam.flatness.measure import Flatness, Settings, as_metrics, measure
 from sparse_sam.latency import measure_latency
 from sparse_sam.live import flatten
 from sparse_sam.parallel import run_jobs
+from sparse_sam.peak_memory import step_memory
 from sparse_sam.report import Content, html, markdown
 from sparse_sam.report.content import read_provenance, read_rows
 from stages import layout
@@ -81,13 +83,22 @@ def measure_compression(stage: Stage, data: TestData, made_by: Mapping[str, str]
     return metrics
 
 
+def measure_cost(
+    stage: Stage, data: TestData, summary: Mapping[str, Any], made_by: Mapping[str, str]
+) -> dict[str, Any]:
+    """What finetuning cost, with the memory of a step from the first seed's pruned network."""
+    pruned = load_arm("pruned", stage.params.seeds[0], data.info, made_by["pruned"])
+    metrics = finetuning_cost(summary, step_memory(pruned, stage.params.finetune))
+    write_json(layout.metrics("cost"), metrics)
+    return metrics
+
+
 def write_report(
     stage: Stage,
     data: TestData,
     summary: Mapping[str, Any],
     predictions: Mapping[str, NDArray[np.int64]],
-    compression: Mapping[str, Any],
-    flatness: Mapping[str, Any],
+    measured: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write ``reports/``, from this stage's numbers and the files of those before it."""
     info = data.info
@@ -98,8 +109,9 @@ def write_report(
         fingerprint=info.fingerprint,
         histories={arm: read_rows(layout.history(arm)) for arm in ("sgd", "sgd_2x", "sam")},
         provenance=read_provenance({name: layout.run(name) for name in layout.BEFORE_EVALUATE}),
-        compression=compression,
-        flatness=flatness,
+        compression=measured["compression"],
+        cost=measured["cost"],
+        flatness=measured["flatness"],
         slices=read_rows(layout.SLICE),
         surfaces=read_rows(layout.SURFACE),
         labels=data.test.labels.cpu().numpy(),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sparse_sam.arms import ARMS
+from sparse_sam.cost import finetuning_cost
 from sparse_sam.report import Content, Provenance, html, markdown
 from sparse_sam.report.content import confusion, disagreements, read_provenance, read_rows
 from sparse_sam.statistics import summarize
@@ -112,6 +113,7 @@ def content() -> Content:
         histories={arm: history(arm) for arm in ("sgd", "sgd_2x", "sam")},
         provenance=[Provenance("prune", "f" * 32, "c" * 40, True, {"models/pruned": "d" * 32})],
         compression=compression(),
+        cost=finetuning_cost(summary, {"sgd": 50 << 20, "sgd_2x": 50 << 20, "sam": None}),
         flatness=flatness(),
         slices=[
             {"arm": arm, "seed": "0", "x": str(x), "loss": str(0.1 + x * x)}
@@ -200,7 +202,9 @@ def test_markup_in_a_parameter_is_text(content: Content) -> None:
 
 
 def test_what_is_missing_is_left_out(content: Content) -> None:
-    bare = replace(content, compression=None, flatness=None, slices=[], surfaces=[], provenance=[])
+    bare = replace(
+        content, compression=None, cost=None, flatness=None, slices=[], surfaces=[], provenance=[]
+    )
     page = Page(html(bare))
     assert "flatter" not in page.text
     assert "kB" not in page.text

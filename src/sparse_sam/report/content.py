@@ -36,6 +36,7 @@ class Content:
         histories: by finetuned arm, the rows of ``plots/<arm>.csv``.
         provenance: a row for every stage whose journal is there.
         compression: ``metrics/compression.json``, or None.
+        cost: ``metrics/cost.json``, or None.
         flatness: ``metrics/flatness.json``, or None.
         slices: the rows of ``plots/loss_slice.csv``.
         surfaces: the rows of ``plots/loss_surface.csv``.
@@ -50,6 +51,7 @@ class Content:
     histories: Mapping[str, Rows]
     provenance: Sequence[Provenance]
     compression: Mapping[str, Any] | None
+    cost: Mapping[str, Any] | None
     flatness: Mapping[str, Any] | None
     slices: Rows
     surfaces: Rows

@@ -94,10 +94,17 @@ def drawbacks(content: Content) -> list[str]:
         else:
             said.append(f"{name} recovers nothing from one-shot pruning ({points:+.2f} points).")
     said.append(
-        "SAM needs a second radius to choose, ρ, and one copy of the weights in memory; see "
-        "docs/sam.md for its time and memory a step beside SGD's."
+        "SAM needs a radius to choose, ρ, and one copy of the weights in memory" + _memory(content)
     )
     return said
+
+
+def _memory(content: Content) -> str:
+    peaks = {arm: of["peak_step_memory_bytes"] for arm, of in (content.cost or {}).items()}
+    if not peaks.get("sgd") or not peaks.get("sam"):
+        return "."
+    sgd, sam = (f"{peaks[arm] / 2**20:.0f}" for arm in ("sgd", "sam"))
+    return f": a step's peak was {sam} MiB, and {sgd} MiB with SGD."
 
 
 def flatness(content: Content) -> list[str]:

@@ -1,0 +1,57 @@
+"""Peak memory, against what a step must hold at least."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.config import FinetuneParams
+from sparse_sam.masks import Masks, attach
+from sparse_sam.peak_memory import step_memory
+from tests.recipes import sam_params
+
+WIDE = """
+from torch import nn
+
+def wide(image_shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 8192), nn.ReLU(), nn.Linear(8192, 10))
+"""
+WEIGHTS = 4 * 1024 * 8192  # bytes of the first layer: 32 MiB
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process its peak"
+)
+def test_sam_needs_the_weights_once_more_than_sgd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
+) -> None:
+    (tmp_path / "wide_net_for_tests.py").write_text(WIDE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from wide_net_for_tests import wide
+
+    origin = Origin("wide_net_for_tests:wide", (1, 32, 32), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    model = wide((1, 32, 32), 10)
+    attach(model, Masks({"1.weight": torch.arange(1024 * 8192).view(8192, 1024) % 2 == 0}))
+    params = FinetuneParams(training=make_recipe(batch_size=16), sam=sam_params())
+    found = step_memory(Checkpoint.of(model, origin), params)
+    assert list(found) == ["sgd", "sgd_2x", "sam"]
+    sgd, sgd_2x, sam = found.values()
+    assert sgd is not None
+    assert sam is not None
+    assert sgd_2x == sgd
+    # Weights, the mask, their product and the gradient at least; and no multiple of it.
+    assert 4 * WEIGHTS < sgd < 8 * WEIGHTS
+    assert 0.8 * WEIGHTS < sam - sgd < 3 * WEIGHTS
+
+
+def test_where_it_cannot_be_measured_it_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
+) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
+    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
+    assert step_memory(pruned, params) == {"sgd": None, "sgd_2x": None, "sam": None}
