@@ -50,7 +50,7 @@ publish: setup ## send to MLflow what it does not have yet
 test: setup ## run the tests
 	@$(PYTEST)
 
-test-faults: setup ## kill, break and flood the pipeline at length (about ten minutes)
+test-faults: setup ## kill, break and flood the pipeline at length (about twenty minutes)
 	@OMP_NUM_THREADS=2 python -m pytest -m faults -p no:xdist
 
 check: setup ## compare the metrics with the base branch's, as gate.yaml says

@@ -289,6 +289,8 @@ def peak_memory(name: str, row: str, device: torch.device, results: Any) -> None
         return
     from sparse_sam.sam import build  # noqa: F401 - what is imported is no part of it
 
+    # The first optimizer of a process imports part of torch's compiler, which no step needs.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     status = Path("/proc/self/status")
     before = resident(status, "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
