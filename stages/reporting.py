@@ -1,7 +1,5 @@
 """What ``evaluate`` measures beside accuracy, and the report that it writes of everything."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from sparse_sam.compression import layers, multiply_adds, sizes
 from sparse_sam.cost import finetuning_cost
 from sparse_sam.dataset import TestData, load_training_data
-from sparse_sam.files import write_json, write_text
+from sparse_sam.files import write_csv, write_json, write_text
 from sparse_sam.flatness.measure import Flatness, Settings, as_metrics, measure
 from sparse_sam.latency import measure_latency
 from sparse_sam.live import flatten
@@ -50,8 +48,8 @@ def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]
     metrics = as_metrics(measured, settings, time.perf_counter() - began)
     slices = [[arm, seeds[0], *point] for arm in made_by for point in measured[arm][0].slice]
     surfaces = [[arm, seeds[0], *point] for arm in made_by for point in measured[arm][0].surface]
-    write_text(layout.SLICE, _table(["arm", "seed", "x", "loss"], slices))
-    write_text(layout.SURFACE, _table(["arm", "seed", "x", "y", "loss"], surfaces))
+    write_csv(layout.SLICE, ["arm", "seed", "x", "loss"], slices)
+    write_csv(layout.SURFACE, ["arm", "seed", "x", "y", "loss"], surfaces)
     write_json(layout.metrics("flatness"), metrics)
     return metrics
 
@@ -120,11 +118,3 @@ def write_report(
     )
     write_text(layout.REPORT, html(content))
     write_text(layout.REPORT.with_suffix(".md"), markdown(content))
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

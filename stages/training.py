@@ -1,7 +1,5 @@
 """What the training stages share: every arm and seed in turn, files, metrics, progress."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields
@@ -14,7 +12,7 @@ from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.dataset import DataInfo, TrainingData, load_training_data
 from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
-from sparse_sam.files import atomic_folder, file_hash, write_json, write_text
+from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
 from sparse_sam.parallel import run_jobs
 from sparse_sam.pipelines import repository_root, state_folder
 from sparse_sam.results import mean_history, training_metrics
@@ -92,7 +90,12 @@ def train_arms(
         trained = [
             Trained(load_arm(arm, seed, info, stage.name), histories[arm, seed]) for seed in seeds
         ]
-        write_text(layout.history(arm), _table(seeds, trained))
+        rows = [
+            [seed, *asdict(row).values()]
+            for seed, one in zip(seeds, trained, strict=True)
+            for row in one.history
+        ]
+        write_csv(layout.history(arm), ["seed", *(field.name for field in fields(Epoch))], rows)
         metrics[arm] = training_metrics(trained)
         # Every stage reports its main arm under the same names, so that MLflow's comparison of
         # two stages overlays them; the names of a further arm begin with it.
@@ -140,13 +143,3 @@ def report_checkpoints(stage: Stage, arms: Sequence[str]) -> None:
         if layout.history(arm).is_file():
             stage.journal.artifact(layout.history(arm))
     stage.journal.artifact(layout.metrics(stage.name))
-
-
-def _table(seeds: Sequence[int], trained: Sequence[Trained]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [field.name for field in fields(Epoch)]
-    writer.writerow(["seed", *columns])
-    for seed, one in zip(seeds, trained, strict=True):
-        writer.writerows([seed, *asdict(row).values()] for row in one.history)
-    return text.getvalue()

@@ -18,6 +18,7 @@ from sparse_sam.files import (
     dvc_hash,
     file_hash,
     read_json,
+    write_csv,
     write_json,
     write_text,
 )
@@ -216,3 +217,9 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
             seen |= {*text}
         process.kill()
     assert seen == {"a", "b"}
+
+
+def test_a_table_is_written_as_csv_readers_expect(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_csv(path, ["arm", "loss"], [["sgd", 0.1], ["a, b", None]])
+    assert path.read_bytes() == b'arm,loss\nsgd,0.1\n"a, b",\n'

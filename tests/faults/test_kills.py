@@ -45,12 +45,12 @@ def outputs(clone: Clone) -> dict[str, str]:
 
 
 def without_times(clone: Clone) -> dict[str, list[list[str]]]:
-    """The curves without their column of seconds."""
+    """The tables, without the column of seconds that curves have."""
     tables = {}
     for path in sorted(clone.path.glob("plots/*.csv")):
         rows = [line.split(",") for line in path.read_text().splitlines()]
-        column = rows[0].index("seconds")
-        tables[path.name] = [row[:column] + row[column + 1 :] for row in rows]
+        keep = [name != "seconds" for name in rows[0]]
+        tables[path.name] = [list(compress(row, keep)) for row in rows]
     return tables
 
 
