@@ -61,6 +61,8 @@ def run_jobs(
     workers = min(threads, len(jobs))
     if workers < 2 or not side_by_side or not sys.platform.startswith("linux"):
         return {job: work(job, partial(on_report, job)) for job in jobs}
+    if len(jobs) <= workers:
+        turn = None  # nobody waits
     context = multiprocessing.get_context("fork")
     reports = context.SimpleQueue()
     start = (work, reports, os.getpid(), threads // workers)
