@@ -20,7 +20,7 @@ from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
 from sparse_sam.masks import Masks, attach, plain_state
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.seeding import batch_order
-from sparse_sam.training import Epoch, evaluate, train
+from sparse_sam.training import Epoch, _batches, evaluate, train
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -155,8 +155,8 @@ def test_label_smoothing_is_of_training_and_not_of_validation(
 def test_the_training_loss_is_a_mean_over_images_and_not_over_batches(
     make_data: Data, make_recipe: Recipe
 ) -> None:
-    # Batches of 8, 8 and 2, at a rate that moves nothing: the loss of the model as it is.
-    data, model = make_data(train=18), softmax_regression()
+    # Batches of 8, 8 and 4, at a rate that moves nothing: the loss of the model as it is.
+    data, model = make_data(train=20), softmax_regression()
     expected = evaluate(model, data.train).loss
     history = run(model, data, make_recipe(epochs=1, lr=1e-12))
     assert history[1].train_loss == pytest.approx(expected, rel=1e-5)
@@ -315,9 +315,9 @@ def test_images_keep_their_labels(make_data: Data, make_recipe: Recipe) -> None:
 
 @pytest.mark.parametrize(
     ("count", "batch_size", "sizes"),
-    [(9, 8, [8]), (9, 3, [3, 3, 3]), (10, 8, [8, 2]), (6, 8, [6]), (7, 2, [2, 2, 2])],
+    [(9, 8, [8]), (9, 3, [3, 3, 3]), (12, 8, [8, 4]), (11, 8, [8]), (6, 8, [6]), (7, 2, [2, 2, 2])],
 )
-def test_a_last_batch_of_one_is_left_out(
+def test_a_short_last_batch_is_left_out(
     make_data: Data, make_recipe: Recipe, count: int, batch_size: int, sizes: list[int]
 ) -> None:
     model = Recorder()
@@ -475,3 +475,15 @@ def test_masks_hold_and_kept_weights_move(
     after = plain_state(model)["1.weight"]
     assert int((after[~keep] == 0).sum()) == int((~keep).sum())
     assert (after[keep] != before[keep]).float().mean() > 0.9
+
+
+@given(count=st.integers(1, 400), batch_size=st.integers(2, 70))
+def test_no_step_is_taken_on_less_than_half_a_batch(count: int, batch_size: int) -> None:
+    order = torch.randperm(count)
+    batches = _batches(order, batch_size)
+    taken = torch.cat(batches)
+    assert torch.equal(taken, order[: len(taken)])  # every image once, in the order given
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert len(batches) == 1 or len(batches[-1]) >= max(2, batch_size / 2)
+    left_out = count - len(taken)
+    assert left_out == 0 or left_out < max(2, batch_size / 2)

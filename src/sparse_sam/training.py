@@ -255,9 +255,14 @@ class _Gradient:
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Split an epoch's order into batches; a last batch of one has no batch statistics."""
+    """Split an epoch's order into batches; a last one that is not half full is left out.
+
+    A gradient and batch statistics of a few images are mostly noise, and as a step they count as
+    much as any other. SAM suffers most: it climbs that gradient first.
+    """
     batches = list(torch.split(order, batch_size))
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+    short = len(batches) > 1 and len(batches[-1]) < max(2, batch_size / 2)
+    return batches[:-1] if short else batches
 
 
 def _mean_loss(losses: list[Tensor], sizes: list[int]) -> tuple[float, int | None]:
