@@ -24,6 +24,7 @@ OUTPUTS = (
 
 def work(stage: Stage) -> None:
     """Test every arm and seed once, and write the summary."""
+    from concurrent.futures import ThreadPoolExecutor
     from itertools import product
 
     import numpy as np
@@ -33,6 +34,7 @@ def work(stage: Stage) -> None:
     from sparse_sam.dataset import load_test_data
     from sparse_sam.files import read_json, write_json
     from sparse_sam.journal import PIPELINE
+    from sparse_sam.peak_memory import step_memory
     from sparse_sam.statistics import summarize
     from sparse_sam.summary import headline, summarize_experiment
     from sparse_sam.training import evaluate
@@ -45,9 +47,12 @@ def work(stage: Stage) -> None:
     journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
     tested, labels = {}, data.test.labels.cpu().numpy()
     models = list(product(MADE_BY, seeds))
-    for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
-        checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
-        tested[arm, seed] = evaluate(checkpoint.build().to(device), data.test)
+    pruned = load_arm("pruned", seeds[0], data.info, MADE_BY["pruned"])
+    with ThreadPoolExecutor(1) as beside:  # the memory is measured in a process of its own
+        memory = beside.submit(step_memory, pruned, stage.params.finetune)
+        for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
+            checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
+            tested[arm, seed] = evaluate(checkpoint.build().to(device), data.test)
     for seed in seeds:
         journal.child(f"seed {seed}", {"seed": seed})
         values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in MADE_BY}
@@ -79,8 +84,8 @@ def work(stage: Stage) -> None:
     write_json(layout.metrics("evaluate"), metrics)
     write_json(layout.SUMMARY, summary)
     measured = {
+        "cost": measure_cost(summary, memory.result()),
         "compression": measure_compression(stage, data, MADE_BY),
-        "cost": measure_cost(stage, data, summary, MADE_BY),
         "flatness": measure_flatness(stage, MADE_BY),
     }
     write_report(stage, data, summary, predictions, measured)

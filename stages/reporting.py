@@ -17,7 +17,6 @@ from sparse_sam.flatness.measure import Flatness, Settings, as_metrics, measure
 from sparse_sam.latency import measure_latency
 from sparse_sam.live import flatten
 from sparse_sam.parallel import run_jobs
-from sparse_sam.peak_memory import step_memory
 from sparse_sam.report import Content, html, markdown
 from sparse_sam.report.content import read_provenance, read_rows
 from stages import layout
@@ -81,12 +80,9 @@ def measure_compression(stage: Stage, data: TestData, made_by: Mapping[str, str]
     return metrics
 
 
-def measure_cost(
-    stage: Stage, data: TestData, summary: Mapping[str, Any], made_by: Mapping[str, str]
-) -> dict[str, Any]:
-    """What finetuning cost, with the memory of a step from the first seed's pruned network."""
-    pruned = load_arm("pruned", stage.params.seeds[0], data.info, made_by["pruned"])
-    metrics = finetuning_cost(summary, step_memory(pruned, stage.params.finetune))
+def measure_cost(summary: Mapping[str, Any], memory: Mapping[str, int | None]) -> dict[str, Any]:
+    """What finetuning cost; ``memory`` is what ``step_memory`` found."""
+    metrics = finetuning_cost(summary, memory)
     write_json(layout.metrics("cost"), metrics)
     return metrics
 
