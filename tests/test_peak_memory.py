@@ -36,7 +36,8 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     model = wide((1, 32, 32), 10)
     attach(model, Masks({"1.weight": torch.arange(1024 * 8192).view(8192, 1024) % 2 == 0}))
     params = FinetuneParams(training=make_recipe(batch_size=16), sam=sam_params())
-    found = step_memory(Checkpoint.of(model, origin), params)
+    with step_memory(Checkpoint.of(model, origin), params) as result:
+        found = result()
     assert list(found) == ["sgd", "sgd_2x", "sam"]
     sgd, sgd_2x, sam = found.values()
     assert sgd is not None
@@ -54,4 +55,17 @@ def test_where_it_cannot_be_measured_it_is_none(
     origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
     params = FinetuneParams(training=make_recipe(), sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
-    assert step_memory(pruned, params) == {"sgd": None, "sgd_2x": None, "sam": None}
+    with step_memory(pruned, params) as result:
+        assert result() == {"sgd": None, "sgd_2x": None, "sam": None}
+
+
+def test_a_process_that_fails_gives_none_and_one_that_nobody_asks_ends(make_recipe: Any) -> None:
+    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
+    with step_memory(pruned, params) as result:
+        assert set(result().values()) == {None}
+    with step_memory(pruned, params):
+        pass
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

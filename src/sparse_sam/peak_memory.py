@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,54 +32,74 @@ _OPTIMIZERS = {SGD: SGD, SGD_2X: SGD, SAM: SAM}
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def step_memory(pruned: Checkpoint, params: FinetuneParams) -> dict[str, int | None]:
-    """Peak resident memory of two finetuning steps above the idle process, in bytes, by arm.
+@contextmanager
+def step_memory(
+    pruned: Checkpoint, params: FinetuneParams
+) -> Iterator[Callable[[], dict[str, int | None]]]:
+    """Measure peak memory in a process beside; what this gives waits for it and returns the result.
 
-    The idle process has torch and this library imported. What is counted on top is the network
-    with masks, gradients, activations, the optimizer's state, a batch of noise, and what torch's
-    kernels take at their first use; the last is the same for all arms.
+    The result is the peak resident memory of two finetuning steps above the idle process, in
+    bytes, by arm. The idle process has torch and this library imported. What is counted on top is
+    the network with masks, gradients, activations, the optimizer's state, a batch of noise, and
+    what torch's kernels take at their first use; the last is the same for all arms. It is None
+    where it cannot be measured: only Linux tells a process its peak, and only on a CPU is the peak
+    the step's.
 
     Args:
         pruned: the network that is finetuned.
         params: the recipe, of which batch size and optimizer matter.
-
-    Returns:
-        By arm; None where it cannot be measured: only Linux tells a process its peak, and only
-        on a CPU is the peak the step's.
     """
     if not os.access(_FORGET, os.W_OK):
-        return dict.fromkeys(_OPTIMIZERS)
+        yield lambda: dict.fromkeys(_OPTIMIZERS)
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pruned.safetensors"
         save_checkpoint(path, pruned)
         origin = pruned.origin
-        job = {
+        job = Path(folder) / "job.json"
+        content = {
             "path": str(path),
             "expected": {"arm": origin.arm, "seed": origin.seed, "dataset": origin.dataset},
             "params": params.model_dump(mode="json"),
             "optimizers": sorted(set(_OPTIMIZERS.values())),
             "threads": torch.get_num_threads(),
         }
-        found = _in_new_process(job)
-    return {arm: found.get(optimizer) for arm, optimizer in _OPTIMIZERS.items()}
+        job.write_text(json.dumps(content), encoding="utf-8")
+        process = _start(job)
+        try:
+            yield lambda: {arm: _answer(process).get(name) for arm, name in _OPTIMIZERS.items()}
+        finally:
+            if process:
+                with process:  # waits for its end
+                    process.kill()
 
 
-def _in_new_process(job: dict[str, object]) -> dict[str, int]:
+def _start(job: Path) -> subprocess.Popen[str] | None:
     modules = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": modules}
+    command = [sys.executable, "-m", "sparse_sam.peak_memory"]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "sparse_sam.peak_memory"],
-            input=json.dumps(job),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        with job.open(encoding="utf-8") as given:
+            return subprocess.Popen(
+                command,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                text=True,
+            )
+    except OSError:
+        return None
+
+
+def _answer(process: subprocess.Popen[str] | None) -> dict[str, int]:
+    if process is None:
         return {}
-    return {name: int(value) for name, value in json.loads(done.stdout).items()}
+    try:
+        said, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {}
+    return json.loads(said) if process.returncode == 0 else {}
 
 
 def main() -> None:

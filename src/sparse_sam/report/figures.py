@@ -81,9 +81,13 @@ def kept_by_layer(layers: Sequence[Mapping[str, Any]]) -> str:
     names = [layer["name"] for layer in layers]
     shares = [100 * layer["kept"] / layer["weights"] for layer in layers]
     axes.barh(names, shares, color=COLOURS["sgd"])
-    for position, layer in enumerate(layers):
-        axes.text(1, position, f"{layer['kept']:,} of {layer['weights']:,}", va="center", color="w")
-    axes.set_xlim(0, 100)
+    for position, (layer, share) in enumerate(zip(layers, shares, strict=True)):
+        # Beside a bar that is too short to hold it.
+        start, colour = (1, "white") if share > 45 else (share + 1, "black")
+        words = f"{layer['kept']:,} of {layer['weights']:,}"
+        axes.text(start, position, words, va="center", color=colour)
+    axes.set_xlim(0, 104)
+    axes.set_xticks(range(0, 101, 20))
     axes.invert_yaxis()
     axes.set_xlabel("weights kept, %")
     return _svg(figure)
