@@ -71,6 +71,13 @@ class Clone:
         assert (done.returncode != 0) == fails, said
         return done
 
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a command whose children may outlive it; what it says is dropped."""
+        nowhere = subprocess.DEVNULL
+        return subprocess.Popen(
+            command, cwd=self.path, env=self.env, stdout=nowhere, stderr=nowhere
+        )
+
     def set(self, **values: Any) -> None:
         """Change parameters; a dot in a name is written as two underscores."""
         self.set_all({key.replace("__", "."): value for key, value in values.items()})

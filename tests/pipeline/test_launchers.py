@@ -43,7 +43,8 @@ def test_all_six_launchers_fill_one_store(clone: Clone) -> None:
 
     for rho in (0.3, 0.4):
         clone.run("dvc", "exp", "run", "--queue", "-S", f"finetune.sam.rho={rho}")
-    clone.run("dvc", "queue", "start", "--jobs", "2")
+    # Its workers hold its output open: to wait for the end of that is to wait for theirs.
+    assert clone.start("dvc", "queue", "start", "--jobs", "2").wait(60) == 0
     clone.run("dvc", "exp", "run", "--temp", "-S", "finetune.sam.rho=0.2")  # beside the queue's two
     wait_for(lambda: [run.info.status for run in store.pipeline_runs()] == ["FINISHED"] * 5)
     wait_for(lambda: clone.run("dvc", "queue", "status").stdout.count("Success") == 2)
