@@ -21,7 +21,10 @@ from sparse_sam.errors import ConfigError
 
 SourceName = Literal["mnist-sample", "mnist", "fashion-mnist", "kmnist", "idx"]
 ModelName = Literal["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
-Scope = Literal["layerwise", "global"]
+Criterion = Literal["magnitude", "random", "saliency"]
+Scope = Literal["layerwise", "global", "erk"]
+PruneScheduleName = Literal["one-shot", "iterative", "gradual"]
+Rewind = Literal["none", "dense", "initial"]
 DenseOptimizer = Literal["sgd", "sam"]
 Variant = Literal["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
 Schedule = Literal["constant", "cosine"]
@@ -37,6 +40,12 @@ VARIANT_SETTINGS: dict[str, tuple[str, ...]] = {
     "gsam": ("alpha", "rho_min"),
 }
 
+SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "one-shot": (),
+    "iterative": ("rounds", "rewind"),
+    "gradual": ("initial", "end", "updates"),
+}
+
 _Fraction = Annotated[float, Field(gt=0, le=1)]
 _BelowOne = Annotated[float, Field(ge=0, lt=1)]
 # The upper bounds are far beyond all use, and within what torch can count and compute with.
@@ -44,6 +53,8 @@ _NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
 _Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
 _NotNegativeOrNull = Annotated[float | None, Field(ge=0, le=1_000_000)]
+_FractionOrNull = Annotated[float | None, Field(gt=0, le=1)]
+_BelowOneOrNull = Annotated[float | None, Field(ge=0, lt=1)]
 _CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -69,6 +80,21 @@ def _known_model(value: Any) -> Any:
             f"allowed: {allowed}"
         )
     return value
+
+
+def _known_structure(value: Any) -> Any:
+    known = isinstance(value, str) and value in {"unstructured", "channels"}
+    if not known and not kept_of_group(value):
+        raise ValueError("must be unstructured, channels, or N:M such as '2:4' (quoted), N < M")
+    return value
+
+
+def kept_of_group(structure: Any) -> tuple[int, int] | None:
+    """(N, M) of a structure that is called N:M; None of another."""
+    text = structure if isinstance(structure, str) else ""
+    found = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", text, re.ASCII)
+    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (n, m) if n < m else None
 
 
 def _list_as_tuple(value: Any) -> Any:
@@ -183,13 +209,76 @@ class DenseParams(TrainingParams):
         return self
 
 
+class PruneScheduleParams(_Section):
+    """When weights go. Exactly the settings of the schedule that is named are not null."""
+
+    name: PruneScheduleName
+    rounds: _CountOrNull
+    rewind: Rewind | None
+    initial: _BelowOneOrNull
+    end: _FractionOrNull
+    updates: _CountOrNull
+
+    @model_validator(mode="after")
+    def _settings_are_the_schedules(self) -> Self:
+        own = SCHEDULE_SETTINGS[self.name]
+        for name in (name for names in SCHEDULE_SETTINGS.values() for name in names):
+            value = getattr(self, name)
+            if value is not None and name not in own:
+                raise ValueError(
+                    f"{name} = {value!r}: schedule {self.name} has no such setting (it has "
+                    f"{', '.join(own) or 'none'}); allowed: null"
+                )
+            if value is None and name in own:
+                allowed = _allowed(type(self).model_fields[name])
+                raise ValueError(
+                    f"{name} = None: schedule {self.name} needs it; allowed: "
+                    f"{allowed.replace(' or null', '')}"
+                )
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The schedule's own settings."""
+        return {name: getattr(self, name) for name in SCHEDULE_SETTINGS[self.name]}
+
+
 class PruneParams(_Section):
-    """How many weights become zero, and among which they are chosen."""
+    """How many weights become zero, which ones, and when."""
 
     sparsity: _BelowOne
+    criterion: Criterion
     scope: Scope
+    structure: Annotated[str, BeforeValidator(_known_structure)]
     batchnorm: bool
     biases: bool
+    schedule: PruneScheduleParams
+    reestimate_batchnorm: bool
+
+    @model_validator(mode="after")
+    def _fits_its_structure(self) -> Self:
+        for name in ("batchnorm", "biases") if self.structure != "unstructured" else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} = True: structure {self.structure} prunes weights only; allowed: false"
+                )
+        if group := kept_of_group(self.structure):
+            only = 1 - group[0] / group[1]
+            if abs(self.sparsity - only) > 1e-9:
+                raise ValueError(
+                    f"sparsity = {self.sparsity!r}: structure {self.structure} has its own; "
+                    f"allowed: {only!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_is_not_above_the_final(self) -> Self:
+        initial = self.schedule.initial
+        if initial is not None and initial > self.sparsity:
+            raise ValueError(
+                f"schedule.initial = {initial!r}: must be at most sparsity = {self.sparsity!r}"
+            )
+        return self
 
 
 class FinetuneParams(_Section):
@@ -323,7 +412,7 @@ def _allowed(field: FieldInfo) -> str:
         item = FieldInfo.from_annotation(get_args(hint)[0])
         return f"a list of one or more, each {_allowed(item)}"
     types = get_args(hint) or (hint,)
-    words = " or ".join("null" if one is NoneType else _TYPES[one] for one in types)
+    words = " or ".join(map(_type_in_words, types))
     bounds = [
         f"{word} {getattr(limit, bound)}"
         for limit in field.metadata
@@ -331,6 +420,12 @@ def _allowed(field: FieldInfo) -> str:
         if hasattr(limit, bound)
     ]
     return f"{words}, {' and '.join(bounds)}" if bounds else words
+
+
+def _type_in_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    return "null" if hint is NoneType else _TYPES[hint]
 
 
 def main() -> int:
