@@ -284,15 +284,15 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
         (
             prune_values(schedule={**GRADUAL, "rewind": "none"}),
             (
-                "schedule.rewind = 'none': schedule gradual has no such setting (it has initial, end, "
-                "updates); allowed: null"
+                "schedule.rewind = 'none': schedule gradual has no such setting (it has initial, "
+                "end, updates); allowed: null"
             ),
         ),
         (
             prune_values(schedule={**GRADUAL, "end": None}),
             (
-                "schedule.end = None: schedule gradual needs it; allowed: a finite number, more than 0 "
-                "and at most 1"
+                "schedule.end = None: schedule gradual needs it; allowed: a finite number, "
+                "more than 0 and at most 1"
             ),
         ),
         (
