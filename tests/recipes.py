@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sparse_sam.config import PruneParams, SAMParams
+from sparse_sam.config import SAMParams
+from sparse_sam.config_prune import PruneParams
 
 
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:

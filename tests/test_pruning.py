@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam.config import Scope
+from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import Masks, attach, plain_state
 from sparse_sam.models import build_model

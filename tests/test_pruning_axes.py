@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam.config import (
+from sparse_sam.config_prune import (
     SCHEDULE_SETTINGS,
     Criterion,
     PruneScheduleName,
     Scope,
-    get_args,
     kept_of_group,
 )
 from sparse_sam.dataset import Split

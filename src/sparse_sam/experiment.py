@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from sparse_sam.arms import DENSE, PRUNED, SAM, SGD_2X
 from sparse_sam.batchnorm import reestimate_batchnorm
 from sparse_sam.checkpoint import Checkpoint, Origin
-from sparse_sam.config import DenseParams, FinetuneParams, PruneParams, TrainingParams
+from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import DataInfo, TrainingData
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import attach, plain_state

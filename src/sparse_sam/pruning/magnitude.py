@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn.utils import prune
 
-from sparse_sam.config import Scope
+from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import Masks
 from sparse_sam.pruning.pruner import Pruner

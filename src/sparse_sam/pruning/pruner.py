@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.config import PruneParams
+from sparse_sam.config_prune import PruneParams
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import Masks, masks_of
 from sparse_sam.pruning.criteria import CRITERIA, Evidence

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import Protocol
 
-from sparse_sam.config import PruneParams
+from sparse_sam.config_prune import PruneParams
 from sparse_sam.pruning.registry import look_up
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.config import kept_of_group
+from sparse_sam.config_prune import kept_of_group
 from sparse_sam.errors import MaskError
 from sparse_sam.pruning.targets import layer_weights, prunable_parameters
 
