@@ -25,8 +25,8 @@ def sparse_networks(content: Content) -> list[str]:
     dense, pruned = (100 * arms[arm]["accuracy"]["mean"] for arm in ("dense", "pruned"))
     said = [
         (
-            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights before finetuning takes "
-            f"the test accuracy from {dense:.2f} % to {pruned:.2f} %."
+            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights before finetuning "
+            f"takes the test accuracy from {dense:.2f} % to {pruned:.2f} %."
         )
     ]
     for arm in ("sgd", "sgd_2x", "sam"):
