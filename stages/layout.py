@@ -10,8 +10,8 @@ STAGE_PARAMS = {
     "download": ("data",),
     "train_dense": ("seeds", "device", "model", "train_dense"),
     "prune": ("seeds", "prune"),
-    "finetune_sgd": ("seeds", "device", "finetune.training"),
-    "finetune_sam": ("seeds", "device", "finetune.training", "finetune.sam"),
+    "finetune_sgd": ("seeds", "device", "prune", "finetune.training"),
+    "finetune_sam": ("seeds", "device", "prune", "finetune.training", "finetune.sam"),
     "evaluate": ("seeds", "device", "finetune.training", "finetune.sam", "evaluate"),
 }
 """The parameters, or sections of them, that each stage reads; dvc.yaml says the same."""

@@ -1,4 +1,4 @@
-"""Prune every dense network once, by magnitude."""
+"""Prune every dense network, as far as the schedule asks before finetuning."""
 
 from stages import layout
 from stages.runner import Stage, main
@@ -19,7 +19,8 @@ def work(stage: Stage) -> None:
     from stages.training import load_arm, report_checkpoints
 
     journal = stage.journal
-    info = load_training_data(layout.DATASET).info
+    data = load_training_data(layout.DATASET)
+    info = data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
     pruned, seconds = [], []
     with atomic_folder(layout.models(ARM)) as folder:
@@ -28,7 +29,7 @@ def work(stage: Stage) -> None:
             journal.child(child, {"arm": ARM, "seed": seed})
             dense = load_arm("dense", seed, info, "train_dense")
             started = time.perf_counter()
-            pruned.append(prune(dense, stage.params.prune))
+            pruned.append(prune(dense, stage.params.prune, data))
             seconds.append(time.perf_counter() - started)
             journal.metrics(sparsity_metrics(pruned[-1:]), child=child)
             save_checkpoint(folder / layout.checkpoint(ARM, seed).name, pruned[-1])

@@ -117,7 +117,7 @@ def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
 
     def train_one(arm: str, seed: int, on_epoch: OnEpoch, resume: ResumePoint) -> Trained:
         pruned = load_arm("pruned", seed, data.info, "prune")
-        return finetune(pruned, data, params, arm, on_epoch, resume)
+        return finetune(pruned, data, params, arm, on_epoch, resume, stage.params.prune)
 
     def starts(seed: int) -> Sequence[str]:
         pruned = layout.checkpoint("pruned", seed)

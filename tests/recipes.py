@@ -3,6 +3,7 @@
 from typing import Any
 
 from sparse_sam.config import SAMParams
+from sparse_sam.config_prune import PruneParams
 
 
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:
@@ -14,3 +15,25 @@ def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:
 def sam_params(rho: float = 0.05, **changes: Any) -> SAMParams:
     """The same, checked."""
     return SAMParams(**sam_values(rho, **changes))
+
+
+def prune_values(**changes: Any) -> dict[str, Any]:
+    """The section ``prune``, as params.yaml has it, with what the test says otherwise."""
+    settings = {"rounds": None, "rewind": None, "initial": None, "end": None, "updates": None}
+    schedule = {"name": "one-shot", **settings, **changes.pop("schedule", {})}
+    return {
+        "sparsity": 0.5,
+        "criterion": "magnitude",
+        "scope": "layerwise",
+        "structure": "unstructured",
+        "batchnorm": False,
+        "biases": False,
+        "schedule": schedule,
+        "reestimate_batchnorm": False,
+        **changes,
+    }
+
+
+def prune_params(**changes: Any) -> PruneParams:
+    """The same, checked."""
+    return PruneParams.model_validate(prune_values(**changes))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import sparse_sam
 from sparse_sam.config import MODEL_NAMES, VARIANT_SETTINGS, Params, load_params, parse_params
 from sparse_sam.errors import ConfigError
-from tests.recipes import sam_params, sam_values
+from tests.recipes import prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 TRAINING: dict[str, Any] = {
@@ -41,7 +41,7 @@ GOOD: dict[str, Any] = {
     },
     "model": {"name": "classifier"},
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
-    "prune": {"sparsity": 0.5, "scope": "layerwise", "batchnorm": False, "biases": False},
+    "prune": prune_values(),
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
 }
@@ -152,7 +152,23 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("finetune", [None, [1]], "a mapping with the keys training, sam"),
     ("finetune.training", [0.05], f"a mapping with the keys {', '.join(TRAINING)}"),
     ("prune.sparsity", [*NOT_NUMBERS, 1.0, 1, -1e-9, 50], BELOW_ONE),
-    ("prune.scope", ["local", None, True], "one of layerwise, global"),
+    ("prune.scope", ["local", None, True], "one of layerwise, global, erk"),
+    ("prune.criterion", ["l1", None, 1], "one of magnitude, random, saliency"),
+    ("prune.schedule.name", ["oneshot", None, 0], "one of one-shot, iterative, gradual"),
+    ("prune.schedule.rounds", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
+    ("prune.schedule.rewind", ["early", True, 0], "one of none, dense, initial or null"),
+    (
+        "prune.schedule.initial",
+        [*NOT_NUMBERS_OR_NULL, 1.0, -0.1],
+        BELOW_ONE.replace(",", " or null,", 1),
+    ),
+    (
+        "prune.schedule.end",
+        [*NOT_NUMBERS_OR_NULL, 0, 1.01],
+        f"{NUMBER} or null, more than 0 and at most 1",
+    ),
+    ("prune.schedule.updates", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
+    ("prune.reestimate_batchnorm", [0, "no", None], "true or false"),
     ("prune.batchnorm", [0, 1, "false", None], "true or false"),
     ("prune.biases", [0, 1, "no", None], "true or false"),
     (
@@ -208,8 +224,92 @@ def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: Any, allowed
 
 
 def test_every_key_with_a_value_has_bad_values_above() -> None:
-    tried = {key for key, _, _ in BAD} | {"seeds", "model", "model.name"}
+    tried = {key for key, _, _ in BAD} | {"seeds", "model", "model.name", "prune.structure"}
     assert {key for key in KEYS if key not in SECTIONS} <= tried
+
+
+@pytest.mark.parametrize(
+    "value", ["2:2", "4:2", "0:4", "2:4 ", "2 : 4", "n:m", "rows", 124, None, 0.5, True, [], "²:4"]
+)
+def test_a_structure_that_there_is_not_is_named(value: Any) -> None:
+    assert fault(changed("prune.structure", value)) == (
+        f"params.yaml: prune.structure = {value!r}: must be unstructured, channels, or N:M such as "
+        "'2:4' (quoted), N < M"
+    )
+
+
+GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
+ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        prune_values(structure="2:4"),
+        prune_values(structure="1:4", sparsity=0.75),
+        prune_values(structure="2:3", sparsity=1 / 3),
+        prune_values(structure="channels", criterion="random", scope="erk"),
+        prune_values(schedule=GRADUAL, structure="2:4", scope="global"),
+        prune_values(schedule=ITERATIVE, criterion="saliency", reestimate_batchnorm=True),
+        prune_values(schedule={**GRADUAL, "initial": 0.5, "end": 1.0}),
+    ],
+)
+def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
+    params = parse_params(changed("prune", section))
+    assert params.prune.model_dump() == section
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            prune_values(structure="2:4", sparsity=0.9),
+            "sparsity = 0.9: structure 2:4 has its own; allowed: 0.5",
+        ),
+        (
+            prune_values(structure="channels", biases=True),
+            "biases = True: structure channels prunes weights only; allowed: false",
+        ),
+        (
+            prune_values(structure="2:4", batchnorm=True),
+            "batchnorm = True: structure 2:4 prunes weights only; allowed: false",
+        ),
+        (
+            prune_values(schedule={"rounds": 3}),
+            (
+                "schedule.rounds = 3: schedule one-shot has no such setting (it has none); "
+                "allowed: null"
+            ),
+        ),
+        (
+            prune_values(schedule={**GRADUAL, "rewind": "none"}),
+            (
+                "schedule.rewind = 'none': schedule gradual has no such setting (it has initial, "
+                "end, updates); allowed: null"
+            ),
+        ),
+        (
+            prune_values(schedule={**GRADUAL, "end": None}),
+            (
+                "schedule.end = None: schedule gradual needs it; allowed: a finite number, "
+                "more than 0 and at most 1"
+            ),
+        ),
+        (
+            prune_values(schedule={**ITERATIVE, "rewind": None}),
+            (
+                "schedule.rewind = None: schedule iterative needs it; allowed: one of none, dense, "
+                "initial"
+            ),
+        ),
+        (
+            prune_values(schedule={**GRADUAL, "initial": 0.6}),
+            "schedule.initial = 0.6: must be at most sparsity = 0.5",
+        ),
+    ],
+)
+def test_choices_that_do_not_go_together_are_named(section: dict[str, Any], message: str) -> None:
+    assert fault(changed("prune", section)) == f"params.yaml: prune.{message}"
 
 
 @pytest.mark.parametrize("value", [True, 0.0, 0.5, "0", None, -1, 2**32, [0]])

@@ -19,6 +19,8 @@ DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 OBSERVERS = {
     "src/sparse_sam/__init__.py",
     "src/sparse_sam/config.py",
+    "src/sparse_sam/config_base.py",
+    "src/sparse_sam/config_prune.py",
     "src/sparse_sam/errors.py",
     "src/sparse_sam/files.py",
     "src/sparse_sam/journal.py",

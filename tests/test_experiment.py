@@ -16,7 +16,6 @@ from sparse_sam.config import (
     VARIANT_SETTINGS,
     DenseParams,
     FinetuneParams,
-    PruneParams,
     TrainingParams,
 )
 from sparse_sam.dataset import TrainingData
@@ -26,7 +25,7 @@ from sparse_sam.models import build_model
 from sparse_sam.pruning import pruned_count
 from sparse_sam.seeding import seeded
 from sparse_sam.training import Epoch, evaluate
-from tests.recipes import sam_params
+from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -37,11 +36,6 @@ ARMS = ("sgd", "sgd_2x", "sam")
 
 def silent(_: Epoch) -> None:
     return
-
-
-def prune_params(**changes: Any) -> PruneParams:
-    values = {"sparsity": 0.5, "scope": "layerwise", "batchnorm": False, "biases": False}
-    return PruneParams(**{**values, **changes})
 
 
 def dense_params(recipe: TrainingParams, optimizer: str = "sgd", **sam: Any) -> DenseParams:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, prune
 
-from sparse_sam.config import Scope
+from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import Masks, attach, plain_state
 from sparse_sam.models import build_model
@@ -209,6 +210,23 @@ def test_a_model_without_weights_is_refused() -> None:
         with pytest.raises(MaskError, match="no weights that can be pruned"):
             magnitude_masks(model, 0.5)
     assert magnitude_masks(nn.BatchNorm1d(4), 0.5, batchnorm=True).kept == 2
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9, 0.98])
+def test_masks_are_those_of_torch(sparsity: float) -> None:
+    # (But for ties, which torch breaks as its sort happens to.)
+    torch.manual_seed(0)
+    model = build_model("classifier", (1, 8, 8), 3)
+    weights = prunable_parameters(model)
+
+    def by_torch(tensor: Tensor) -> Tensor:
+        method = prune.L1Unstructured(amount=pruned_count(sparsity, tensor.numel()))
+        return method.compute_mask(tensor.detach(), torch.ones_like(tensor)).bool()
+
+    layerwise = magnitude_masks(model, sparsity)
+    assert all(torch.equal(layerwise[name], by_torch(weights[name])) for name in weights)
+    together = parameters_to_vector(list(magnitude_masks(model, sparsity, "global").values()))
+    assert torch.equal(together, by_torch(parameters_to_vector(list(weights.values()))))
 
 
 def test_global_and_layerwise_differ_as_they_should() -> None:

@@ -46,6 +46,22 @@ def test_seeds_of_different_sparsity_are_a_fault() -> None:
         sparsity_metrics([checkpoint(FIRST), checkpoint(fewer)])
 
 
+def test_whole_channels_may_differ_in_size_from_seed_to_seed() -> None:
+    def channels(*kept: bool) -> dict[str, torch.Tensor]:
+        rows = torch.tensor(kept)
+        return {
+            "a": rows[:2, None].expand(2, 3).contiguous(),
+            "b": rows[2:, None].expand(2, 1).contiguous(),
+        }
+
+    first, second = channels(True, False, True, True), channels(True, True, True, False)
+    assert sparsity_metrics([checkpoint(first), checkpoint(second)]) == {
+        "sparsity": 0.25,
+        "weights_kept": 6.0,
+        "weights_total": 8,
+    }
+
+
 def test_layers_are_counted_for_every_seed() -> None:
     assert layer_counts([checkpoint(FIRST), checkpoint(SECOND)]) == {
         "a": {"weights_total": 4, "weights_kept": [1, 2]},

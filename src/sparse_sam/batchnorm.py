@@ -1,9 +1,10 @@
-"""BatchNorm during the second pass of a SAM step: normalise as always, remember nothing."""
+"""BatchNorm's running statistics: not touched by a second pass, and estimated anew."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -36,3 +37,43 @@ def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in tracking:
             layer.track_running_stats = True
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, images: Tensor, batch_size: int = 250) -> None:
+    """Forget the running statistics, and take the mean of those of batches, in place.
+
+    Pruning changes what layers hand on, and statistics of the dense network do not fit it any
+    more. The average is cumulative, every batch counting alike, as in
+    ``torch.optim.swa_utils.update_bn``; unlike there the other layers are in evaluation mode, so
+    that no dropout is in it. Weights, momenta and modes stay as they are.
+
+    Args:
+        model: any network; without BatchNorm that tracks statistics nothing happens.
+        images: of the training part, on the device of the model, (N, ...).
+        batch_size: how many go through at once; a last batch that is smaller is left out, unless
+            it is the only one.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    if not layers:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+            layer.train()
+        for batch in torch.split(images, batch_size):
+            if len(batch) == min(batch_size, len(images)):
+                model(batch)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes:
+            module.training = mode

@@ -2,26 +2,38 @@
 
 The file is read as YAML 1.2, as DVC reads it, so that ``1e-3`` is a number in both. No key has a
 default here: what is not in the file is an error, so the file alone says what was run, and no
-stage depends on this module.
+stage depends on this module or on those that it is made of.
 """
 
 import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from sparse_sam.config_base import (
+    BelowOne,
+    Count,
+    CountOrNull,
+    Fraction,
+    NotNegative,
+    NotNegativeOrNull,
+    Positive,
+    Section,
+    Seed,
+    in_words,
+    is_section,
+)
+from sparse_sam.config_prune import PruneParams
 from sparse_sam.errors import ConfigError
 
 SourceName = Literal["mnist-sample", "mnist", "fashion-mnist", "kmnist", "idx"]
 ModelName = Literal["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
-Scope = Literal["layerwise", "global"]
 DenseOptimizer = Literal["sgd", "sam"]
 Variant = Literal["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
 Schedule = Literal["constant", "cosine"]
@@ -36,16 +48,6 @@ VARIANT_SETTINGS: dict[str, tuple[str, ...]] = {
     "momentum": (),
     "gsam": ("alpha", "rho_min"),
 }
-
-_Fraction = Annotated[float, Field(gt=0, le=1)]
-_BelowOne = Annotated[float, Field(ge=0, lt=1)]
-# The upper bounds are far beyond all use, and within what torch can count and compute with.
-_NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
-_Positive = Annotated[float, Field(gt=0, le=1_000_000)]
-_Count = Annotated[int, Field(ge=1, lt=2**31)]
-_NotNegativeOrNull = Annotated[float | None, Field(ge=0, le=1_000_000)]
-_CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _known_model(value: Any) -> Any:
@@ -75,16 +77,12 @@ def _list_as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class DataParams(_Section):
+class DataParams(Section):
     """Which digits, how many of them, and how they are split."""
 
     source: SourceName
-    fraction: _Fraction
-    validation_fraction: _BelowOne
+    fraction: Fraction
+    validation_fraction: BelowOne
     split_seed: Seed
     folder: str | None
     mirror: str | None
@@ -106,25 +104,25 @@ class DataParams(_Section):
         return self
 
 
-class ModelParams(_Section):
+class ModelParams(Section):
     """Which network."""
 
     name: Annotated[str, BeforeValidator(_known_model)]
 
 
-class TrainingParams(_Section):
+class TrainingParams(Section):
     """One training recipe: SGD as the base optimizer, and how long and how fast."""
 
-    epochs: _Count
+    epochs: Count
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
-    lr: _Positive
-    momentum: _BelowOne
-    weight_decay: _NotNegative
+    lr: Positive
+    momentum: BelowOne
+    weight_decay: NotNegative
     schedule: Schedule
-    label_smoothing: _BelowOne
+    label_smoothing: BelowOne
 
 
-class SAMParams(_Section):
+class SAMParams(Section):
     """Which variant of sharpness-aware minimization, its radius, and what only some variants have.
 
     A setting that is null has the value of the variant's paper (docs/sam.md); one that the variant
@@ -132,11 +130,11 @@ class SAMParams(_Section):
     """
 
     variant: Variant
-    rho: _NotNegative
-    eta: _NotNegativeOrNull
-    k: _CountOrNull
-    alpha: _NotNegativeOrNull
-    rho_min: _NotNegativeOrNull
+    rho: NotNegative
+    eta: NotNegativeOrNull
+    k: CountOrNull
+    alpha: NotNegativeOrNull
+    rho_min: NotNegativeOrNull
 
     @model_validator(mode="after")
     def _settings_are_the_variants(self) -> Self:
@@ -183,16 +181,7 @@ class DenseParams(TrainingParams):
         return self
 
 
-class PruneParams(_Section):
-    """How many weights become zero, and among which they are chosen."""
-
-    sparsity: _BelowOne
-    scope: Scope
-    batchnorm: bool
-    biases: bool
-
-
-class FinetuneParams(_Section):
+class FinetuneParams(Section):
     """The recipe that every finetuning arm shares, and what only SAM has."""
 
     training: TrainingParams
@@ -204,14 +193,14 @@ class FinetuneParams(_Section):
         return self
 
 
-class EvaluateParams(_Section):
+class EvaluateParams(Section):
     """What the comparison calls no difference, and how long inference is timed."""
 
     equivalence_margin: Annotated[float, Field(gt=0, lt=1)]
     latency_seconds: Annotated[float, Field(ge=0, le=3600)]
 
 
-class Params(_Section):
+class Params(Section):
     """The whole of ``params.yaml``."""
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_list_as_tuple)]
@@ -271,13 +260,13 @@ def _explain(fault: Any) -> str:
     if kind in {"extra_forbidden", "invalid_key"}:
         return f"{key} = {_brief(value)}: unknown key; allowed here: {_keys(location[:-1])}"
     if kind == "missing":
-        return f"{key} is missing; allowed: {_allowed(_field(location))}"
+        return f"{key} is missing; allowed: {in_words(_field(location))}"
     # The other faults with a number in their location are those of a list's items.
     key = re.sub(r"\.(\d+)$", r"[\1]", key)
     message = fault["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        return f"{key} = {_brief(value)}: must be {_allowed(_field(location))}"
-    if _is_section(_field(location)):  # a check over several of its keys names one of them
+        return f"{key} = {_brief(value)}: must be {in_words(_field(location))}"
+    if is_section(_field(location)):  # a check over several of its keys names one of them
         return f"{key}.{message}".removeprefix(".")
     return f"{key} = {_brief(value)}: {message}"
 
@@ -302,35 +291,6 @@ def _field(location: tuple[Any, ...]) -> FieldInfo:
 def _keys(location: tuple[Any, ...]) -> str:
     section: Any = _field(location).annotation
     return ", ".join(section.model_fields)
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, _Section)
-
-
-_TYPES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-
-
-def _allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: its type and its bounds."""
-    hint: Any = field.annotation
-    if _is_section(field):
-        return f"a mapping with the keys {', '.join(hint.model_fields)}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
-    if get_origin(hint) is tuple:
-        item = FieldInfo.from_annotation(get_args(hint)[0])
-        return f"a list of one or more, each {_allowed(item)}"
-    types = get_args(hint) or (hint,)
-    words = " or ".join("null" if one is NoneType else _TYPES[one] for one in types)
-    bounds = [
-        f"{word} {getattr(limit, bound)}"
-        for limit in field.metadata
-        for bound, word in _BOUNDS.items()
-        if hasattr(limit, bound)
-    ]
-    return f"{words}, {' and '.join(bounds)}" if bounds else words
 
 
 def main() -> int:

@@ -7,17 +7,26 @@ arms of a seed start from the same pruned weights and see the same batches.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from torch import nn
+from torch.optim import Optimizer
+
 from sparse_sam.arms import DENSE, PRUNED, SAM, SGD_2X
+from sparse_sam.batchnorm import reestimate_batchnorm
 from sparse_sam.checkpoint import Checkpoint, Origin
-from sparse_sam.config import DenseParams, FinetuneParams, PruneParams, TrainingParams
+from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import DataInfo, TrainingData
-from sparse_sam.masks import attach
-from sparse_sam.models import build_model
+from sparse_sam.errors import MaskError
+from sparse_sam.masks import attach, plain_state
+from sparse_sam.models import ImageShape, build_model
 from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.pruning import magnitude_masks
+from sparse_sam.pruning import Pruner, ScheduledPruning
+from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.magnitude import check_dense
+from sparse_sam.pruning.schedules import make_schedule
 from sparse_sam.resume import ResumePoint
 from sparse_sam.seeding import seeded
-from sparse_sam.training import Epoch, train
+from sparse_sam.training import Epoch, steps_per_epoch, train
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -39,8 +48,7 @@ def train_dense(
     resume: ResumePoint | None = None,
 ) -> Trained:
     """Initialise and train a dense network, with SGD or a variant of SAM."""
-    with seeded(seed, "initialisation"):
-        model = build_model(model_name, data.info.image_shape, data.info.num_classes)
+    model = _initialised(model_name, data.info.image_shape, data.info.num_classes, seed)
     model.to(data.train.labels.device)
     sam = recipe.optimizer == "sam"
     optimizer = make_sam(model, recipe, recipe.sam) if sam else make_sgd(model, recipe)
@@ -57,17 +65,26 @@ def train_dense(
     return Trained(Checkpoint.of(model, _origin(model_name, data.info, DENSE, seed)), history)
 
 
-def prune(dense: Checkpoint, params: PruneParams) -> Checkpoint:
-    """Prune a dense network once, by magnitude."""
+def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = None) -> Checkpoint:
+    """Prune a dense network as far as the schedule asks before finetuning.
+
+    Args:
+        dense: the trained network.
+        params: what is pruned, how far and when.
+        data: needed by criterion ``saliency`` and by ``reestimate_batchnorm``.
+
+    Raises:
+        MaskError: as ``Pruner.masks``, or the network is pruned already.
+    """
     model = dense.build()
-    masks = magnitude_masks(
-        model,
-        params.sparsity,
-        params.scope,
-        batchnorm=params.batchnorm,
-        biases=params.biases,
-    )
+    check_dense(model)
+    evidence = Evidence(dense.origin.seed, data.train if data else None)
+    masks = Pruner.of(params).masks(model, make_schedule(params).sparsity(0.0), evidence)
     attach(model, masks)
+    if params.reestimate_batchnorm:
+        if data is None:
+            raise MaskError("reestimate_batchnorm needs training data, and none is given")
+        reestimate_batchnorm(model, data.train.images)
     return Checkpoint.of(model, replace(dense.origin, arm=PRUNED))
 
 
@@ -85,15 +102,23 @@ def finetune(
     arm: str,
     on_epoch: OnEpoch,
     resume: ResumePoint | None = None,
+    pruning: PruneParams | None = None,
 ) -> Trained:
     """Finetune a pruned network as one arm does.
 
     ``sgd`` and ``sam`` train for the same number of epochs; ``sgd_2x`` trains for twice as many,
-    which is as many gradient evaluations as SAM needs. Raises what ``training.train`` raises.
+    which is as many gradient evaluations as SAM needs. With ``pruning`` the masks shrink on the
+    way, as its schedule says, at the same shares of every arm's training; without, they stay.
+
+    Raises:
+        MaskError: a tensor would lose all its weights, or the final sparsity was not met exactly;
+            beside what ``training.train`` raises.
     """
     recipe = arm_recipe(params.training, arm)
     model = pruned.build().to(data.train.labels.device)
     optimizer = make_sam(model, recipe, params.sam) if arm == SAM else make_sgd(model, recipe)
+    steps = recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
+    scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps) if pruning else None
     history = train(
         model,
         optimizer,
@@ -102,9 +127,39 @@ def finetune(
         seed=pruned.origin.seed,
         purpose="finetune",
         on_epoch=on_epoch,
+        before_step=scheduled.before_step if scheduled else lambda _: None,
         resume=resume,
     )
+    if scheduled:
+        scheduled.check_met()
     return Trained(Checkpoint.of(model, replace(pruned.origin, arm=arm)), history)
+
+
+def _scheduled(
+    pruned: Checkpoint,
+    data: TrainingData,
+    params: PruneParams,
+    model: nn.Module,
+    optimizer: Optimizer,
+    steps: int,
+) -> ScheduledPruning:
+    origin, rewind_to = pruned.origin, None
+    if params.schedule.rewind == "dense":
+        rewind_to = pruned.state
+    elif params.schedule.rewind == "initial":
+        rewind_to = plain_state(
+            _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
+        )
+    evidence = Evidence(origin.seed, data.train)
+    schedule = make_schedule(params)
+    return ScheduledPruning(
+        Pruner.of(params), schedule, evidence, model, optimizer, steps, rewind_to
+    )
+
+
+def _initialised(name: str, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
+    with seeded(seed, "initialisation"):
+        return build_model(name, image_shape, num_classes)
 
 
 def _origin(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:

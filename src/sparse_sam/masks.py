@@ -94,6 +94,44 @@ def attach(model: nn.Module, masks: Masks) -> None:
             prune.custom_from_mask(module, parameter, keep.to(original.dtype))  # type: ignore[no-untyped-call]
 
 
+def check_only_shrinks(before: Masks, after: Masks) -> None:
+    """Raise MaskError if ``after`` keeps a weight that ``before`` does not, or is of others."""
+    if before.keys() != after.keys():
+        raise MaskError(f"the masks are of {', '.join(after)}, not of {', '.join(before)}")
+    for name, mask in before.items():
+        if mask.shape != after[name].shape:
+            raise MaskError(f"the mask of {name} has shape {tuple(after[name].shape)}")
+        revived = int((after[name] & ~mask).sum())
+        if revived:
+            raise MaskError(
+                f"{revived} pruned weights of {name} would come back: masks only shrink"
+            )
+
+
+@torch.no_grad()
+def tighten(model: nn.Module, masks: Masks) -> None:
+    """Prune a pruned ``model`` further, in place: also the buffers that hold its masks.
+
+    What an optimizer remembers of the weights that go is not known here: see
+    ``optimizers.forget_pruned``.
+
+    Raises:
+        MaskError: the model is dense, or a mask keeps a weight that is pruned already.
+    """
+    before = masks_of(model)
+    if before is None:
+        raise MaskError("the model is dense: attach masks first")
+    check_only_shrinks(before, masks)
+    for name, mask in masks.items():
+        module, parameter = owner(model, name)
+        original = module.get_parameter(f"{parameter}_orig")
+        held = module.get_buffer(f"{parameter}_mask")
+        held.copy_(mask)
+        original.masked_fill_(held == 0, 0.0)
+        # What the next forward pass will make of it, for who looks before.
+        setattr(module, parameter, original * held)
+
+
 def masks_of(model: nn.Module) -> Masks | None:
     """The masks that ``torch.nn.utils.prune`` holds in ``model``; None when it is dense."""
     found = {
@@ -112,6 +150,28 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
         del state[f"{name}_mask"]
         state[name] = state.pop(f"{name}_orig").masked_fill_(~mask, 0.0)
     return state
+
+
+@torch.no_grad()
+def load_plain(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a model, dense or pruned, at a state under plain names, in place; its masks stay.
+
+    Raises:
+        MaskError: the state has not exactly the model's names.
+    """
+    masks: Mapping[str, Tensor] = masks_of(model) or {}
+    own = model.state_dict()
+    places = {name: own.pop(f"{name}_orig") for name in masks}
+    places |= {
+        name: tensor for name, tensor in own.items() if name.removesuffix("_mask") not in masks
+    }
+    if places.keys() != state.keys():
+        names = ", ".join(sorted(places.keys() ^ state.keys()))
+        raise MaskError(f"the state does not fit the model: {names}")
+    for name, tensor in places.items():
+        tensor.copy_(state[name])
+        if name in masks:
+            tensor.masked_fill_(~masks[name], 0.0)
 
 
 def check_pruned_weights_are_zero(model: nn.Module) -> None:

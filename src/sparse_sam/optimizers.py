@@ -1,12 +1,14 @@
 """Fresh optimizers and learning-rate schedules for a recipe, and the check that they are fresh."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from sparse_sam.config import SAMParams, TrainingParams
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.sam import SAM, build
+from sparse_sam.masks import masks_of
+from sparse_sam.sam import SAM, LookSAM, build
 
 
 def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
@@ -38,6 +40,28 @@ def make_schedule(optimizer: Optimizer, recipe: TrainingParams, steps: int) -> L
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     return LambdaLR(optimizer, lambda _: 1.0)
+
+
+@torch.no_grad()
+def forget_pruned(optimizer: Optimizer, model: nn.Module) -> None:
+    """Set what ``optimizer`` remembers of pruned weights to 0.
+
+    To be called after masks have shrunk: momentum would move the weights that have just gone.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in (masks_of(model) or {}).items():
+        weight = parameters[f"{name}_orig"]
+        for value in optimizer.state.get(weight, {}).values():
+            if isinstance(value, Tensor) and value.shape == mask.shape:
+                value.masked_fill_(~mask, 0.0)
+        if isinstance(optimizer, LookSAM):
+            optimizer.forget(weight, ~mask)
+
+
+def forget_everything(optimizer: Optimizer) -> None:
+    """Make ``optimizer`` as it was when it was new, but for its param groups."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {}, "param_groups": groups})
 
 
 def check_holds(optimizer: Optimizer, model: nn.Module) -> None:

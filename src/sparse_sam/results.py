@@ -20,20 +20,32 @@ def sparsity_metrics(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
 
     Dense networks have a sparsity of 0 and no counts.
 
+    Where whole channels are pruned, of different sizes as may be, the weights that are kept are a
+    mean over the seeds.
+
     Raises:
-        ValueError: the seeds' counts differ, which exact pruning does not do.
+        ValueError: the seeds' counts differ otherwise, which exact pruning does not do.
     """
     if not checkpoints[0].masks:
         return {"sparsity": 0.0}
-    counts = {(one.masks.kept, one.masks.total) for one in checkpoints if one.masks}
-    if len(counts) != 1:
+    masks = [one.masks for one in checkpoints if one.masks]
+    counts = {(one.kept, one.total) for one in masks}
+    if len(counts) != 1 and not all(map(_whole_channels, masks)):
         raise ValueError(f"the seeds keep different numbers of weights: {sorted(counts)}")
-    kept, total = counts.pop()
+    total = masks[0].total
+    kept = masks[0].kept if len(counts) == 1 else fmean(one.kept for one in masks)
     return {
         "sparsity": (total - kept) / total,
         "weights_kept": kept,
         "weights_total": total,
     }
+
+
+def _whole_channels(masks: Mapping[str, Tensor]) -> bool:
+    rows = [mask.flatten(1) for mask in masks.values() if mask.dim() > 1]
+    return len(rows) == len(masks) and all(
+        bool((one.any(dim=1) == one.all(dim=1)).all()) for one in rows
+    )
 
 
 def layer_counts(checkpoints: Sequence[Checkpoint]) -> dict[str, dict[str, Any]]:

@@ -93,6 +93,7 @@ def train(
     seed: int,
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    before_step: Callable[[int], None] = lambda _: None,
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place for ``recipe.epochs``.
@@ -106,6 +107,9 @@ def train(
         seed: gives the batch order, together with ``purpose`` and the epoch.
         purpose: calls with the same seed and purpose see the same batches.
         on_epoch: told of every row of the history as soon as it is there.
+        before_step: called with the number of the step that comes next, from 0 and without a
+            break from epoch to epoch. It may shrink the masks. What it does must depend on the
+            number, the model and the seed only, so that a resumed training does the same.
         resume: where every epoch is saved, and an earlier run of the same training is gone on
             with, to the same bits as if it had never stopped.
 
@@ -119,7 +123,7 @@ def train(
     """
     check_holds(optimizer, model)
     device = data.train.labels.device
-    steps = len(_batches(torch.arange(len(data.train)), recipe.batch_size))
+    steps = steps_per_epoch(len(data.train), recipe.batch_size)
     schedule = make_schedule(optimizer, recipe, recipe.epochs * steps)
     history = _resumed(resume, model, optimizer, schedule)
     seconds = history[-1].seconds if history else 0.0
@@ -154,7 +158,9 @@ def train(
             order = batch_order(len(data.train), seed, purpose, epoch).to(device)
             model.train()
             started = time.perf_counter()
-            done = _run_epoch(model, optimizer, schedule, data.train, recipe, order, epoch)
+            done = _run_epoch(
+                model, optimizer, schedule, data.train, recipe, order, epoch, before_step
+            )
             evaluations += done.gradient_evaluations
             seconds += time.perf_counter() - started
             for name, tensor in model.state_dict().items():
@@ -183,12 +189,15 @@ def _run_epoch(
     recipe: TrainingParams,
     order: Tensor,
     epoch: int,
+    before_step: Callable[[int], None],
 ) -> _Done:
     """One pass over ``part`` in ``order``. Raises DivergenceError, naming the step."""
     losses: list[Tensor] = []
     sizes: list[int] = []
     evaluations, learning_rate = 0, 0.0
-    for batch in _batches(order, recipe.batch_size):
+    batches = _batches(order, recipe.batch_size)
+    for step, batch in enumerate(batches, start=(epoch - 1) * len(batches)):
+        before_step(step)
         gradient = _Gradient(model, optimizer, part.images[batch], part.labels[batch], recipe)
         optimizer.step(gradient)  # type: ignore[arg-type]
         learning_rate = float(optimizer.param_groups[0]["lr"])
@@ -252,6 +261,11 @@ class _Gradient:
             self.first_loss = loss.detach()
         self.calls += 1
         return loss
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many steps an epoch of so many images has."""
+    return len(_batches(torch.arange(images), batch_size))
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:

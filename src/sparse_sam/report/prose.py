@@ -25,8 +25,8 @@ def sparse_networks(content: Content) -> list[str]:
     dense, pruned = (100 * arms[arm]["accuracy"]["mean"] for arm in ("dense", "pruned"))
     said = [
         (
-            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights at once takes the "
-            f"test accuracy from {dense:.2f} % to {pruned:.2f} %."
+            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights before finetuning "
+            f"takes the test accuracy from {dense:.2f} % to {pruned:.2f} %."
         )
     ]
     for arm in ("sgd", "sgd_2x", "sam"):
@@ -88,11 +88,11 @@ def drawbacks(content: Content) -> list[str]:
         name = NAMES[arm][0].upper() + NAMES[arm][1:]
         if points > 0:
             said.append(
-                f"{name} recovers {points:.2f} points from one-shot pruning, at "
+                f"{name} recovers {points:.2f} points from the pruned network, at "
                 f"{arms[arm]['seconds'] / points:.1f} seconds a point."
             )
         else:
-            said.append(f"{name} recovers nothing from one-shot pruning ({points:+.2f} points).")
+            said.append(f"{name} recovers nothing from the pruned network ({points:+.2f} points).")
     said.append(
         "SAM needs a radius to choose, ρ, and one copy of the weights in memory" + _memory(content)
     )

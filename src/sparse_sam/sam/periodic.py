@@ -98,6 +98,11 @@ class LookSAM(PeriodicSAM):
         # g_v / ‖g_v‖ of the last ascent, for every parameter that had a gradient.
         self._lookahead: dict[Tensor, Tensor] = {}
 
+    def forget(self, weight: Tensor, pruned: Tensor) -> None:
+        """Set g_v to 0 where ``pruned`` (bool, of the weight's shape), in place."""
+        if weight in self._lookahead:
+            self._lookahead[weight].masked_fill_(pruned, 0.0)
+
     def _complete_gradient(self, first: dict[Tensor, Tensor]) -> None:
         if first:
             self._split(first)

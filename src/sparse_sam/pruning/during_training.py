@@ -1,0 +1,73 @@
+"""Pruning between the steps of a training, as a schedule asks for it."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparse_sam.errors import MaskError
+from sparse_sam.masks import load_plain, masks_of, tighten
+from sparse_sam.optimizers import forget_everything, forget_pruned
+from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.pruner import Pruner
+from sparse_sam.pruning.schedules import Schedule
+
+
+class ScheduledPruning:
+    """Shrinks the masks of a model that is being trained, to what a schedule asks for.
+
+    What happens before a step depends on the model, the number of the step and the seed only, so
+    nothing is to be saved for a training to be resumed: the model's state holds its masks.
+
+    Args:
+        pruner: chooses among the weights that are left.
+        schedule: how many go, when.
+        evidence: what the pruner's criterion may look at.
+        model: the network, with masks of the schedule's first sparsity attached.
+        optimizer: what trains it.
+        steps: how many steps the whole training has.
+        rewind_to: weights and buffers under plain names that the model is put back to whenever
+            masks shrink, with a fresh optimizer's state (Renda et al. 2020, arXiv:2003.02389).
+    """
+
+    def __init__(
+        self,
+        pruner: Pruner,
+        schedule: Schedule,
+        evidence: Evidence,
+        model: nn.Module,
+        optimizer: Optimizer,
+        steps: int,
+        rewind_to: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._pruner, self._schedule, self._evidence = pruner, schedule, evidence
+        self._model, self._optimizer, self._steps = model, optimizer, steps
+        self._rewind_to = rewind_to
+
+    def before_step(self, step: int) -> None:
+        """Prune if the schedule asks for more at this step, from 0, than at the one before.
+
+        Raises:
+            MaskError: a tensor would lose all its weights; the message names it.
+        """
+        asked = self._asked(step)
+        if asked == (self._asked(step - 1) if step else self._schedule.sparsity(0.0)):
+            return
+        masks = self._pruner.masks(self._model, asked, self._evidence)
+        if self._rewind_to is not None:
+            load_plain(self._model, self._rewind_to)
+            forget_everything(self._optimizer)
+        tighten(self._model, masks)
+        forget_pruned(self._optimizer, self._model)
+
+    def check_met(self) -> None:
+        """Raise MaskError if the model has not exactly the sparsity that the schedule ends at."""
+        asked = self._schedule.sparsity(1.0)
+        masks = masks_of(self._model)
+        wanted = self._pruner.masks(self._model, asked, self._evidence)
+        if masks is None or masks.kept != wanted.kept:
+            raise MaskError(f"the network was to have a sparsity of {asked} and is {masks!r}")
+
+    def _asked(self, step: int) -> float:
+        # Of the last step the progress is 1, so that a training of any length ends well.
+        return self._schedule.sparsity(step / (self._steps - 1) if self._steps > 1 else 1.0)

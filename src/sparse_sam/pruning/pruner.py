@@ -1,0 +1,122 @@
+"""One choice on every axis, and the masks that it makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.config_prune import PruneParams
+from sparse_sam.errors import MaskError
+from sparse_sam.masks import Masks, masks_of
+from sparse_sam.pruning.criteria import CRITERIA, Evidence
+from sparse_sam.pruning.ranking import keep_largest
+from sparse_sam.pruning.registry import look_up
+from sparse_sam.pruning.scopes import SCOPES, Layer
+from sparse_sam.pruning.structures import Structure, find_structure
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Criterion, scope and structure by name, and which parameters may be pruned beside weights.
+
+    Attributes:
+        criterion: ``magnitude``, ``random`` or ``saliency``.
+        scope: ``layerwise``, ``global`` or ``erk``.
+        structure: ``unstructured``, ``channels``, or N:M such as ``2:4``.
+        batchnorm: BatchNorm scales may be pruned too; unstructured only.
+        biases: biases may be pruned too; unstructured only.
+    """
+
+    criterion: str = "magnitude"
+    scope: str = "layerwise"
+    structure: str = "unstructured"
+    batchnorm: bool = False
+    biases: bool = False
+
+    @classmethod
+    def of(cls, params: PruneParams) -> "Pruner":
+        """The one that the parameters name."""
+        return cls(
+            params.criterion, params.scope, params.structure, params.batchnorm, params.biases
+        )
+
+    def masks(self, model: nn.Module, sparsity: float, evidence: Evidence | None = None) -> Masks:
+        """Masks that prune ``model`` to ``sparsity``. The model itself is not touched.
+
+        Args:
+            model: a dense model, or one with masks attached: what is pruned there stays pruned,
+                and counts.
+            sparsity: the share of units to prune, in [0, 1): of weights, or of output channels.
+            evidence: what the criterion may look at beside the weights.
+
+        Raises:
+            MaskError: the sparsity is out of range or below the one that the model has, the
+                model has nothing to prune so, or a tensor would lose all its weights; the message
+                names it.
+        """
+        if not 0 <= sparsity < 1:
+            raise MaskError(f"sparsity = {sparsity}: must be at least 0 and less than 1")
+        structure, before = find_structure(self.structure), masks_of(model)
+        weights = self._weights(model, structure, before)
+        criterion = look_up(CRITERIA, self.criterion, "criterion")
+        scores = criterion.scores(model, weights, evidence or Evidence())
+        units = {}
+        for name in weights:
+            score = scores.pop(name)
+            if before:
+                score.masked_fill_(~before[name], -torch.inf)
+            units[name] = structure.unit_scores(score, criterion.pooled)
+        kept = self._kept(units, sparsity, structure, weights)
+        masks = {name: structure.mask(kept[name], weight.shape) for name, weight in weights.items()}
+        for name, mask in masks.items():
+            if not mask.any():
+                raise MaskError(
+                    f"{self.scope} sparsity {sparsity} would prune all {len(units[name])} "
+                    f"{structure.unit} of {name}; lower prune.sparsity, or change prune.scope"
+                )
+        return Masks(masks)
+
+    def _weights(
+        self, model: nn.Module, structure: Structure, before: Masks | None
+    ) -> dict[str, Tensor]:
+        parameters = dict(model.named_parameters())
+        if before:
+            return {name: parameters[f"{name}_orig"] for name in before}
+        names = structure.targets(model, batchnorm=self.batchnorm, biases=self.biases)
+        if not names:
+            how = "" if self.structure == "unstructured" else f" with structure {self.structure}"
+            raise MaskError(f"the model has no weights that can be pruned{how}")
+        return {name: parameters[name] for name in names}
+
+    def _kept(
+        self,
+        units: Mapping[str, Tensor],
+        sparsity: float,
+        structure: Structure,
+        weights: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The units that are kept, by tensor."""
+        layers = {
+            name: Layer(
+                shape=tuple(weights[name].shape),
+                units=len(scores),
+                gone=int((scores == -torch.inf).sum()),
+                most=structure.most(len(scores)),
+            )
+            for name, scores in units.items()
+        }
+        kept: dict[str, Tensor] = {}
+        for share in look_up(SCOPES, self.scope, "scope")(layers, sparsity):
+            least = sum(layers[name].gone for name in share.names)
+            most = sum(layers[name].most for name in share.names)
+            if not least <= share.count <= most:
+                raise MaskError(
+                    f"sparsity {sparsity} prunes {share.count} {structure.unit} of "
+                    f"{', '.join(share.names)}: must be at least the {least} that are pruned, for "
+                    f"masks only shrink, and at most the {most} that structure {self.structure} "
+                    "can prune"
+                )
+            found = keep_largest([units[name] for name in share.names], share.count)
+            kept.update(zip(share.names, found, strict=True))
+        return kept

@@ -1,0 +1,45 @@
+"""Which parameters pruning may choose from."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_WITH_OUTPUTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def prunable_parameters(
+    model: nn.Module, *, batchnorm: bool = False, biases: bool = False
+) -> dict[str, nn.Parameter]:
+    """The parameters that pruning may choose from, by name, each once.
+
+    Weights are the parameters with two or more dimensions. Biases and the scales of BatchNorm
+    and other normalisation layers are left alone unless asked for: pruning half of the scales
+    silences half of the channels.
+    """
+    chosen: dict[str, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            is_bias = name.rpartition(".")[2].endswith("bias")
+            if isinstance(module, _NORMALISATION):
+                wanted = biases if is_bias else batchnorm
+            else:
+                wanted = biases if is_bias else parameter.dim() >= 2
+            if wanted and not any(parameter is other for other in chosen.values()):
+                chosen[name] = parameter
+    return chosen
+
+
+def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of linear and convolutional layers, by name, each once.
+
+    Their first dimension is that of the outputs, and the others are summed over. A transposed
+    convolution's are otherwise, so it is not among them.
+    """
+    chosen: dict[str, nn.Parameter] = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, _WITH_OUTPUTS):
+            for name, parameter in module.named_parameters(prefix, recurse=False):
+                own = name.rpartition(".")[2] == "weight"
+                if own and not any(parameter is other for other in chosen.values()):
+                    chosen[name] = parameter
+    return chosen
