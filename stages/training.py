@@ -54,6 +54,7 @@ def train_arms(
         (arm, seed): ResumePoint(
             state_folder(repository_root()) / "resume",
             resume_key(*made_by, arm, seed, *starts(seed)),
+            stage.params.save_every_steps,
         )
         for arm, seed in jobs
     }

@@ -71,6 +71,7 @@ def make_recipe() -> Callable[..., TrainingParams]:
             "weight_decay": 0.0,
             "schedule": "constant",
             "label_smoothing": 0.0,
+            "shift_pixels": 0,
         }
         return TrainingParams(**{**values, **changes})
 

@@ -27,10 +27,12 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 0.0,
     "schedule": "constant",
     "label_smoothing": 0.0,
+    "shift_pixels": 0,
 }
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],
     "device": "cpu",
+    "save_every_steps": None,
     "data": {
         "source": "mnist-sample",
         "fraction": 1.0,
@@ -155,6 +157,7 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("prune.scope", ["local", None, True], "one of layerwise, global, erk"),
     ("prune.criterion", ["l1", None, 1], "one of magnitude, random, saliency"),
     ("prune.schedule.name", ["oneshot", None, 0], "one of one-shot, iterative, gradual"),
+    ("save_every_steps", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
     ("prune.schedule.rounds", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
     ("prune.schedule.rewind", ["early", True, 0], "one of none, dense, initial or null"),
     (
@@ -209,6 +212,11 @@ BAD: list[tuple[str, list[Any], str]] = [
             ),
             ("schedule", ["linear", None, 0], "one of constant, cosine"),
             ("label_smoothing", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
+            (
+                "shift_pixels",
+                [-1, 0.5, "one", True, None, 2**15],
+                "a whole number, at least 0 and less than 32768",
+            ),
         ]
     ),
 ]

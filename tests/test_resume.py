@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
 from sparse_sam.dataset import TrainingData
+from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.masks import attach, plain_state
 from sparse_sam.models import build_model
 from sparse_sam.optimizers import make_sam, make_sgd
@@ -146,6 +147,7 @@ def run(
     *,
     resume: ResumePoint | None = None,
     stop_after: int | None = None,
+    stop_before_step: int | None = None,
 ) -> tuple[nn.Module, list[Epoch], int]:
     """The network, its history, and how many gradients this run itself computed."""
     model = start(tiny_net, 0.6)
@@ -169,6 +171,10 @@ def run(
         if row.epoch == stop_after:
             raise Stop
 
+    def before_step(step: int) -> None:
+        if step == stop_before_step:
+            raise Stop
+
     try:
         history = train(
             model,
@@ -178,6 +184,7 @@ def run(
             seed=3,
             purpose="finetune",
             on_epoch=on_epoch,
+            before_step=before_step,
             resume=resume,
         )
         assert told == history
@@ -211,6 +218,40 @@ def test_going_on_after_any_epoch_equals_never_having_stopped(
         assert same(dict(model.state_dict()), dict(whole.state_dict()))
         assert untimed(history) == untimed(expected)
         assert gradients == all_gradients - expected[stop_after].gradient_evaluations
+
+
+class Drops(nn.Sequential):
+    """A network whose layers draw random numbers."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        size = torch.Size(image_shape).numel()
+        super().__init__(nn.Flatten(), nn.Dropout(0.3), nn.Linear(size, num_classes))
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 3, 100])
+@pytest.mark.parametrize("variant", ["sgd", *VARIANT_SETTINGS])
+def test_going_on_after_any_step_equals_never_having_stopped(
+    variant: str, every_steps: int, tmp_path: Path, make_data: Data, make_recipe: Recipe
+) -> None:
+    data = make_data()
+    recipe = make_recipe(epochs=2, momentum=0.9, schedule="cosine", shift_pixels=1)
+    net = f"{__name__}:{Drops.__name__}"
+    whole, expected, all_gradients = run(net, data, recipe, variant)
+    steps = all_steps(data, recipe)
+    for stop in range(1, steps):
+        point = ResumePoint(tmp_path, f"key {stop}", every_steps)
+        _, _, before = run(net, data, recipe, variant, resume=point, stop_before_step=stop)
+        torch.manual_seed(stop)  # whatever the process did before
+        model, history, after = run(net, data, recipe, variant, resume=point)
+        assert same(dict(model.state_dict()), dict(whole.state_dict()))
+        assert untimed(history) == untimed(expected)
+        # Done twice is what came after the last save, in at most two passes a step.
+        in_epoch = stop % (steps // recipe.epochs)
+        assert 0 <= before + after - all_gradients <= 2 * (in_epoch % every_steps)
+
+
+def all_steps(data: TrainingData, recipe: TrainingParams) -> int:
+    return recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
 
 
 def test_any_number_of_kills_changes_nothing(

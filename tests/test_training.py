@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
+from sparse_sam.augmentation import random_shifts, shift
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import Split, TrainingData
+from sparse_sam.epochs import Batches, split_order
 from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
 from sparse_sam.masks import Masks, attach, plain_state
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.seeding import batch_order
-from sparse_sam.training import Epoch, _batches, evaluate, train
+from sparse_sam.training import Epoch, evaluate, train
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -480,10 +482,31 @@ def test_masks_hold_and_kept_weights_move(
 @given(count=st.integers(1, 400), batch_size=st.integers(2, 70))
 def test_no_step_is_taken_on_less_than_half_a_batch(count: int, batch_size: int) -> None:
     order = torch.randperm(count)
-    batches = _batches(order, batch_size)
+    batches = split_order(order, batch_size)
     taken = torch.cat(batches)
     assert torch.equal(taken, order[: len(taken)])  # every image once, in the order given
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert len(batches) == 1 or len(batches[-1]) >= max(2, batch_size / 2)
     left_out = count - len(taken)
     assert left_out == 0 or left_out < max(2, batch_size / 2)
+
+
+def test_images_are_shifted_anew_in_every_epoch_and_alike_for_all_arms(
+    make_data: Data, make_recipe: Recipe
+) -> None:
+    data, recipe = make_data(), make_recipe(batch_size=len(make_data().train), shift_pixels=1)
+    seen = {}
+    for purpose, epoch in (("finetune", 1), ("finetune", 2), ("train_dense", 1)):
+        images, labels = Batches(data, recipe, 5, purpose, epoch)[0]
+        again, same_labels = Batches(data, recipe, 5, purpose, epoch)[0]
+        assert images.equal(again)
+        assert labels.equal(same_labels)
+        order = batch_order(len(data.train), 5, purpose, epoch)
+        assert labels.equal(data.train.labels[order])
+        moves = random_shifts(len(data.train), 1, 5, purpose, epoch)[order]
+        background = -data.info.mean / data.info.std
+        assert images.equal(shift(data.train.images[order], moves, background))
+        seen[purpose, epoch] = moves
+    assert not seen["finetune", 1].equal(seen["finetune", 2])
+    still = Batches(data, make_recipe(batch_size=len(data.train)), 5, "finetune", 1)[0][0]
+    assert still.equal(data.train.images[batch_order(len(data.train), 5, "finetune", 1)])

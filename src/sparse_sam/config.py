@@ -120,6 +120,7 @@ class TrainingParams(Section):
     weight_decay: NotNegative
     schedule: Schedule
     label_smoothing: BelowOne
+    shift_pixels: Annotated[int, Field(ge=0, lt=2**15)]
 
 
 class SAMParams(Section):
@@ -205,6 +206,7 @@ class Params(Section):
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_list_as_tuple)]
     device: Device
+    save_every_steps: CountOrNull
     data: DataParams
     model: ModelParams
     train_dense: DenseParams

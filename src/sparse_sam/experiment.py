@@ -16,6 +16,7 @@ from sparse_sam.checkpoint import Checkpoint, Origin
 from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import DataInfo, TrainingData
+from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import attach, plain_state
 from sparse_sam.models import ImageShape, build_model
@@ -26,7 +27,7 @@ from sparse_sam.pruning.magnitude import check_dense
 from sparse_sam.pruning.schedules import make_schedule
 from sparse_sam.resume import ResumePoint
 from sparse_sam.seeding import seeded
-from sparse_sam.training import Epoch, steps_per_epoch, train
+from sparse_sam.training import Epoch, train
 
 OnEpoch = Callable[[Epoch], None]
 

@@ -1,4 +1,4 @@
-"""Where a training stands, on disk, so that a stage that is killed goes on from its last epoch.
+"""Where a training stands, on disk, so that a stage that is killed goes on from there.
 
 A resume point is a tree of tensors and plain values in one file. It is named after everything that
 made it (``resume_key``), so it can never be used for other parameters, data or code; a damaged one
@@ -19,7 +19,7 @@ from torch import Tensor
 import sparse_sam
 from sparse_sam import tensorfile
 
-_KIND, _VERSION = "resume point", 1
+_KIND, _VERSION = "resume point", 2
 _FORGOTTEN_SECONDS = 7 * 24 * 3600
 
 
@@ -29,10 +29,11 @@ class ResumePoint:
     Args:
         folder: where resume points are kept.
         key: what ``resume_key`` says of this training.
+        every_steps: after how many steps of an epoch a training is saved, beside its epochs.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder / f"{key}.safetensors"
+    def __init__(self, folder: Path, key: str, every_steps: int | None = None) -> None:
+        self.path, self.every_steps = folder / f"{key}.safetensors", every_steps
 
     def save(self, tree: Any) -> None:
         """Replace what is there by ``tree``: dicts, lists and tuples of tensors and JSON values."""

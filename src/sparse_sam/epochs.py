@@ -1,0 +1,203 @@
+"""One epoch of training: its batches, its steps, and where it stands between two of them.
+
+The steps are the same for SGD and SAM: an optimizer is given a closure and calls it as often as
+its step needs gradients, and what is counted is those calls. So nothing but the optimizer differs
+between the arms, and ``gradient_evaluations`` cannot be wrong.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sparse_sam.augmentation import random_shifts, shift
+from sparse_sam.config import TrainingParams
+from sparse_sam.dataset import TrainingData
+from sparse_sam.errors import DivergenceError
+from sparse_sam.seeding import batch_order, derive_seed
+
+
+class Batches:
+    """An epoch's batches, as every arm of a seed sees them.
+
+    Args:
+        data: what is trained on.
+        recipe: batch size, and by how much images are shifted.
+        seed: gives order and shifts, together with ``purpose`` and the epoch.
+        purpose: what the training is for.
+        epoch: from 1.
+    """
+
+    def __init__(
+        self, data: TrainingData, recipe: TrainingParams, seed: int, purpose: str, epoch: int
+    ) -> None:
+        self._part, self._background = data.train, -data.info.mean / data.info.std
+        count, device = len(data.train), data.train.labels.device
+        order = batch_order(count, seed, purpose, epoch).to(device)
+        self._places = split_order(order, recipe.batch_size)
+        self._shifts = None
+        if recipe.shift_pixels:
+            shifts = random_shifts(count, recipe.shift_pixels, seed, purpose, epoch)
+            self._shifts = shifts.to(device)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of a step, from 0."""
+        places = self._places[step]
+        images = self._part.images[places]
+        if self._shifts is not None:
+            images = shift(images, self._shifts[places], self._background)
+        return images, self._part.labels[places]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many images every batch has."""
+        return [len(places) for places in self._places]
+
+
+@dataclass
+class Standing:
+    """What the steps of an epoch came to so far.
+
+    Attributes:
+        losses: of every step, at the weights that it started from.
+        gradient_evaluations: how often the optimizer asked for a gradient.
+        learning_rate: that of the last step.
+        seconds: time spent in the steps.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    gradient_evaluations: int = 0
+    learning_rate: float = 0.0
+    seconds: float = 0.0
+
+    def to_tree(self) -> dict[str, Any]:
+        """With the state of torch's generators, which layers draw from."""
+        on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {**vars(self), "generators": [torch.get_rng_state(), *on_gpus]}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], device: torch.device) -> Self:
+        """Back from ``to_tree``; the generators go on from there."""
+        on_cpu, *on_gpus = tree.pop("generators")
+        torch.set_rng_state(on_cpu)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
+        return cls(**{**tree, "losses": [loss.to(device) for loss in tree["losses"]]})
+
+
+def run_steps(
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    batches: Batches,
+    recipe: TrainingParams,
+    standing: Standing,
+    *,
+    before_step: Callable[[int], None],
+    save_every: int | None,
+    save: Callable[[], None],
+) -> None:
+    """Do the steps of an epoch that ``standing`` does not have yet, and add them to it.
+
+    Args:
+        model: what is trained, in training mode.
+        optimizer: over its parameters.
+        schedule: of the learning rate; it steps with the optimizer.
+        batches: the epoch's.
+        recipe: its label smoothing.
+        standing: the steps that were done.
+        before_step: called with the step's number in the epoch, from 0.
+        save_every: after how many steps ``save`` is called; None never calls it.
+        save: called between two steps.
+    """
+    started = time.perf_counter()
+    for step in range(len(standing.losses), len(batches)):
+        before_step(step)
+        gradient = _Gradient(model, optimizer, *batches[step], recipe)
+        optimizer.step(gradient)  # type: ignore[arg-type]
+        standing.learning_rate = float(optimizer.param_groups[0]["lr"])
+        schedule.step()
+        standing.gradient_evaluations += gradient.calls
+        standing.losses.append(gradient.first_loss)
+        if save_every and (step + 1) % save_every == 0 and step + 1 < len(batches):
+            standing.seconds += time.perf_counter() - started
+            save()
+            started = time.perf_counter()
+    standing.seconds += time.perf_counter() - started
+
+
+class _Gradient:
+    """The closure of one step: the gradient of one batch, and how often it was asked for."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        images: Tensor,
+        labels: Tensor,
+        recipe: TrainingParams,
+    ) -> None:
+        self.model, self.optimizer, self.recipe = model, optimizer, recipe
+        self.images, self.labels = images, labels
+        self.calls = 0
+        self.first_loss: Tensor
+
+    def __call__(self) -> Tensor:
+        self.optimizer.zero_grad()
+        logits = self.model(self.images)
+        loss = cross_entropy(logits, self.labels, label_smoothing=self.recipe.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not self.calls:
+            self.first_loss = loss.detach()
+        self.calls += 1
+        return loss
+
+
+def seed_layers(seed: int, purpose: str, epoch: int) -> None:
+    """Layers that draw random numbers (dropout) draw the same in every arm of a seed."""
+    torch.manual_seed(derive_seed(seed, purpose, "layers", epoch))
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """How many steps an epoch of so many images has."""
+    return len(split_order(torch.arange(images), batch_size))
+
+
+def split_order(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Split an epoch's order into batches; a last one that is not half full is left out.
+
+    A gradient and batch statistics of a few images are mostly noise, and as a step they count as
+    much as any other. SAM suffers most: it climbs that gradient first.
+    """
+    batches = list(torch.split(order, batch_size))
+    short = len(batches) > 1 and len(batches[-1]) < max(2, batch_size / 2)
+    return batches[:-1] if short else batches
+
+
+def mean_loss(losses: list[Tensor], sizes: list[int]) -> tuple[float, int | None]:
+    """The mean over an epoch's images, and the first step, from 1, whose loss is not finite.
+
+    The losses are read once an epoch, so that a GPU never waits for it.
+    """
+    values = torch.stack(losses).double().cpu()
+    bad_steps = values.isfinite().logical_not().nonzero()
+    weights = torch.tensor(sizes, dtype=torch.double)
+    mean = float((values * weights).sum() / weights.sum())
+    return mean, int(bad_steps[0]) + 1 if len(bad_steps) else None
+
+
+def divergence(what: str, optimizer: Optimizer, recipe: TrainingParams) -> DivergenceError:
+    """The error that says what became infinite or NaN, with which settings."""
+    rho = optimizer.param_groups[0].get("rho")
+    used = f"lr {recipe.lr:g}" + ("" if rho is None else f" and rho {rho:g}")
+    cure = "Lower lr" + ("" if rho is None else " or rho")
+    return DivergenceError(f"{what} became infinite or NaN, with {used}. {cure} in params.yaml.")
