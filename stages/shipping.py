@@ -18,10 +18,13 @@ EXAMPLES = 2
 def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
     """What was made, how large it is, and how it was checked."""
     origin, test = manifest["origin"], manifest["test"]
-    lines = [
+    title = (
         f"{folder}/: {origin['model']}, {origin['arm']}, seed {origin['seed']}, "
         f"{manifest['sparsity']:.2%} sparse, {test['accuracy']:.2%} right of {test['images']} "
-        "test images",
+        "test images"
+    )
+    lines = [
+        title,
         "",
         f"{'file':<20} {'bytes':>10} {'compressed':>11}   same predictions, logits within",
     ]
@@ -31,7 +34,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
         for name, file in manifest["files"].items()
     ]
     for layer, count in manifest["channels_removed"].items():
-        lines.append(f"layer {layer}: {count} channels removed from the dense file and from ONNX")
+        lines.append(f"layer {layer}: {count} channels removed, in the narrow file and in ONNX")
     for layer, reason in manifest["channels_kept"].items():
         lines.append(f"layer {layer or '(all)'}: {reason}")
     return "\n".join(lines)
@@ -75,10 +78,11 @@ def register_export(
         print(f"\n{markdown([row for row in rows if row.fails], revision[:10])}")
         print(f"The gate fails: {CHAMPION} stays {_named(made.champion)}.")
         return 1
-    print(f"The gate passes: {CHAMPION} is {_named(made.champion)}, was {_named(made.champion_before)}.")
+    before = _named(made.champion_before)
+    print(f"The gate passes: {CHAMPION} is {_named(made.champion)}, was {before}.")
     print(
-        f"Serve it: MLFLOW_TRACKING_URI={tracker.uri} mlflow models serve -m "
-        f"models:/{made.name}@{CHAMPION} --env-manager local --host 127.0.0.1 --port 5001"
+        f"Serve it: MLFLOW_TRACKING_URI={tracker.uri} mlflow models serve "
+        f"-m models:/{made.name}@{CHAMPION} --env-manager local --host 127.0.0.1 --port 5001"
     )
     return 0
 

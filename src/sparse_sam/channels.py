@@ -11,6 +11,7 @@ kept and stands for all of them. The network's own outputs are kept, and everyth
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -126,7 +127,7 @@ def _links(model: nn.Sequential) -> Iterator[_Link]:
     """Every weighted layer whose outputs reach the next one by layers that are understood."""
     modules = list(model.named_children())
     places = [i for i, (_, module) in enumerate(modules) if isinstance(module, Weighted)]
-    for first, second in zip(places, places[1:], strict=False):
+    for first, second in pairwise(places):
         name, producer = modules[first]
         between = [module for _, module in modules[first + 1 : second]]
         consumer = modules[second][1]
@@ -161,7 +162,7 @@ def _narrow_link(link: _Link, shape: torch.Size) -> tuple[int, str]:
     fans = consumer.weight.shape[1] if isinstance(consumer, nn.Linear) else width
     if fans % width or (isinstance(consumer, nn.Linear) and arriving.dim() != 2):
         return 0, "the next layer does not read its channels one after the other"
-    reading = consumer.weight.unflatten(1, (width, -1)).flatten(2)  # (out, width, the rest)
+    reading = consumer.weight.reshape(len(consumer.weight), width, -1)  # (out, width, the rest)
     unread = (reading == 0).all(2).all(0)
     dead = (link.producer.weight == 0).flatten(1).all(1)
     reason = ""
@@ -186,7 +187,7 @@ def _narrow_link(link: _Link, shape: torch.Size) -> tuple[int, str]:
 
 def _constants(link: _Link, shape: torch.Size) -> Tensor:
     """What arrives at the next layer where a channel's weights are zero: its bias, passed on."""
-    bias = cast("Tensor | None", link.producer.bias)
+    bias = link.producer.bias
     width = len(link.producer.weight)
     values = torch.zeros(width) if bias is None else bias
     tensor = values.double().view(1, width, *[1] * (len(shape) - 2)).expand(1, width, *shape[2:])
@@ -239,7 +240,8 @@ def _keep_outputs(modules: list[nn.Module], keep: Tensor) -> None:
 
 def _keep_inputs(consumer: Weighted, keep: Tensor, width: int) -> None:
     weight = consumer.weight.detach()
-    left = weight.unflatten(1, (width, -1))[:, keep].flatten(1, 2).clone()
+    by_channel = weight.reshape(len(weight), width, -1)[:, keep]
+    left = by_channel.reshape(len(weight), -1, *weight.shape[2:]).clone()
     consumer.weight = nn.Parameter(left, requires_grad=False)
     _say_widths(consumer)
 
@@ -254,7 +256,9 @@ def _say_widths(module: nn.Module) -> None:
         module.num_features = len(cast("Tensor", module.running_mean))
 
 
-def _output_shapes(model: nn.Sequential, image_shape: tuple[int, int, int]) -> dict[str, torch.Size]:
+def _output_shapes(
+    model: nn.Sequential, image_shape: tuple[int, int, int]
+) -> dict[str, torch.Size]:
     shapes, tensor = {}, torch.zeros(1, *image_shape)
     for name, module in model.named_children():
         tensor = module(tensor)

@@ -1,9 +1,10 @@
 """A finetuned network as files that others can use, each checked against the original.
 
-An export is a folder: ``dense.safetensors`` (plain weights, removable channels removed),
-``sparse.safetensors`` (packed: bit for bit what was trained, masks too), ``model.onnx``
-(``onnxfile``) and ``export.json``, which says what they are. It appears whole, after every file,
-as it lies on disk, has given the original's predictions on the whole test set; or not at all.
+An export is a folder: ``dense.safetensors`` (plain weights, zeros where pruned),
+``sparse.safetensors`` (packed: the same bits, and the masks), ``narrow.safetensors`` (smaller
+layers, only if whole channels could be removed), ``model.onnx`` (``onnxfile``; narrow if that is)
+and ``export.json``, which says what they are. It appears whole, after every file, as it lies on
+disk, has given the original's predictions on the whole test set; or not at all.
 """
 
 import hashlib
@@ -25,8 +26,11 @@ from sparse_sam.errors import CheckpointError, ExportError, SparseSamError
 from sparse_sam.files import atomic_folder, read_json, write_json
 from sparse_sam.models import build_model
 
-DENSE, SPARSE, ONNX, MANIFEST = "dense.safetensors", "sparse.safetensors", "model.onnx", "export.json"
-FILES = (DENSE, SPARSE, ONNX)
+DENSE, SPARSE, NARROW = "dense.safetensors", "sparse.safetensors", "narrow.safetensors"
+ONNX, MANIFEST = "model.onnx", "export.json"
+FILES = (DENSE, SPARSE, NARROW, ONNX)
+"""In this order; ``NARROW`` may be missing."""
+
 TOLERANCE = 1e-3
 """How far logits may be from the original's, relative to the largest of them."""
 
@@ -66,9 +70,12 @@ def export(
             f"({origin.dataset[:12]}) than the one it would be checked on "
             f"({data.info.fingerprint[:12]}). Run `make repro`."
         )
-    narrowed = narrow(folded(checkpoint), origin.image_shape)
+    plain = folded(checkpoint)
+    narrowed = narrow(plain, origin.image_shape)
     with atomic_folder(folder) as temporary:
-        save_dense(temporary / DENSE, narrowed.model, origin)
+        save_dense(temporary / DENSE, plain, origin)
+        if narrowed.removed:
+            save_dense(temporary / NARROW, narrowed.model, origin)
         save_sparse(temporary / SPARSE, checkpoint)
         with_pixels = onnxfile.FromPixels(narrowed.model, origin.mean, origin.std)
         onnxfile.save(temporary / ONNX, with_pixels, origin.image_shape)
@@ -85,7 +92,7 @@ def save_dense(path: Path, model: nn.Module, origin: Origin) -> None:
 
 
 def load_dense(path: Path) -> tuple[nn.Module, Origin]:
-    """The network of a dense file, for inference. Raises SparseSamError, naming the file."""
+    """The network of a dense or narrow file, for inference. Raises SparseSamError."""
     state, header = tensorfile.load(path, kind=_DENSE_KIND, version=_VERSION, cure=_CURE)
     origin = _origin(path, header)
     try:
@@ -134,24 +141,25 @@ def header_bytes(path: Path) -> int:
 def verify(folder: Path, checkpoint: Checkpoint, data: TestData) -> dict[str, Verified]:
     """Compare every file of an export, read from disk, with the network on the whole test set.
 
-    Raises ExportError at the first that gives another prediction or, the packed file, another bit.
+    Raises ExportError at the first that gives another prediction, or holds another bit where
+    bits are kept.
     """
     images = data.test.images.cpu()
     expected = _logits(checkpoint.build().eval(), images)
     sparse = load_sparse(folder / SPARSE)
     if not _same(sparse, checkpoint):
         raise ExportError(f"{folder / SPARSE} does not bring back the bits that were packed")
-    dense, _ = load_dense(folder / DENSE)
     labels, logits = onnxfile.predict(folder / ONNX, pixels_of(data))
     if not torch.equal(labels, logits.argmax(1)):
         raise ExportError(f"{folder / ONNX} gives labels that are not its largest logits")
-    found = {
-        DENSE: _logits(dense, images),
-        SPARSE: _logits(sparse.build().eval(), images),
-        ONNX: logits,
-    }
+    found = {SPARSE: _logits(sparse.build().eval(), images), ONNX: logits}
+    for name in (DENSE, NARROW):
+        if (folder / name).exists():
+            found[name] = _logits(load_dense(folder / name)[0], images)
+    if not torch.equal(found[DENSE], expected):
+        raise ExportError(f"{folder / DENSE} does not give the network's outputs, bit for bit")
     right = data.test.labels.cpu()
-    return {name: _compare(name, one, expected, right) for name, one in found.items()}
+    return {name: _compare(name, found[name], expected, right) for name in FILES if name in found}
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -161,13 +169,15 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{path} is missing. {_CURE}")
     manifest = read_json(path, _CURE)
     try:
-        for name in FILES:
+        if not {DENSE, SPARSE, ONNX} <= manifest["files"].keys() <= set(FILES):
+            raise KeyError("files")
+        for name in manifest["files"]:
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
                 raise ExportError(f"{folder / name} has changed since it was verified. {_CURE}")
     except FileNotFoundError as error:
         raise ExportError(f"{error.filename} is missing. {_CURE}") from None
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is damaged ({error}). {_CURE}") from None
     return dict(manifest)
 
@@ -180,7 +190,7 @@ def pixels_of(data: TestData) -> Any:
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(batch) for batch in images.split(_BATCH)])
+        return torch.cat([model(batch) for batch in torch.split(images, _BATCH)])
 
 
 def _same(one: Checkpoint, other: Checkpoint) -> bool:
@@ -219,7 +229,7 @@ def _manifest(
 ) -> dict[str, Any]:
     origin, masks = checkpoint.origin, checkpoint.masks
     files = {}
-    for name in FILES:
+    for name in verified:
         content = (folder / name).read_bytes()
         size = Size(len(content), len(zlib.compress(content)))
         digest = hashlib.sha256(content).hexdigest()

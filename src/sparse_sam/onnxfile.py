@@ -56,7 +56,7 @@ def save(path: Path, network: FromPixels, image_shape: tuple[int, int, int]) -> 
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:  # noqa: BLE001 - of many types, torch's compiler's among them
+        except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"torch cannot express this network in ONNX: {reason}") from error
     assert program is not None  # noqa: S101
@@ -98,9 +98,7 @@ def require(*packages: str) -> None:
 
     lacking = [package for package in packages if find_spec(package) is None]
     if lacking:
-        raise ConfigError(
-            f"exporting needs {', '.join(lacking)}: pip install 'sparse-sam[export]'"
-        )
+        raise ConfigError(f"exporting needs {', '.join(lacking)}: pip install 'sparse-sam[export]'")
 
 
 def _without_traces(proto: Any) -> None:

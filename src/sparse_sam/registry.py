@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sparse_sam.tracking import Tracker, as_tracking_error  # isort: skip
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 from sparse_sam import onnxfile
 from sparse_sam.errors import ExportError
@@ -90,7 +90,9 @@ def register(
         client.set_terminated(run, "FINISHED")
         before = champion(tracker, name)
         passes = not any(row.fails for row in gate)
-        client.set_model_version_tag(name, found, "sparse_sam.gate", "passed" if passes else "failed")
+        client.set_model_version_tag(
+            name, found, "sparse_sam.gate", "passed" if passes else "failed"
+        )
         if passes:
             client.set_registered_model_alias(name, CHAMPION, found)
         return Registered(name, found, is_new, found if passes else before, before)
@@ -112,7 +114,7 @@ def signature(manifest: dict[str, Any]) -> ModelSignature:
     origin = manifest["origin"]
     pixels = TensorSpec(np.dtype(np.uint8), (-1, *origin["image_shape"]))
     label, logits = onnxfile.OUTPUTS
-    outputs = [
+    outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.int64), (-1,), label),
         TensorSpec(np.dtype(np.float32), (-1, origin["num_classes"]), logits),
     ]
