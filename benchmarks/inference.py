@@ -132,6 +132,7 @@ def measure(case: Case, seconds: float, folder: Path) -> tuple[list[Line], dict[
         what = "channels removed" if narrowed.removed else "sparse with zeros stored"
         forms[f"ONNX Runtime, {what}"] = caller(runtime["narrow"])
         with torch.no_grad():
+            check(forms, pixels)
             times = time_in_turn(forms, pixels, seconds / len(BATCHES))
         reference = statistics.median(times["PyTorch, dense"])
         for form, values in times.items():
@@ -151,6 +152,15 @@ def measure(case: Case, seconds: float, folder: Path) -> tuple[list[Line], dict[
             )
     sizes = {path.name: size(path) for path in sorted(folder.iterdir())}
     return lines, {"case": str(case), "removed": narrowed.removed, "files": sizes}
+
+
+def check(forms: dict[str, Any], pixels: Tensor) -> None:
+    """What is timed as one network must compute one function."""
+    pruned = [form for form in forms if not form.endswith(", dense")]
+    expected = forms[pruned[0]](pixels)[1]
+    for form in pruned[1:]:
+        found = torch.as_tensor(forms[form](pixels)[1])
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def caller(session: Any) -> Any:

@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,19 @@ def predict(path: Path, pixels: NDArray[np.uint8], batch: int = 256) -> tuple[Te
     ]
     labels, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
     return torch.from_numpy(labels), torch.from_numpy(logits)
+
+
+def load_proto(path: Path) -> Any:
+    """The file as an ``onnx.ModelProto``."""
+    require("onnx")
+    import onnx
+
+    return onnx.load(path)
+
+
+def requirements() -> list[str]:
+    """What pip must install, in these versions, where an ONNX file is run."""
+    return [f"{package}=={version(package)}" for package in ("onnx", "onnxruntime")]
 
 
 def require(*packages: str) -> None:

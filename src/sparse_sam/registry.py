@@ -147,20 +147,15 @@ def _send_model(
     example: NDArray[np.uint8],
 ) -> None:
     import mlflow.onnx
-    import onnx
-    import onnxruntime
 
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "model"
         mlflow.onnx.save_model(
-            onnx.load(folder / ONNX),
+            onnxfile.load_proto(folder / ONNX),
             model,
             signature=signature(manifest),
             input_example=example,
-            pip_requirements=[
-                f"onnx=={onnx.__version__}",
-                f"onnxruntime=={onnxruntime.__version__}",
-            ],
+            pip_requirements=onnxfile.requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
             save_as_external_data=False,
             metadata={"export": manifest},
