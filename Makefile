@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
-EXTRAS := pipeline,s3,test,lint
+EXTRAS := pipeline,export,s3,test,lint
 READY := $(VENV)/.ready
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish test test-faults check lint ui figures bench study-notebook
+.PHONY: help setup repro show publish export register test test-faults check lint ui figures bench bench-inference study-notebook
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,13 @@ show: setup ## print the comparison again
 publish: setup ## send to MLflow what it does not have yet
 	@python -m sparse_sam.publish
 
+export: setup ## write a finetuned network as dense, packed and ONNX files (ARM=… SEED=…; docs/export.md)
+	@python -m stages.export $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED))
+
+register: setup ## export, and put it into MLflow's model registry; champion if `make check` passes
+	@python -m stages.export --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(BASE),--base $(BASE))
+
 test: setup ## run the tests
 	@$(PYTEST)
 
@@ -70,6 +77,9 @@ figures: setup ## bring the README's table and picture up to date with the resul
 
 bench: setup ## measure what SAM's steps cost here, and put the table into docs/sam.md
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
+
+bench-inference: setup ## measure sizes and speed of what is exported, and put the tables into docs/export.md
+	@python benchmarks/inference.py --docs docs/export.md --json benchmarks/results/inference.json
 
 study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
 	@dvc repro studies/notebook/dvc.yaml

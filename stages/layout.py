@@ -33,6 +33,11 @@ def checkpoint(arm: str, seed: int) -> Path:
     return models(arm) / f"seed-{seed}.safetensors"
 
 
+def export(arm: str, seed: int) -> Path:
+    """The folder of an exported network; not an output of DVC."""
+    return Path("exports") / f"{arm}-seed-{seed}"
+
+
 def history(arm: str) -> Path:
     """An arm's training history: a row for every seed and epoch."""
     return Path("plots") / f"{arm}.csv"

@@ -31,6 +31,15 @@ def test_nothing_is_unpickled(path: Path) -> None:
     assert not CALLS & called
 
 
+def test_only_two_modules_know_mlflow_and_one_knows_onnx() -> None:
+    knows: dict[str, set[str]] = {}
+    for path in CODE:
+        for package in imported(ast.parse(path.read_text())):
+            knows.setdefault(package, set()).add(path.name)
+    assert knows["mlflow"] == {"tracking.py", "registry.py"}
+    assert knows["onnxruntime"] | knows["onnx"] == {"onnxfile.py"}
+
+
 def test_the_ui_is_bound_to_loopback() -> None:
     done = subprocess.run(
         ["make", "-n", "ui", "READY=none"], cwd=ROOT, capture_output=True, text=True, check=True

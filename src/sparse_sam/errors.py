@@ -34,5 +34,9 @@ class DivergenceError(SparseSamError):
     """A loss, gradient or weight became infinite or NaN."""
 
 
+class ExportError(SparseSamError):
+    """A network could not be exported, or an export is not what it should be."""
+
+
 class TrackingError(SparseSamError):
     """MLflow could not be reached, or refused what was sent."""

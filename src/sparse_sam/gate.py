@@ -120,6 +120,17 @@ def markdown(rows: Sequence[Row], base: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check(base: str | None = None) -> tuple[list[Row], str]:
+    """Compare the metrics in the working directory with a base revision's, as gate.yaml says.
+
+    Gives the rows and the revision that was compared with. Raises ConfigError if it cannot be told.
+    """
+    rules = load_rules(RULES)
+    revision = base_revision(base)
+    files = {rule.file for rule in rules.metrics}
+    return compare(rules, _base_content(revision, files), _workspace_content(files)), revision
+
+
 def base_revision(named: str | None) -> str:
     """The commit to compare with. Raises ConfigError if there is no such revision.
 
@@ -224,10 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
     options = parser.parse_args(arguments)
     try:
-        rules = load_rules(RULES)
-        revision = base_revision(options.base)
-        files = {rule.file for rule in rules.metrics}
-        rows = compare(rules, _base_content(revision, files), _workspace_content(files))
+        rows, revision = check(options.base)
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -5,6 +5,7 @@ import random
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -81,7 +82,7 @@ def measure_latency(
         for batch in BATCHES:
             inputs = images[torch.arange(batch) % len(images)]
             _check(forms, plain, inputs)
-            times = _times(forms, inputs, seconds / len(BATCHES))
+            times = time_in_turn(forms, inputs, seconds / len(BATCHES))
             reference = statistics.median(times["dense"])
             for form, values in times.items():
                 lower, middle, upper = (1e3 * value for value in statistics.quantiles(values, n=4))
@@ -105,7 +106,10 @@ def _check(forms: dict[str, nn.Module], plain: nn.Module, inputs: Tensor) -> Non
             raise ArithmeticError(f"{form} does not compute what the sparse network computes")
 
 
-def _times(forms: dict[str, nn.Module], inputs: Tensor, seconds: float) -> dict[str, list[float]]:
+def time_in_turn(
+    forms: Mapping[str, Callable[[Tensor], object]], inputs: Tensor, seconds: float
+) -> dict[str, list[float]]:
+    """Seconds of every call, by form: one of each in random order, again and again, for so long."""
     times: dict[str, list[float]] = {form: [] for form in forms}
     shuffle, order = random.Random(0), list(forms)  # noqa: S311
     for model in forms.values():

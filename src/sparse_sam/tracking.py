@@ -1,4 +1,4 @@
-"""The one module that knows MLflow: journals in, runs out.
+"""Runs in MLflow: journals in, runs out. It and ``registry`` alone know MLflow.
 
 Replaying is idempotent. A run is found again by a tag that holds its identity; a metric is
 written with the time of its event, and MLflow's stores hold a (run, name, step, time, value)
@@ -46,7 +46,8 @@ def tracking_uri(root: Path) -> str:
 
 
 @contextmanager
-def _as_tracking_error(uri: str) -> Iterator[None]:
+def as_tracking_error(uri: str) -> Iterator[None]:
+    """Everything that MLflow and its store raise, as TrackingError."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -60,12 +61,12 @@ class Tracker:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = tracking_uri(root)
-        with _as_tracking_error(self.uri), self._alone():
+        with as_tracking_error(self.uri), self._alone():
             self.client = MlflowClient(self.uri)
 
     def experiment(self, launcher: Mapping[str, str]) -> str:
         """The id of the experiment that the launcher chose, or of ours, made if need be."""
-        with _as_tracking_error(self.uri), self._alone():
+        with as_tracking_error(self.uri), self._alone():
             if "mlflow_experiment_id" in launcher:
                 return launcher["mlflow_experiment_id"]
             name = launcher.get("mlflow_experiment_name", EXPERIMENT)
@@ -81,7 +82,7 @@ class Tracker:
     def has_content(self, launcher: Mapping[str, str], content: str) -> bool:
         """Whether a pipeline run with these results is there already, whoever sent it."""
         experiment = self.experiment(launcher)
-        with _as_tracking_error(self.uri):
+        with as_tracking_error(self.uri):
             return self._find(experiment, _CONTENT, content) is not None
 
     def _alone(self) -> FileLock:
@@ -132,7 +133,7 @@ class Replay:
     def send(self) -> None:
         """Send the events that are new. Raises TrackingError; what was sent stays sent."""
         events = read_events(self.journal, self.sent)
-        with _as_tracking_error(self.tracker.uri):
+        with as_tracking_error(self.tracker.uri):
             metrics: dict[str, list[Metric]] = {}
             for event in events:
                 if event["event"] == "metrics":
@@ -150,7 +151,7 @@ class Replay:
         """Close the runs of a stage that died without a word."""
         if self._start:
             last = read_events(self.journal)[-1]["time"]
-            with _as_tracking_error(self.tracker.uri):
+            with as_tracking_error(self.tracker.uri):
                 self._end("KILLED", last)
 
     def _handle(self, event: dict[str, Any]) -> None:

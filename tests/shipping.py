@@ -1,0 +1,64 @@
+"""What the tests of exports and of the registry ship: a sparse network and genuine digits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.dataset import Dataset, TestData, load_test_data, save_dataset
+from sparse_sam.masks import Masks, attach
+from sparse_sam.models import build_model
+from sparse_sam.pruning import magnitude_masks
+
+
+def prunable(model: nn.Module) -> list[str]:
+    return [name for name, one in model.named_parameters() if one.dim() > 1]
+
+
+def write_data(path: Path, dataset: Dataset) -> TestData:
+    save_dataset(path, dataset)
+    return load_test_data(path)
+
+
+def trained(
+    name: str, dataset: Dataset, sparsity: float, *, arm: str = "sam", channels: bool = False
+) -> Checkpoint:
+    """A network that was pruned, of weights or of whole channels, and then saw a few batches."""
+    info = dataset.info
+    torch.manual_seed(0)
+    model = build_model(name, info.image_shape, info.num_classes)
+    if channels:
+        masks = {}
+        for one in prunable(model)[:-1]:  # the network's own outputs stay
+            weight = model.get_parameter(one)
+            norms = weight.detach().flatten(1).norm(dim=1)
+            kept = norms >= norms.quantile(sparsity)
+            masks[one] = kept.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight).clone()
+        attach(model, Masks(masks))
+    else:
+        attach(model, magnitude_masks(model, sparsity))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    pixels, labels = dataset.parts["train"]
+    order = np.random.default_rng(0).permutation(len(labels))
+    for batch in order[: 32 * 64].reshape(-1, 64):
+        inputs = torch.from_numpy(pixels[batch]).unsqueeze(1).float()
+        loss = nn.functional.cross_entropy(
+            model((inputs / 255 - info.mean) / info.std), torch.from_numpy(labels[batch])
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    fields: dict[str, Any] = {
+        "model": name,
+        "image_shape": info.image_shape,
+        "num_classes": info.num_classes,
+        "mean": info.mean,
+        "std": info.std,
+        "dataset": info.fingerprint,
+        "arm": arm,
+        "seed": 0,
+    }
+    return Checkpoint.of(model, Origin(**fields))
