@@ -1,5 +1,6 @@
 """``make register`` in a clone of its own, a real MLflow store, a real server on loopback."""
 
+import io
 import json
 import os
 import shutil
@@ -10,7 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -119,60 +121,75 @@ def clone(
     return Clone(folder, found, data)
 
 
+@contextmanager
+def inside(clone: Clone) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OURS:
+            patch.delenv(name, raising=False)
+        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        patch.chdir(clone.path)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def inside(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in OURS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.chdir(clone.path)
+def _inside(clone: Clone) -> Iterator[None]:
+    with inside(clone):
+        yield
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    code = stages.export.main(list(arguments))
-    captured = capsys.readouterr()
-    return code, captured.out + captured.err
+def command(*arguments: str) -> tuple[int, str]:
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        code = stages.export.main(list(arguments))
+    return code, said.getvalue()
 
 
-def test_a_missing_network_is_named_with_its_cure(
-    clone: Clone, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = command(capsys, "--arm", "sgd_2x")
+@pytest.fixture(scope="module")
+def registered(clone: Clone) -> Clone:
+    """The clone when both networks are registered and the second is the champion."""
+    with inside(clone):
+        champion_moves_only_when_the_gate_passes(clone)
+    return clone
+
+
+def test_a_missing_network_is_named_with_its_cure(clone: Clone) -> None:
+    code, said = command("--arm", "sgd_2x")
     assert code == 2
     assert "models/sgd_2x/seed-0.safetensors is missing. Run `dvc repro finetune_sgd`" in said
-    assert not Path("exports").exists()
-    assert command(capsys, "--seed", "7")[1].startswith("error: SEED=7 was not trained; allowed: 0")
+    assert not Path("exports/sgd_2x-seed-0").exists()
+    assert command("--seed", "7")[1].startswith("error: SEED=7 was not trained; allowed: 0")
 
 
-def test_nothing_is_registered_when_the_gate_cannot_tell(
-    clone: Clone, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = command(capsys, "--register", "--base", "nowhere")
+def test_nothing_is_registered_when_the_gate_cannot_tell(clone: Clone) -> None:
+    before = clone.champion()
+    code, said = command("--register", "--base", "nowhere")
     assert (code, said) == (2, "error: --base nowhere: git knows no such revision\n")
-    assert clone.champion() is None
+    assert clone.champion() == before
 
 
-def test_metrics_of_other_networks_open_no_gate(
-    clone: Clone, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_metrics_of_other_networks_open_no_gate(clone: Clone) -> None:
+    before = clone.champion()
     clone.write_tested(sam=clone.accuracy["sam"] + 0.01)
-    code, said = command(capsys, "--register")
+    code, said = command("--register")
     assert code == 2
     assert "metrics/evaluate.json says" in said
     assert "Run `make repro`" in said
-    assert clone.champion() is None
+    assert clone.champion() == before
     clone.write_tested()
 
 
-def test_champion_moves_only_when_the_gate_passes(
-    clone: Clone, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, said = command(capsys, "--register")
+def test_champion_moves_only_when_the_gate_passes(registered: Clone) -> None:
+    assert registered.champion() == "2"
+
+
+def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
+    code, said = command("--register")
     assert code == 0, said
     assert "exports/sam-seed-0/: lenet-300-100, sam, seed 0, 95.00% sparse" in said
     assert "sparse-sam version 1\nThe gate passes: champion is version 1, was nobody." in said
 
     clone.write_tested(sgd_2x=0.5)  # a metric that the base does not have
-    code, said = command(capsys, "--register", "--arm", "sgd")
+    code, said = command("--register", "--arm", "sgd")
     assert code == 1
     assert "sparse-sam version 2" in said
     assert "evaluate.json: sgd_2x.test_accuracy" in said
@@ -180,7 +197,7 @@ def test_champion_moves_only_when_the_gate_passes(
     assert clone.champion() == "1"
 
     clone.write_tested()
-    code, said = command(capsys, "--register", "--arm", "sgd")
+    code, said = command("--register", "--arm", "sgd")
     assert code == 0
     assert "sparse-sam version 2, which was there already" in said
     assert "champion is version 2, was version 1." in said
@@ -192,7 +209,8 @@ def test_champion_moves_only_when_the_gate_passes(
     assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
 
 
-def test_an_export_that_changed_is_not_registered(clone: Clone, tmp_path: Path) -> None:
+def test_an_export_that_changed_is_not_registered(registered: Clone, tmp_path: Path) -> None:
+    clone = registered
     shutil.copytree("exports/sam-seed-0", tmp_path / "export")
     file = tmp_path / "export" / "model.onnx"
     file.write_bytes(file.read_bytes()[:-1])
@@ -204,7 +222,10 @@ def test_an_export_that_changed_is_not_registered(clone: Clone, tmp_path: Path) 
         register(Tracker(clone.path), Path("exports/sam-seed-0"), pixels_of(clone.data)[:2], [])
 
 
-def test_the_champion_loads_without_pickle(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_champion_loads_without_pickle(
+    registered: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = registered
     monkeypatch.setenv("MLFLOW_TRACKING_URI", Tracker(clone.path).uri)
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow.pyfunc
@@ -223,8 +244,9 @@ def test_the_champion_loads_without_pickle(clone: Clone, monkeypatch: pytest.Mon
 
 
 def test_the_served_champion_answers_with_the_networks_predictions(
-    clone: Clone, tmp_path: Path
+    registered: Clone, tmp_path: Path
 ) -> None:
+    clone = registered
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,0 +1,1 @@
+"""Error against compression of the LeNets on the full MNIST, beside published tables."""

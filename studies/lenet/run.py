@@ -1,0 +1,228 @@
+"""Run the study for one network: ``python -m studies.lenet.run lenet-300-100``.
+
+First every arm's recipe is chosen on images held out of training, with a seed of its own; then the
+chosen recipes are run on all training images for the seeds that are reported, and tested once,
+after the last epoch. With ``--folder`` the digits are read from four idx files.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from sparse_sam.arms import DENSE, SAM, SGD_2X
+from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.compute import select_device
+from sparse_sam.config import DataParams, DenseParams, FinetuneParams, SAMParams, TrainingParams
+from sparse_sam.config_prune import PruneParams
+from sparse_sam.dataset import (
+    Split,
+    TestData,
+    TrainingData,
+    load_test_data,
+    load_training_data,
+    save_dataset,
+)
+from sparse_sam.errors import SparseSamError
+from sparse_sam.experiment import finetune, prune, train_dense
+from sparse_sam.files import write_json
+from sparse_sam.parallel import run_jobs
+from sparse_sam.sources import load_raw
+from sparse_sam.splitting import build_dataset
+from sparse_sam.training import evaluate
+
+HERE = Path(__file__).parent
+ARMS = (SGD_2X, SAM)
+NO_SETTINGS = {"eta": None, "k": None, "alpha": None, "rho_min": None}
+
+Values = dict[str, Any]
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A candidate of an arm, hashable: what it changes of the shared recipe."""
+
+    arm: str
+    changes: tuple[tuple[str, float], ...]
+    rho: float | None
+
+
+def results(network: str) -> Path:
+    """Where a network's results go."""
+    return HERE / "results" / f"{network}.json"
+
+
+def load_data(params: Values, validation_images: int) -> tuple[TrainingData, TestData]:
+    """All of MNIST; so many training images are held out."""
+    raw = load_raw(DataParams(**params, validation_fraction=0.0))
+    share = validation_images / len(raw.train_labels)
+    chosen = DataParams(**params, validation_fraction=share)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dataset.safetensors"
+        save_dataset(path, build_dataset(raw, chosen))
+        return load_training_data(path), load_test_data(path)
+
+
+def candidates(params: Values) -> list[Recipe]:
+    """What each arm may choose from."""
+    changes = [tuple(one.items()) for one in params["candidates"]]
+    by_sgd = [Recipe(SGD_2X, one, None) for one in changes]
+    return by_sgd + [Recipe(SAM, one, rho) for one, rho in product(changes, params["rhos"])]
+
+
+def train_all_dense(
+    params: Values, network: str, data: TrainingData, seeds: Sequence[int], folder: Path
+) -> dict[int, Path]:
+    """A dense network for every seed, as a file."""
+    sam = SAMParams(variant="sam", rho=0.05, **NO_SETTINGS)
+    recipe = DenseParams(**params["recipe"], optimizer="sgd", sam=sam)
+    paths = {seed: folder / f"dense-{seed}.safetensors" for seed in seeds}
+
+    def work(seed: int, _: Told) -> None:
+        trained = train_dense(data, network, recipe, seed, lambda _: None)
+        save_checkpoint(paths[seed], trained.checkpoint)
+
+    run_jobs(work, list(seeds), on_report=lambda *_: None)
+    return paths
+
+
+def finetuned(
+    params: Values,
+    network: str,
+    dense: Checkpoint,
+    data: TrainingData,
+    recipe: Recipe,
+    compression: float,
+) -> tuple[Checkpoint, float | None]:
+    """The network after its last epoch, and its validation accuracy."""
+    changed = {**params["recipe"], **dict(recipe.changes)}
+    changed["epochs"] = params["networks"][network]["epochs"]
+    sam = SAMParams(variant="sam", rho=recipe.rho or 0.0, **NO_SETTINGS)
+    finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
+    pruning = PruneParams(**params["prune"], sparsity=1 - 1 / compression)
+    start = prune(dense, pruning, data)
+    done = finetune(start, data, finetuning, recipe.arm, lambda _: None, pruning=pruning)
+    return done.checkpoint, done.history[-1].validation_accuracy
+
+
+def choose(params: Values, network: str, data: TrainingData, progress: Told) -> list[Values]:
+    """Every candidate's validation error at one compression, in percent."""
+    compression = params["networks"][network]["choosing_compression"]
+    seed = params["choosing_seed"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = train_all_dense(params, network, data, [seed], Path(folder))[seed]
+
+        def work(recipe: Recipe, report: Told) -> float:
+            dense = _read(path, seed, data)
+            _, accuracy = finetuned(params, network, dense, data, recipe, compression)
+            report(1)
+            return 100 * (1 - (accuracy or 0.0))
+
+        # SGD's takes as long as SAM's: half the gradients a step, twice the steps.
+        errors = run_jobs(work, candidates(params), on_report=lambda _, count: progress(count))
+    return [
+        {"arm": one.arm, **dict(one.changes), "rho": one.rho, "validation_error": errors[one]}
+        for one in candidates(params)
+    ]
+
+
+def best(tried: Sequence[Values], arm: str) -> Recipe:
+    """The candidate of an arm with the lowest validation error; the first of equals."""
+    own = [one for one in tried if one["arm"] == arm]
+    chosen = min(own, key=lambda one: float(one["validation_error"]))
+    names = [name for name in chosen if name not in {"arm", "rho", "validation_error"}]
+    return Recipe(arm, tuple((name, chosen[name]) for name in names), chosen["rho"])
+
+
+def measure(
+    params: Values,
+    network: str,
+    data: TrainingData,
+    test: Split,
+    chosen: Sequence[Recipe],
+    progress: Told,
+) -> list[Values]:
+    """The chosen recipes for every compression and seed: test error after the last epoch."""
+    seeds, compressions = params["seeds"], params["networks"][network]["compressions"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = train_all_dense(params, network, data, seeds, Path(folder))
+        dense = {seed: _read(path, seed, data) for seed, path in paths.items()}
+        dense_error = {seed: _error(one, test) for seed, one in dense.items()}
+    jobs = list(product(chosen, compressions, seeds))
+
+    def work(job: tuple[Recipe, float, int], report: Told) -> Values:
+        recipe, compression, seed = job
+        checkpoint, _ = finetuned(params, network, dense[seed], data, recipe, compression)
+        if checkpoint.masks is None:
+            raise SparseSamError("a finetuned network has no masks")
+        report(1)
+        return {
+            "arm": recipe.arm,
+            "compression": compression,
+            "seed": seed,
+            "kept": checkpoint.masks.kept,
+            "weights": checkpoint.masks.total,
+            "error": _error(checkpoint, test),
+            "dense_error": dense_error[seed],
+        }
+
+    rows = run_jobs(work, jobs, on_report=lambda _, count: progress(count))
+    return [rows[job] for job in jobs]
+
+
+def _read(path: Path, seed: int, data: TrainingData) -> Checkpoint:
+    fingerprint = data.info.fingerprint
+    return load_checkpoint(path, arm=DENSE, seed=seed, dataset=fingerprint, stage="train_dense")
+
+
+def _error(checkpoint: Checkpoint, test: Split) -> float:
+    """In percent."""
+    return 100 * (1 - evaluate(checkpoint.build(), test).accuracy)
+
+
+def main() -> int:
+    """Choose, measure, and write the results."""
+    params = YAML(typ="safe", pure=True).load(HERE / "params.yaml")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("network", choices=params["networks"])
+    parser.add_argument("--folder", help="four idx files to read instead of downloading")
+    arguments = parser.parse_args()
+    if arguments.folder:
+        params["data"] |= {"source": "idx", "folder": arguments.folder}
+    network = arguments.network
+    cells = len(params["seeds"]) * len(params["networks"][network]["compressions"]) * len(ARMS)
+    try:
+        select_device("cpu")
+        held_out, _ = load_data(params["data"], params["validation_images"])
+        with tqdm(total=len(candidates(params)), desc="choosing", disable=None) as progress:
+            tried = choose(params, network, held_out, progress.update)
+        chosen = [best(tried, arm) for arm in ARMS]
+        data, test = load_data(params["data"], 0)
+        with tqdm(total=cells, desc="measuring", disable=None) as progress:
+            rows = measure(params, network, data, test.test, chosen, progress.update)
+    except SparseSamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    write_json(
+        results(network),
+        {
+            "network": network,
+            "fingerprint": data.info.fingerprint,
+            "images": {part: sum(counts) for part, counts in data.info.counts.items()},
+            "tried": tried,
+            "rows": rows,
+        },
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
