@@ -169,17 +169,16 @@ class Stack:
 
 def _stacked_masks(starts: Sequence[Checkpoint]) -> Tensors:
     """1.0 where a weight is kept; the whole of a tensor that only others prune."""
-    names = {name: None for start in starts for name in start.masks or {}}
+    masks: list[Mapping[str, Tensor]] = [start.masks or {} for start in starts]
+    states = [start.state for start in starts]
     return {
         name: torch.stack(
             [
-                ((start.masks or {}).get(name, torch.ones_like(start.state[name]))).to(
-                    start.state[name].dtype
-                )
-                for start in starts
+                mask[name].to(state[name].dtype) if name in mask else torch.ones_like(state[name])
+                for mask, state in zip(masks, states, strict=True)
             ]
         )
-        for name in names
+        for name in dict.fromkeys(name for mask in masks for name in mask)
     }
 
 
