@@ -84,11 +84,6 @@ def growth(name: str, sizes: dict[float, Callable[[], Any]], rounds: int) -> lis
     ]
 
 
-def pruned(count: int) -> None:
-    """Prune a network of so many weights globally."""
-    magnitude_masks(big(count), 0.9, "global")
-
-
 def big(count: int) -> nn.Module:
     """A network of ten equal layers and ``count`` weights in all, drawn cheaply."""
     side = math.isqrt(count // 10)
@@ -106,6 +101,8 @@ def _peak_of(work: str, arguments: tuple[int, ...], results: Any) -> None:
     torch.set_num_threads(int(os.environ.get("BENCHMARK_THREADS", "1")))
     if work == "trained":
         trained(BATCH, 8)  # what the first training of a process imports is no part of it
+    else:
+        magnitude_masks(big(1000), 0.9, "global")
     model = big(*arguments) if work == "pruned" else None
     before = resident(status, "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
@@ -125,7 +122,7 @@ def resident(status: Path, key: str) -> int:
 
 
 def peak(work: str, *arguments: int) -> tuple[float, float]:
-    """Seconds and peak MiB of ``trained`` or ``pruned`` in a new process."""
+    """Seconds and peak MiB of ``trained``, or of pruning, in a new process."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # freed blocks are given back at once
     os.environ["BENCHMARK_THREADS"] = str(torch.get_num_threads())
     context = multiprocessing.get_context("spawn")
