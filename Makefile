@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish export register test test-faults check lint ui figures bench bench-inference study-notebook
+.PHONY: help setup repro show publish export register test test-faults check lint ui figures bench bench-compare bench-inference study-notebook study-lenet
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -75,11 +75,24 @@ ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another por
 figures: setup ## bring the README's table and picture up to date with the results
 	@python docs/make_figures.py
 
-bench: setup ## measure what SAM's steps cost here, and put the table into docs/sam.md
+bench: setup ## measure what everything costs here, into docs/ and benchmarks/results/ (half an hour)
+	@mkdir -p benchmarks/results
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
+	@python benchmarks/data_path.py --keep --docs
+	@python benchmarks/step.py --compile --keep --docs
+	@python benchmarks/seeds.py --keep --docs
+	@python benchmarks/scale.py --keep --docs
+	@python benchmarks/pipeline.py --keep --docs
+	@python benchmarks/compare.py || true
+
+bench-compare: setup ## show what became slower since the last commit that was measured here
+	@python benchmarks/compare.py
 
 bench-inference: setup ## measure sizes and speed of what is exported, and put the tables into docs/export.md
 	@python benchmarks/inference.py --docs docs/export.md --json benchmarks/results/inference.json
 
 study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
 	@dvc repro studies/notebook/dvc.yaml
+
+study-lenet: setup ## error of the LeNets against compression, beside published tables (studies/lenet; hours)
+	@dvc repro studies/lenet/dvc.yaml

@@ -21,7 +21,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import sys
@@ -32,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from harness import machine
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
@@ -367,22 +367,6 @@ def markdown(lines: list[Line]) -> str:
             f"{line.relative:.2f} | {added} | {memory} |"
         )
     return "\n".join(table)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Where it was measured."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-    }
 
 
 def main() -> None:

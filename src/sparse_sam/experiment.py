@@ -63,7 +63,7 @@ def train_dense(
         on_epoch=on_epoch,
         resume=resume,
     )
-    return Trained(Checkpoint.of(model, _origin(model_name, data.info, DENSE, seed)), history)
+    return Trained(Checkpoint.of(model, origin_of(model_name, data.info, DENSE, seed)), history)
 
 
 def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = None) -> Checkpoint:
@@ -163,7 +163,8 @@ def _initialised(name: str, image_shape: ImageShape, num_classes: int, seed: int
         return build_model(name, image_shape, num_classes)
 
 
-def _origin(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:
+def origin_of(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:
+    """What a checkpoint of a model that this data set trains belongs to."""
     return Origin(
         model=model_name,
         image_shape=info.image_shape,

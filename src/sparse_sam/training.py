@@ -27,7 +27,8 @@ from sparse_sam.masks import check_pruned_weights_are_zero
 from sparse_sam.optimizers import check_holds, make_schedule
 from sparse_sam.resume import ResumePoint
 
-_EVALUATION_BATCH = 250
+EVALUATION_BATCH = 250
+"""How many images are evaluated at once."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     model.eval()
     with torch.no_grad():
         logits = torch.cat(
-            [model(images) for images in torch.split(split.images, _EVALUATION_BATCH)]
+            [model(images) for images in torch.split(split.images, EVALUATION_BATCH)]
         )
     for module, mode in modes:
         module.training = mode

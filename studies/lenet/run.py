@@ -107,7 +107,7 @@ def finetuned(
     changed["epochs"] = params["networks"][network]["epochs"]
     sam = SAMParams(variant="sam", rho=recipe.rho or 0.0, **NO_SETTINGS)
     finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
-    pruning = PruneParams(**params["prune"], sparsity=1 - 1 / compression)
+    pruning = PruneParams.model_validate({**params["prune"], "sparsity": 1 - 1 / compression})
     start = prune(dense, pruning, data)
     done = finetune(start, data, finetuning, recipe.arm, lambda _: None, pruning=pruning)
     return done.checkpoint, done.history[-1].validation_accuracy
