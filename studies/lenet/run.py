@@ -217,6 +217,7 @@ def main() -> int:
             "network": network,
             "fingerprint": data.info.fingerprint,
             "images": {part: sum(counts) for part, counts in data.info.counts.items()},
+            "choosing_compression": params["networks"][network]["choosing_compression"],
             "tried": tried,
             "rows": rows,
         },

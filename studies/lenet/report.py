@@ -1,0 +1,164 @@
+"""Write the study's report from its results: ``python -m studies.lenet.report``."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sparse_sam.files import write_text
+from sparse_sam.statistics import compare_paired
+
+HERE = Path(__file__).parent
+REPORT, FIGURE = HERE / "REPORT.md", HERE / "errors.svg"
+TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5 (20-50-500-10)"}
+NAMES = {"sgd_2x": "SGD, 2x", "sam": "SAM"}
+COLOURS = {"sgd_2x": "#56B4E9", "sam": "#D55E00"}
+PUBLISHED: dict[str, dict[float, tuple[float, str]]] = {
+    "lenet-300-100": {
+        1: (1.64, "dense"),
+        12: (1.59, "Han et al. 2015"),
+        56: (1.99, "DNS, Guo et al. 2016"),
+        68: (1.92, "Sparse VD, Molchanov et al. 2017"),
+    },
+    "lenet-5": {
+        1: (0.80, "dense"),
+        12: (0.77, "Han et al. 2015"),
+        111: (0.91, "DNS, Guo et al. 2016"),
+        280: (0.75, "Sparse VD, Molchanov et al. 2017"),
+    },
+}
+MARGIN = 0.1
+"""The difference in error that counts as none, in points: ten of 10,000 test images."""
+
+Study = Mapping[str, Any]
+
+
+def compressions(study: Study) -> list[float]:
+    """In rising order."""
+    return sorted({row["compression"] for row in study["rows"]})
+
+
+def errors(study: Study, arm: str, compression: float) -> NDArray[np.float64]:
+    """Test error by seed, in percent."""
+    rows = [r for r in study["rows"] if (r["arm"], r["compression"]) == (arm, compression)]
+    return np.array([row["error"] for row in sorted(rows, key=lambda row: row["seed"])])
+
+
+def dense_errors(study: Study) -> NDArray[np.float64]:
+    """Of the dense networks, by seed, in percent."""
+    by_seed = {row["seed"]: row["dense_error"] for row in study["rows"]}
+    return np.array([by_seed[seed] for seed in sorted(by_seed)])
+
+
+def report(studies: Sequence[Study]) -> str:
+    """The report as Markdown."""
+    return "\n".join(_lines(studies)) + "\n"
+
+
+def _lines(studies: Sequence[Study]) -> Iterator[str]:
+    yield "# Error against compression: the LeNets on MNIST"
+    yield ""
+    yield (
+        "Pruned gradually by global magnitude while they are finetuned (docs/pruning.md), with SGD for "
+        "twice the epochs and with SAM, which is the same number of gradient evaluations. Each arm's "
+        "learning rate, weight decay, random shifts and ρ were chosen on 5,000 training images held "
+        "out, with a seed that is not reported; then the networks were trained on all 60,000 and tested "
+        "once, after the last epoch. Compression counts weights kept, biases apart. Written by "
+        "`python -m studies.lenet.report` from `results/`."
+    )
+    yield ""
+    yield "![Test error against compression, every seed a dot](errors.svg)"
+    for study in studies:
+        yield from _network(study)
+
+
+def _network(study: Study) -> Iterator[str]:
+    published = PUBLISHED[study["network"]]
+    yield ""
+    yield f"## {TITLES[study['network']]}"
+    yield ""
+    yield "Test error in %: mean over seeds, and every seed."
+    yield ""
+    yield "| × | published | SGD, 2x | SAM | SAM − SGD, 95 % interval |"
+    yield "|---|---|---|---|---|"
+    known, source = published[1]
+    dense = dense_errors(study)
+    yield f"| 1 | {known} {source} | {_cell(dense)} | | |"
+    for compression in compressions(study):
+        sgd, sam = (errors(study, arm, compression) for arm in NAMES)
+        compared = compare_paired(sam.tolist(), sgd.tolist(), MARGIN)
+        low, high = compared["ci95"]
+        outside = "{} {}".format(*published[compression]) if compression in published else ""
+        yield (
+            f"| {compression:g} | {outside} | {_cell(sgd)} | {_cell(sam)} | "
+            f"{compared['mean']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+    yield ""
+    yield "What was tried for each arm, with the error on held-out images at "
+    yield f"{study['choosing_compression']:g}×; the best of each arm was taken:"
+    yield ""
+    yield "| arm | lr | weight decay | shift, pixels | ρ | validation error % |"
+    yield "|---|---|---|---|---|---|"
+    for arm in NAMES:
+        own = [one for one in study["tried"] if one["arm"] == arm]
+        least = min(one["validation_error"] for one in own)
+        for one in own:
+            rho = "" if one["rho"] is None else f"{one['rho']:g}"
+            error = f"{one['validation_error']:.2f}"
+            error = f"**{error}**" if one["validation_error"] == least else error
+            yield (
+                f"| {NAMES[arm]} | {one['lr']:g} | {one['weight_decay']:g} | {one['shift_pixels']} | "
+                f"{rho} | {error} |"
+            )
+
+
+def _cell(values: NDArray[np.float64]) -> str:
+    return f"{values.mean():.2f} ({' '.join(f'{value:.2f}' for value in values)})"
+
+
+def draw(studies: Sequence[Study]) -> None:
+    """Test error against compression, every seed a dot, and what was published."""
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "lenet", "font.size": 10}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(4.8 * len(studies), 3.6), layout="constrained")
+        for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
+            places = compressions(study)
+            for arm, shift in zip(NAMES, (0.97, 1.03), strict=True):
+                each = [errors(study, arm, one) for one in places]
+                x = np.array(places) * shift
+                axes.plot(x, [one.mean() for one in each], color=COLOURS[arm], label=NAMES[arm])
+                for at, values in zip(x, each, strict=True):
+                    axes.plot([at] * len(values), values, "o", color=COLOURS[arm], ms=4)
+            known = {at: error for at, (error, _) in PUBLISHED[study["network"]].items() if at > 1}
+            axes.plot(list(known), list(known.values()), "kx", label="published")
+            axes.axhline(
+                dense_errors(study).mean(), color="#999999", ls="--", lw=1, label="dense, ours"
+            )
+            axes.set_xscale("log")
+            axes.set_xticks(places, [f"{one:g}×" for one in places])
+            axes.minorticks_off()
+            axes.set_xlabel("compression: weights / weights kept")
+            axes.set_ylabel("test error, %")
+            axes.set_title(TITLES[study["network"]], fontsize=10)
+            axes.grid(axis="y", color="#dddddd")
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8)
+        figure.savefig(FIGURE, metadata={"Date": None})
+
+
+def load() -> list[Study]:
+    """The results that there are, in the order of the titles."""
+    paths = [HERE / "results" / f"{network}.json" for network in TITLES]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+if __name__ == "__main__":
+    found = load()
+    draw(found)
+    write_text(REPORT, report(found))
