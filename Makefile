@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish export register test test-faults check lint ui figures bench bench-compare bench-inference study-notebook study-lenet
+.PHONY: help setup repro show publish export register test test-slow test-faults check lint ui figures bench bench-compare bench-inference study-notebook study-lenet
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -54,8 +54,11 @@ register: setup ## export, and put it into MLflow's model registry; champion if 
 	@python -m stages.export --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BASE),--base $(BASE))
 
-test: setup ## run the tests
+test: setup ## run the tests, the pipeline once among them
 	@$(PYTEST)
+
+test-slow: setup ## run the pipeline in every way it can be started, cached and shared (about four minutes)
+	@$(PYTEST) -m slow
 
 test-faults: setup ## kill, break and flood the pipeline at length (about twenty minutes)
 	@OMP_NUM_THREADS=2 python -m pytest -m faults -p no:xdist

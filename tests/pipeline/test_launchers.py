@@ -7,7 +7,7 @@ import pytest
 
 from tests.pipeline.conftest import Clone, Store
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 ALL = ["download", "evaluate", "finetune_sam", "finetune_sgd", "prune", "train_dense"]
 ONLY_SAM = ["download*", "evaluate", "finetune_sam", "finetune_sgd*", "prune*", "train_dense*"]

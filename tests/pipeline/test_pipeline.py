@@ -46,6 +46,7 @@ def test_every_saved_sparse_model_has_exactly_the_asked_zeros(clone: Clone) -> N
                 assert zeros == pruned_count(0.5, parameter.numel()), (arm, seed, name)
 
 
+@pytest.mark.slow
 def test_a_second_repro_runs_nothing_and_params_run_what_they_change(clone: Clone) -> None:
     assert executed(clone.run("dvc", "repro", **LATER).stdout) == set()
     clone.set(finetune__sam__rho=0.1)
@@ -61,6 +62,7 @@ def test_a_second_repro_runs_nothing_and_params_run_what_they_change(clone: Clon
     assert not clone.run("git", "status", "--porcelain").stdout
 
 
+@pytest.mark.slow
 def test_two_clones_give_the_same_checkpoints(
     clone: Clone, make_clone: Callable[..., Clone]
 ) -> None:

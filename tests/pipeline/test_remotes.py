@@ -6,7 +6,7 @@ import pytest
 
 from tests.pipeline.conftest import Clone, Store
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.slow]
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
