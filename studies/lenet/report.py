@@ -104,7 +104,7 @@ def _network(study: Study) -> Iterator[str]:
     yield ""
     yield "| arm | lr | weight decay | shift, pixels | ρ | validation error % |"
     yield "|---|---|---|---|---|---|"
-    for arm in NAMES:
+    for arm, name in NAMES.items():
         own = [one for one in study["tried"] if one["arm"] == arm]
         least = min(one["validation_error"] for one in own)
         for one in own:
@@ -112,7 +112,7 @@ def _network(study: Study) -> Iterator[str]:
             error = f"{one['validation_error']:.2f}"
             error = f"**{error}**" if one["validation_error"] == least else error
             yield (
-                f"| {NAMES[arm]} | {one['lr']:g} | {one['weight_decay']:g} | {one['shift_pixels']} | "
+                f"| {name} | {one['lr']:g} | {one['weight_decay']:g} | {one['shift_pixels']} | "
                 f"{rho} | {error} |"
             )
 
@@ -126,7 +126,9 @@ def draw(studies: Sequence[Study]) -> None:
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "lenet", "font.size": 10}
     with mpl.rc_context(style):
         figure = Figure(figsize=(4.8 * len(studies), 3.6), layout="constrained")
-        for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
+        for axes, study in zip(
+            figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True
+        ):
             places = compressions(study)
             for arm, shift in zip(NAMES, (0.97, 1.03), strict=True):
                 each = [errors(study, arm, one) for one in places]
