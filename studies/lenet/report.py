@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sparse_sam.files import write_text
 from sparse_sam.statistics import compare_paired
+from studies.lenet.run import results
 
 HERE = Path(__file__).parent
 REPORT, FIGURE = HERE / "REPORT.md", HERE / "errors.svg"
@@ -155,9 +156,16 @@ def draw(studies: Sequence[Study]) -> None:
 
 
 def load() -> list[Study]:
-    """The results that there are, in the order of the titles."""
-    paths = [HERE / "results" / f"{network}.json" for network in TITLES]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    """The networks that were measured, in the order of the titles, with what was tried before."""
+    return [_load(network) for network in TITLES if results("measure", network).is_file()]
+
+
+def _load(network: str) -> Study:
+    chosen, measured = (
+        json.loads(results(step, network).read_text(encoding="utf-8"))
+        for step in ("choose", "measure")
+    )
+    return {**measured, "tried": chosen["tried"], "choosing_compression": chosen["compression"]}
 
 
 if __name__ == "__main__":

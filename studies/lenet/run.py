@@ -1,8 +1,8 @@
-"""Run the study for one network: ``python -m studies.lenet.run lenet-300-100``.
+"""Run the study for one network: ``python -m studies.lenet.run choose lenet-300-100``.
 
-First every arm's recipe is chosen on images held out of training, with a seed of its own; then the
-chosen recipes are run on all training images for the seeds that are reported, and tested once,
-after the last epoch. With ``--folder`` the digits are read from four idx files.
+``choose`` tries every arm's recipes on images held out of training, with a seed of its own.
+``measure`` then runs the best on all training images, for the seeds that are reported, and tests
+once, after the last epoch. With ``--folder`` the digits are read from four idx files.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from sparse_sam.dataset import (
 )
 from sparse_sam.errors import SparseSamError
 from sparse_sam.experiment import finetune, prune, train_dense
-from sparse_sam.files import write_json
+from sparse_sam.files import read_json, write_json
 from sparse_sam.parallel import run_jobs
 from sparse_sam.sources import load_raw
 from sparse_sam.splitting import build_dataset
@@ -55,9 +55,9 @@ class Recipe:
     rho: float | None
 
 
-def results(network: str) -> Path:
-    """Where a network's results go."""
-    return HERE / "results" / f"{network}.json"
+def results(step: str, network: str) -> Path:
+    """Where the results of ``choose`` or ``measure`` go."""
+    return HERE / "results" / f"{step}-{network}.json"
 
 
 def load_data(params: Values, validation_images: int) -> tuple[TrainingData, TestData]:
@@ -188,40 +188,49 @@ def _error(checkpoint: Checkpoint, test: Split) -> float:
     return 100 * (1 - evaluate(checkpoint.build(), test).accuracy)
 
 
+def run_choose(params: Values, network: str) -> Values:
+    """What was tried, and how each did."""
+    data, _ = load_data(params["data"], params["validation_images"])
+    with tqdm(total=len(candidates(params)), desc="choosing", disable=None) as progress:
+        tried = choose(params, network, data, progress.update)
+    return {
+        "compression": params["networks"][network]["choosing_compression"],
+        "seed": params["choosing_seed"],
+        "tried": tried,
+    }
+
+
+def run_measure(params: Values, network: str) -> Values:
+    """The test errors of what was chosen."""
+    cure = f"Run `python -m studies.lenet.run choose {network}`."
+    tried = read_json(results("choose", network), cure=cure)["tried"]
+    chosen = [best(tried, arm) for arm in ARMS]
+    data, test = load_data(params["data"], 0)
+    cells = len(params["seeds"]) * len(params["networks"][network]["compressions"]) * len(chosen)
+    with tqdm(total=cells, desc="measuring", disable=None) as progress:
+        rows = measure(params, network, data, test.test, chosen, progress.update)
+    counts = {part: sum(each) for part, each in data.info.counts.items()}
+    return {"fingerprint": data.info.fingerprint, "images": counts, "rows": rows}
+
+
 def main() -> int:
-    """Choose, measure, and write the results."""
+    """Choose or measure, and write the results."""
     params = YAML(typ="safe", pure=True).load(HERE / "params.yaml")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("step", choices=["choose", "measure"])
     parser.add_argument("network", choices=params["networks"])
     parser.add_argument("--folder", help="four idx files to read instead of downloading")
     arguments = parser.parse_args()
     if arguments.folder:
         params["data"] |= {"source": "idx", "folder": arguments.folder}
-    network = arguments.network
-    cells = len(params["seeds"]) * len(params["networks"][network]["compressions"]) * len(ARMS)
+    step = run_choose if arguments.step == "choose" else run_measure
     try:
         select_device("cpu")
-        held_out, _ = load_data(params["data"], params["validation_images"])
-        with tqdm(total=len(candidates(params)), desc="choosing", disable=None) as progress:
-            tried = choose(params, network, held_out, progress.update)
-        chosen = [best(tried, arm) for arm in ARMS]
-        data, test = load_data(params["data"], 0)
-        with tqdm(total=cells, desc="measuring", disable=None) as progress:
-            rows = measure(params, network, data, test.test, chosen, progress.update)
+        found = step(params, arguments.network)
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    write_json(
-        results(network),
-        {
-            "network": network,
-            "fingerprint": data.info.fingerprint,
-            "images": {part: sum(counts) for part, counts in data.info.counts.items()},
-            "choosing_compression": params["networks"][network]["choosing_compression"],
-            "tried": tried,
-            "rows": rows,
-        },
-    )
+    write_json(results(arguments.step, arguments.network), {"network": arguments.network, **found})
     return 0
 
 

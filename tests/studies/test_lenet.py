@@ -53,12 +53,16 @@ def test_equal_errors_choose_the_first() -> None:
     assert run.best(tried, "sam") == run.Recipe("sam", (("lr", 0.1),), 0.05)
 
 
+MEASURED = report.load()
+
+
+@pytest.mark.skipif(not MEASURED, reason="nothing of this study is measured yet")
 def test_the_committed_report_is_that_of_the_results() -> None:
     text = report.REPORT.read_text(encoding="utf-8")
-    assert text == report.report(report.load()), "run: python -m studies.lenet.report"
+    assert text == report.report(MEASURED), "run: python -m studies.lenet.report"
 
 
-@pytest.mark.parametrize("study", report.load(), ids=lambda study: study["network"])
+@pytest.mark.parametrize("study", MEASURED, ids=lambda study: study["network"])
 def test_the_reported_seeds_did_not_choose(study: Any) -> None:
     seeds = sorted({row["seed"] for row in study["rows"]})
     assert seeds == PARAMS["seeds"]
