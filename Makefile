@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 .PHONY: help setup repro show publish export register test test-slow test-faults check lint ui figures bench bench-compare bench-inference study-notebook study-lenet
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make .venv with the pinned dependencies (the other commands do this first)
 
