@@ -10,13 +10,14 @@ to a tensor, normalised), as torchvision's MNIST class and its users do, without
 from typing import Any
 
 import torch
-from digits import digits, reference
+from digits import reference
 from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report, value
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sparse_sam.dataset import Split
 from sparse_sam.epochs import split_order
+from sparse_sam.reading import read_data
 from sparse_sam.seeding import batch_order
 from sparse_sam.vision import import_torchvision
 
@@ -61,7 +62,7 @@ def loaded(loader: "DataLoader[Any]") -> int:
 
 def measure(*, quick: bool) -> list[Value]:
     """Milliseconds an epoch, and how many times ours each takes."""
-    data, _ = digits(reference(ROOT, fraction=0.2 if quick else 1.0))
+    data, _ = read_data(reference(ROOT, fraction=0.2 if quick else 1.0).data)
     part, info = data.train, data.info
     images = Images(part, info.mean, info.std)
     options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True}

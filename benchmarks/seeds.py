@@ -11,7 +11,7 @@ seeds of the whole protocol in less than 4 × the time of one.
 from collections.abc import Callable
 
 import torch
-from digits import digits, reference
+from digits import reference
 from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report, value
 
 from sparse_sam.arms import SAM, SGD, SGD_2X
@@ -20,6 +20,7 @@ from sparse_sam.compute import select_device
 from sparse_sam.config import Params
 from sparse_sam.dataset import TrainingData
 from sparse_sam.experiment import arm_recipe, finetune, prune, train_dense
+from sparse_sam.reading import read_data
 
 
 def silent(_: object) -> None:
@@ -60,7 +61,7 @@ def measure(
     device: torch.device, counts: list[int], model: str, *, quick: bool, whole: bool
 ) -> list[Value]:
     """Seconds of the loop and of the batched model, their ratio, and growth with seeds."""
-    data, _ = digits(reference(ROOT, fraction=0.2 if quick else 1.0))
+    data, _ = read_data(reference(ROOT, fraction=0.2 if quick else 1.0).data)
     data = data.to(select_device("cuda" if device.type == "cuda" else "cpu"))
     params = reference(ROOT)
     params = params.model_copy(update={"model": params.model.model_copy(update={"name": model})})

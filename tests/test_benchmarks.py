@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sparse_sam.reading import read_data
+
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -134,7 +136,7 @@ def test_the_data_path_gives_all_paths_the_same_images(load: Any) -> None:
     import torch
 
     data_path, digits = load("data_path"), load("digits")
-    data, _ = digits.digits(digits.reference(FOLDER.parent, fraction=0.1))
+    data, _ = read_data(digits.reference(FOLDER.parent, fraction=0.1).data)
     part, info = data.train, data.info
     images = data_path.Images(part, info.mean, info.std)
     image, label = images[5]

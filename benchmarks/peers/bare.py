@@ -12,16 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from digits import digits
-
 from sparse_sam.arms import ARMS, DENSE, PRUNED, SAM, SGD, SGD_2X
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.config import load_params
 from sparse_sam.dataset import TestData, TrainingData
 from sparse_sam.experiment import finetune, prune, train_dense
+from sparse_sam.reading import read_data
 from sparse_sam.training import evaluate
 
 
@@ -64,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     params = load_params(given.params)
     select_device("cpu")
-    data, test = digits(params)
+    data, test = read_data(params.data)
     dense = train_dense(data, params.model.name, params.train_dense, params.seeds[0], silent)
     found = {DENSE: dense.checkpoint, PRUNED: prune(dense.checkpoint, params.prune)}
     for arm in (SGD, SGD_2X, SAM):

@@ -22,24 +22,17 @@ from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.config import DataParams, DenseParams, FinetuneParams, SAMParams, TrainingParams
 from sparse_sam.config_prune import PruneParams
-from sparse_sam.dataset import (
-    Split,
-    TestData,
-    TrainingData,
-    load_test_data,
-    load_training_data,
-    save_dataset,
-)
+from sparse_sam.dataset import Split, TestData, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.experiment import finetune, prune, train_dense
 from sparse_sam.files import read_json, write_json
 from sparse_sam.parallel import run_jobs
-from sparse_sam.sources import load_raw
-from sparse_sam.splitting import build_dataset
+from sparse_sam.reading import read_data
 from sparse_sam.training import evaluate
 
 HERE = Path(__file__).parent
 ARMS = (SGD_2X, SAM)
+TRAINING_IMAGES = 60_000  # of MNIST
 NO_SETTINGS = {"eta": None, "k": None, "alpha": None, "rho_min": None}
 
 Values = dict[str, Any]
@@ -62,13 +55,8 @@ def results(step: str, network: str) -> Path:
 
 def load_data(params: Values, validation_images: int) -> tuple[TrainingData, TestData]:
     """All of MNIST; so many training images are held out."""
-    raw = load_raw(DataParams(**params, validation_fraction=0.0))
-    share = validation_images / len(raw.train_labels)
-    chosen = DataParams(**params, validation_fraction=share)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dataset.safetensors"
-        save_dataset(path, build_dataset(raw, chosen))
-        return load_training_data(path), load_test_data(path)
+    share = validation_images / TRAINING_IMAGES
+    return read_data(DataParams(**params, validation_fraction=share))
 
 
 def candidates(params: Values) -> list[Recipe]:

@@ -6,7 +6,6 @@ the digits of ``mnist-10`` are read from four idx files instead of downloaded.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,14 @@ from sparse_sam.arms import PRUNED, SAM, SGD, SGD_2X
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.config import DataParams, DenseParams, FinetuneParams, SAMParams, TrainingParams
-from sparse_sam.dataset import (
-    TestData,
-    TrainingData,
-    load_test_data,
-    load_training_data,
-    save_dataset,
-)
+from sparse_sam.dataset import TestData, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.experiment import train_dense
 from sparse_sam.files import write_json
 from sparse_sam.masks import plain_state
 from sparse_sam.parallel import run_jobs
 from sparse_sam.pruning import prunable_parameters
-from sparse_sam.sources import load_raw
-from sparse_sam.splitting import build_dataset
+from sparse_sam.reading import read_data
 from sparse_sam.training import evaluate
 from studies.notebook.faults import VARIANTS, Faults, Finetuned, finetune_with, prune
 
@@ -44,14 +36,6 @@ MODEL = "classifier"
 def results(dataset: str) -> Path:
     """Where a data set's results go."""
     return HERE / "results" / f"{dataset}.json"
-
-
-def load_data(params: DataParams) -> tuple[TrainingData, TestData]:
-    """Both parts of the data, as the pipeline's stages would read them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dataset.safetensors"
-        save_dataset(path, build_dataset(load_raw(params), params))
-        return load_training_data(path), load_test_data(path)
 
 
 def recipes(params: dict[str, Any]) -> tuple[DenseParams, FinetuneParams]:
@@ -132,7 +116,7 @@ def main() -> int:
     if arguments.folder:
         chosen |= {"source": "idx", "folder": arguments.folder}
     try:
-        training, test = load_data(DataParams(**chosen))
+        training, test = read_data(DataParams(**chosen))
         select_device("cpu")
         total = len(params["seeds"]) * len(params["sparsities"]) * len(VARIANTS) * len(ARMS)
         with tqdm(total=total, desc=arguments.dataset, unit="run", disable=None) as progress:

@@ -1,0 +1,27 @@
+"""A data set without the pipeline: what a study or a benchmark trains and tests on."""
+
+import tempfile
+from pathlib import Path
+
+from sparse_sam.config import DataParams
+from sparse_sam.dataset import (
+    TestData,
+    TrainingData,
+    load_test_data,
+    load_training_data,
+    save_dataset,
+)
+from sparse_sam.sources import load_raw
+from sparse_sam.splitting import build_dataset
+
+
+def read_data(params: DataParams) -> tuple[TrainingData, TestData]:
+    """Read, split, write and read again, as the stages do; nothing stays on disk.
+
+    Raises:
+        DataError: what ``sources.load_raw`` and ``splitting.build_dataset`` raise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dataset.safetensors"
+        save_dataset(path, build_dataset(load_raw(params), params))
+        return load_training_data(path), load_test_data(path)
