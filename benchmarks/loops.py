@@ -45,6 +45,7 @@ def measure(*, quick: bool) -> list[Value]:
         schedule="constant",
         label_smoothing=0.0,
         shift_pixels=0,
+        precision="float32",
     )
 
     class Module(lightning.LightningModule):  # type: ignore[misc]

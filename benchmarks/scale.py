@@ -61,6 +61,7 @@ def trained(images: int, width: int, epochs: int = 1, seeds: int = 1) -> None:
         schedule="constant",
         label_smoothing=0.0,
         shift_pixels=0,
+        precision="float32",
     )
     for seed in range(seeds):
         model = network(width)

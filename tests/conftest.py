@@ -72,6 +72,7 @@ def make_recipe() -> Callable[..., TrainingParams]:
             "schedule": "constant",
             "label_smoothing": 0.0,
             "shift_pixels": 0,
+            "precision": "float32",
         }
         return TrainingParams(**{**values, **changes})
 

@@ -115,6 +115,13 @@ def test_arms_and_radii_of_one_seed_train_together_with_dense_networks(
     compare(members, data, make_recipe(epochs=2, momentum=0.9, weight_decay=1e-3, lr=0.02))
 
 
+def test_products_are_of_float32_only(make_data: Data, make_recipe: Recipe, tiny_net: str) -> None:
+    data = make_data()
+    recipe = make_recipe(precision="bfloat16")
+    with pytest.raises(ValueError, match="precision = 'bfloat16': .* allowed: float32"):
+        train_batched([Member(initial(data, tiny_net, 0), "dense")], data, recipe, purpose="dense")
+
+
 def test_pooling_layers_map_too(make_recipe: Recipe, make_data: Data) -> None:
     small = make_data(train=8, validation=0)
     info = replace(small.info, image_shape=(1, 28, 28))

@@ -28,6 +28,7 @@ TRAINING: dict[str, Any] = {
     "schedule": "constant",
     "label_smoothing": 0.0,
     "shift_pixels": 0,
+    "precision": "float32",
 }
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],
@@ -217,6 +218,7 @@ BAD: list[tuple[str, list[Any], str]] = [
                 [-1, 0.5, "one", True, None, 2**15],
                 "a whole number, at least 0 and less than 32768",
             ),
+            ("precision", ["float16", 32, None], "one of float32, bfloat16"),
         ]
     ),
 ]

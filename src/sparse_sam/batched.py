@@ -72,13 +72,19 @@ def train_batched(
         One result a member, in their order. ``seconds`` is an equal share of the time of all.
 
     Raises:
-        ValueError: there are no members, or they are not of one model.
+        ValueError: there are no members, they are not of one model, or the recipe's precision is
+            bfloat16, which BatchNorm under ``torch.func.vmap`` cannot mix with float32.
         DivergenceError: a network's loss or weights became infinite or NaN; the message names it.
         MaskError: a pruned weight was not 0 after an epoch.
     """
     if len({(one.start.origin.model, one.start.origin.image_shape) for one in members}) != 1:
         raise ValueError(
             "networks that are trained together must be of one model, and one at least"
+        )
+    if recipe.precision != "float32":
+        raise ValueError(
+            f"precision = {recipe.precision!r}: networks that are trained together take no other "
+            "products; allowed: float32"
         )
     # Those that ascend stand first, so that the second pass takes a part without a copy.
     order = sorted(range(len(members)), key=lambda index: members[index].rho == 0)

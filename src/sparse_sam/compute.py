@@ -3,10 +3,11 @@
 import ctypes
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from sparse_sam.config import Device
+from sparse_sam.config import Device, Precision
 from sparse_sam.errors import ConfigError
 
 
@@ -32,6 +33,19 @@ def select_device(device: Device) -> torch.device:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda")
+
+
+def products_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Within it, convolutions and matrix products round what they multiply to ``precision``.
+
+    ``bfloat16`` is torch's autocast: weights, what optimizers keep, and losses stay float32, and
+    8 of 24 bits of every factor are multiplied. Processors with matrix units for it take half
+    the time for a step of a convolutional network or less (docs/performance.md). ``float32``
+    changes nothing, also not within an autocast of the caller's.
+    """
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _reuse_freed_memory() -> None:

@@ -37,6 +37,7 @@ ModelName = Literal["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
 DenseOptimizer = Literal["sgd", "sam"]
 Variant = Literal["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
 Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
@@ -121,6 +122,7 @@ class TrainingParams(Section):
     schedule: Schedule
     label_smoothing: BelowOne
     shift_pixels: Annotated[int, Field(ge=0, lt=2**15)]
+    precision: Precision
 
 
 class SAMParams(Section):

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sparse_sam.augmentation import random_shifts, shift
+from sparse_sam.compute import products_in
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import TrainingData
 from sparse_sam.errors import DivergenceError
@@ -153,13 +154,21 @@ class _Gradient:
 
     def __call__(self) -> Tensor:
         self.optimizer.zero_grad()
-        logits = self.model(self.images)
-        loss = cross_entropy(logits, self.labels, label_smoothing=self.recipe.label_smoothing)
+        loss = training_loss(self.model, self.images, self.labels, self.recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         if not self.calls:
             self.first_loss = loss.detach()
         self.calls += 1
         return loss
+
+
+def training_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, recipe: TrainingParams
+) -> Tensor:
+    """The mean loss of a batch, in float32, as ``recipe`` smooths labels and rounds products."""
+    with products_in(recipe.precision, images.device):
+        logits = model(images)
+    return cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
 
 
 def seed_layers(seed: int, purpose: str, epoch: int) -> None:

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from sparse_sam.arms import SAM, SGD, SGD_2X
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.config import FinetuneParams
+from sparse_sam.epochs import training_loss
 from sparse_sam.optimizers import make_sam, make_sgd
 
 STEPS = 2  # the second has momentum
@@ -137,7 +137,7 @@ def _peak(pruned: Checkpoint, params: FinetuneParams, optimizer: str) -> int:
 
     def gradient() -> Tensor:
         step.zero_grad()
-        loss = cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+        loss = training_loss(model, images, labels, recipe)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

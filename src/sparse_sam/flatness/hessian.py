@@ -29,12 +29,11 @@ class _Hessian:
         """Hv, for v of shape (size,)."""
         full = torch.zeros_like(self.gradient)
         full[self.kept] = vector
+        # (Not with ``grad_outputs``: torch imports SymPy to look at their shapes, a second.)
+        with torch.enable_grad():
+            along = self.gradient @ full
         parts = torch.autograd.grad(
-            self.gradient,
-            self.parameters,
-            grad_outputs=full,
-            retain_graph=True,
-            materialize_grads=True,
+            along, self.parameters, retain_graph=True, materialize_grads=True
         )
         return flat(parts)[self.kept]
 
