@@ -118,7 +118,7 @@ def test_arms_and_radii_of_one_seed_train_together_with_dense_networks(
 def test_products_are_of_float32_only(make_data: Data, make_recipe: Recipe, tiny_net: str) -> None:
     data = make_data()
     recipe = make_recipe(precision="bfloat16")
-    with pytest.raises(ValueError, match="precision = 'bfloat16': .* allowed: float32"):
+    with pytest.raises(ValueError, match=r"precision = .bfloat16.: .* allowed: float32"):
         train_batched([Member(initial(data, tiny_net, 0), "dense")], data, recipe, purpose="dense")
 
 
