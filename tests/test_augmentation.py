@@ -24,14 +24,14 @@ def test_every_pixel_is_where_it_was_moved(
             for column in range(width):
                 if 0 <= row + down < height and 0 <= column + right < width:
                     expected[image, :, row + down, column + right] = images[image, :, row, column]
-    assert shift(images, torch.tensor(moves[:count]), BACKGROUND).equal(expected)
+    assert shift(images, torch.tensor(moves[:count]), 5, BACKGROUND).equal(expected)
 
 
 def test_no_shift_is_the_image_and_the_image_is_left_alone() -> None:
     images = torch.randn(3, 1, 5, 5)
     before = images.clone()
-    assert shift(images, torch.zeros(3, 2, dtype=torch.int64), 0.0).equal(before)
-    shift(images, torch.ones(3, 2, dtype=torch.int64), 0.0)
+    assert shift(images, torch.zeros(3, 2, dtype=torch.int64), 1, 0.0).equal(before)
+    shift(images, torch.ones(3, 2, dtype=torch.int64), 1, 0.0)
     assert images.equal(before)
 
 

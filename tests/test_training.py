@@ -539,7 +539,7 @@ def test_images_are_shifted_anew_in_every_epoch_and_alike_for_all_arms(
         assert labels.equal(data.train.labels[order])
         moves = random_shifts(len(data.train), 1, 5, purpose, epoch)[order]
         background = -data.info.mean / data.info.std
-        assert images.equal(shift(data.train.images[order], moves, background))
+        assert images.equal(shift(data.train.images[order], moves, 1, background))
         seen[purpose, epoch] = moves
     assert not seen["finetune", 1].equal(seen["finetune", 2])
     still = Batches(data, make_recipe(batch_size=len(data.train)), 5, "finetune", 1)[0][0]

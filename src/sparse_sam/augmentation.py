@@ -7,6 +7,7 @@ that it would have seen.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sparse_sam.seeding import derive_seed
 
@@ -20,25 +21,22 @@ def random_shifts(count: int, pixels: int, seed: int, *purpose: str | int) -> Te
     return torch.randint(-pixels, pixels + 1, (count, 2), generator=generator)
 
 
-def shift(images: Tensor, shifts: Tensor, background: float) -> Tensor:
+def shift(images: Tensor, shifts: Tensor, pixels: int, background: float) -> Tensor:
     """Move every image by its own shift; what comes in at the edges is ``background``.
 
     Args:
         images: (N, channels, height, width).
         shifts: int64, (N, 2), down and right, in pixels, on the same device.
+        pixels: the largest of them, in either direction.
         background: the value of an empty pixel, on the scale of ``images``.
 
     Returns:
         A new tensor of the same shape.
     """
-    count, channels, height, width = images.shape
-    rows = torch.arange(height, device=images.device) - shifts[:, :1]
-    columns = torch.arange(width, device=images.device) - shifts[:, 1:]
-    # Where every pixel comes from, clamped, so that what lies outside can be put in afterwards.
-    places = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
-    flat = places.view(count, 1, -1).expand(count, channels, -1)
-    moved = images.flatten(2).gather(2, flat).view_as(images)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
-        :, None
-    ]
-    return moved.masked_fill_(~inside[:, None], background)
+    count, _, height, width = images.shape
+    rows, columns = min(pixels, height), min(pixels, width)  # further, and an image is gone
+    padded = pad(images, (columns, columns, rows, rows), value=background)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    down = shifts[:, 0].clamp(-rows, rows)
+    right = shifts[:, 1].clamp(-columns, columns)
+    return windows[torch.arange(count, device=images.device), :, rows - down, columns - right]

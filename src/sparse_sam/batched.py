@@ -124,7 +124,8 @@ def _train(stack: Stack, data: TrainingData, recipe: TrainingParams, purpose: st
             if shifts is not None:
                 each = torch.gather(shifts, 1, chosen[:, :, None].expand(-1, -1, 2))
                 background = -data.info.mean / data.info.std
-                moved = shift(images.flatten(0, 1), each.flatten(0, 1), background)
+                flat = images.flatten(0, 1)
+                moved = shift(flat, each.flatten(0, 1), recipe.shift_pixels, background)
                 images = moved.view_as(images)
             losses.append(
                 stack.step_gradients(images, data.train.labels[chosen], recipe.label_smoothing)

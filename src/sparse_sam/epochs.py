@@ -42,7 +42,7 @@ class Batches:
         count, device = len(data.train), data.train.labels.device
         order = batch_order(count, seed, purpose, epoch).to(device)
         self._places = split_order(order, recipe.batch_size)
-        self._shifts = None
+        self._shifts, self._pixels = None, recipe.shift_pixels
         if recipe.shift_pixels:
             shifts = random_shifts(count, recipe.shift_pixels, seed, purpose, epoch)
             self._shifts = shifts.to(device)
@@ -55,7 +55,7 @@ class Batches:
         places = self._places[step]
         images = self._part.images[places]
         if self._shifts is not None:
-            images = shift(images, self._shifts[places], self._background)
+            images = shift(images, self._shifts[places], self._pixels, self._background)
         return images, self._part.labels[places]
 
     @property

@@ -69,7 +69,8 @@ def _lines(studies: Sequence[Study]) -> Iterator[str]:
         "twice the epochs and with SAM, which is the same number of gradient evaluations. Each arm's "
         "learning rate, weight decay, random shifts and ρ were chosen on 5,000 training images held "
         "out, with a seed that is not reported; then the networks were trained on all 60,000 and tested "
-        "once, after the last epoch. Compression counts weights kept, biases apart. Written by "
+        "once, after the last epoch. The dense networks see images shifted by up to a pixel too. "
+        "Compression counts weights kept, biases apart. Written by "
         "`python -m studies.lenet.report` from `results/`."
     )
     yield ""

@@ -71,7 +71,7 @@ def train_all_dense(
 ) -> dict[int, Path]:
     """A dense network for every seed, as a file."""
     sam = SAMParams(variant="sam", rho=0.05, **NO_SETTINGS)
-    recipe = DenseParams(**params["recipe"], optimizer="sgd", sam=sam)
+    recipe = DenseParams(**_recipe(params, network), optimizer="sgd", sam=sam)
     paths = {seed: folder / f"dense-{seed}.safetensors" for seed in seeds}
 
     def work(seed: int, _: Told) -> None:
@@ -91,7 +91,7 @@ def finetuned(
     compression: float,
 ) -> tuple[Checkpoint, float | None]:
     """The network after its last epoch, and its validation accuracy."""
-    changed = {**params["recipe"], **dict(recipe.changes)}
+    changed = {**_recipe(params, network), **dict(recipe.changes)}
     changed["epochs"] = params["networks"][network]["epochs"]
     sam = SAMParams(variant="sam", rho=recipe.rho or 0.0, **NO_SETTINGS)
     finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
@@ -164,6 +164,10 @@ def measure(
 
     rows = run_jobs(work, jobs, on_report=lambda _, count: progress(count))
     return [rows[job] for job in jobs]
+
+
+def _recipe(params: Values, network: str) -> Values:
+    return {**params["recipe"], "precision": params["networks"][network]["precision"]}
 
 
 def _read(path: Path, seed: int, data: TrainingData) -> Checkpoint:

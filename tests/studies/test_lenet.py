@@ -16,7 +16,8 @@ PARAMS = YAML(typ="safe", pure=True).load(run.HERE / "params.yaml")
 def small(tiny_net: str) -> Any:
     """The study of a small network in seconds."""
     recipe = {**PARAMS["recipe"], "epochs": 2, "batch_size": 8}
-    networks = {tiny_net: {"compressions": [2, 4], "epochs": 2, "choosing_compression": 4}}
+    network = {"compressions": [2, 4], "epochs": 2, "choosing_compression": 4}
+    networks = {tiny_net: {**network, "precision": "float32"}}
     prune = {**PARAMS["prune"], "schedule": {**PARAMS["prune"]["schedule"], "updates": 3}}
     candidates = PARAMS["candidates"][:2]
     changed = {"recipe": recipe, "networks": networks, "prune": prune, "candidates": candidates}
