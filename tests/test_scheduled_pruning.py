@@ -13,12 +13,14 @@ from sparse_sam import experiment
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.config import VARIANT_SETTINGS, DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.dataset import TrainingData
-from sparse_sam.errors import MaskError
+from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.experiment import Trained, finetune, prune, train_dense
 from sparse_sam.masks import Masks, attach, load_plain, masks_of, plain_state, tighten
 from sparse_sam.models import build_model
 from sparse_sam.optimizers import forget_everything, forget_pruned, make_sam, make_sgd
-from sparse_sam.pruning import ScheduledPruning, pruned_count
+from sparse_sam.pruning import Pruner, ScheduledPruning, pruned_count
+from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.schedules import make_schedule
 from sparse_sam.resume import ResumePoint
 from sparse_sam.seeding import seeded
 from sparse_sam.training import Epoch
@@ -308,6 +310,18 @@ def test_masks_only_shrink() -> None:
     assert mask.tolist() == [[1, 0], [0, 0]]
     assert weight.detach().count_nonzero() == 1
     assert torch.equal(model[0].weight, weight)
+
+
+def test_weights_that_became_nan_are_no_fault_of_the_masks(make_recipe: Recipe) -> None:
+    model = nn.Linear(4, 4)
+    attach(model, Masks({"weight": torch.ones(4, 4).bool()}))
+    schedule = make_schedule(prune_params(sparsity=0.8, schedule=GRADUAL))
+    optimizer = make_sgd(model, make_recipe())
+    scheduled = ScheduledPruning(Pruner(), schedule, Evidence(), model, optimizer, steps=2)
+    with torch.no_grad():
+        model.weight_orig[1, 2] = torch.nan
+    with pytest.raises(DivergenceError, match=r"weight cannot be pruned by magnitude: .* Lower lr"):
+        scheduled.before_step(1)
 
 
 @pytest.mark.parametrize("variant", ["sgd", *VARIANT_SETTINGS])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.config_prune import PruneParams
-from sparse_sam.errors import MaskError
+from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.masks import Masks, masks_of
 from sparse_sam.pruning.criteria import CRITERIA, Evidence
 from sparse_sam.pruning.ranking import keep_largest
@@ -54,6 +54,7 @@ class Pruner:
             MaskError: the sparsity is out of range or below the one that the model has, the
                 model has nothing to prune so, or a tensor would lose all its weights; the message
                 names it.
+            DivergenceError: a score is NaN, so that nothing can be ranked.
         """
         if not 0 <= sparsity < 1:
             raise MaskError(f"sparsity = {sparsity}: must be at least 0 and less than 1")
@@ -64,6 +65,11 @@ class Pruner:
         units = {}
         for name in weights:
             score = scores.pop(name)
+            if score.isnan().any():
+                raise DivergenceError(
+                    f"{name} cannot be pruned by {self.criterion}: its weights, or their "
+                    "gradients, became infinite or NaN. Lower lr in params.yaml, or rho."
+                )
             if before:
                 score.masked_fill_(~before[name], -torch.inf)
             units[name] = structure.unit_scores(score, criterion.pooled)
