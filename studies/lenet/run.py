@@ -59,9 +59,9 @@ def load_data(params: Values, validation_images: int) -> tuple[TrainingData, Tes
     return read_data(DataParams(**params, validation_fraction=share))
 
 
-def candidates(params: Values) -> list[Recipe]:
+def candidates(params: Values, network: str) -> list[Recipe]:
     """What each arm may choose from."""
-    changes = [tuple(one.items()) for one in params["candidates"]]
+    changes = [tuple(one.items()) for one in params["networks"][network]["candidates"]]
     by_sgd = [Recipe(SGD_2X, one, None) for one in changes]
     return by_sgd + [Recipe(SAM, one, rho) for one, rho in product(changes, params["rhos"])]
 
@@ -115,10 +115,12 @@ def choose(params: Values, network: str, data: TrainingData, progress: Told) -> 
             return 100 * (1 - (accuracy or 0.0))
 
         # SGD's takes as long as SAM's: half the gradients a step, twice the steps.
-        errors = run_jobs(work, candidates(params), on_report=lambda _, count: progress(count))
+        errors = run_jobs(
+            work, candidates(params, network), on_report=lambda _, count: progress(count)
+        )
     return [
         {"arm": one.arm, **dict(one.changes), "rho": one.rho, "validation_error": errors[one]}
-        for one in candidates(params)
+        for one in candidates(params, network)
     ]
 
 
@@ -183,7 +185,7 @@ def _error(checkpoint: Checkpoint, test: Split) -> float:
 def run_choose(params: Values, network: str) -> Values:
     """What was tried, and how each did."""
     data, _ = load_data(params["data"], params["validation_images"])
-    with tqdm(total=len(candidates(params)), desc="choosing", disable=None) as progress:
+    with tqdm(total=len(candidates(params, network)), desc="choosing", disable=None) as progress:
         tried = choose(params, network, data, progress.update)
     return {
         "compression": params["networks"][network]["choosing_compression"],

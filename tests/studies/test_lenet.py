@@ -17,10 +17,10 @@ def small(tiny_net: str) -> Any:
     """The study of a small network in seconds."""
     recipe = {**PARAMS["recipe"], "epochs": 2, "batch_size": 8}
     network = {"compressions": [2, 4], "epochs": 2, "choosing_compression": 4}
-    networks = {tiny_net: {**network, "precision": "float32"}}
+    candidates = PARAMS["networks"]["lenet-300-100"]["candidates"][:2]
+    networks = {tiny_net: {**network, "precision": "float32", "candidates": candidates}}
     prune = {**PARAMS["prune"], "schedule": {**PARAMS["prune"]["schedule"], "updates": 3}}
-    candidates = PARAMS["candidates"][:2]
-    changed = {"recipe": recipe, "networks": networks, "prune": prune, "candidates": candidates}
+    changed = {"recipe": recipe, "networks": networks, "prune": prune}
     return {**PARAMS, **changed, "seeds": [0, 1]}
 
 
