@@ -38,10 +38,10 @@ def classifier(image_shape: ImageShape, num_classes: int) -> nn.Module:
     positions = _positions(image_shape, [(4, 2, 1), (4, 2, 1)])
     return nn.Sequential(
         nn.Conv2d(image_shape[0], 64, kernel_size=4, stride=2, padding=1),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
         nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(128),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
         nn.Flatten(),
         nn.Linear(128 * positions, num_classes),
     )

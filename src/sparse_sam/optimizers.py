@@ -2,18 +2,19 @@
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from sparse_sam.config import SAMParams, TrainingParams
+from sparse_sam.eager import EagerSGD
 from sparse_sam.errors import StaleOptimizerError
 from sparse_sam.masks import masks_of
 from sparse_sam.sam import SAM, LookSAM, build
 
 
-def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
+def make_sgd(model: nn.Module, recipe: TrainingParams) -> EagerSGD:
     """SGD over every parameter of ``model``."""
-    return SGD(
+    return EagerSGD(
         model.parameters(),
         lr=recipe.lr,
         momentum=recipe.momentum,
@@ -26,7 +27,7 @@ def make_sam(model: nn.Module, recipe: TrainingParams, sam: SAMParams) -> SAM:
     return build(
         sam.variant,
         model,
-        SGD,
+        EagerSGD,
         sam.rho,
         settings=sam.settings,
         lr=recipe.lr,

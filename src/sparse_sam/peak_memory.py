@@ -106,9 +106,6 @@ def main() -> None:
     """Read a job, measure each of its optimizers in a fork, write the bytes as JSON."""
     job = json.load(sys.stdin)
     params = FinetuneParams.model_validate(job["params"])
-    # The first optimizer of a process imports torch's compiler, some 80 MiB that no step needs.
-    # (No backward pass here: where torch starts threads for it, a fork could not use them.)
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     peaks = {}
     for optimizer in job["optimizers"]:
         receive, send = os.pipe()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 10.0
 """How long a sender waits for the next stage. DVC takes about a second between two of them."""
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.03
 _LOCK_SECONDS = 5.0
 _PASSING_SECONDS = 20.0
 # Senders outlive the stages that start them; nothing here waits for their end.

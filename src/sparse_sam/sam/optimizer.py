@@ -19,6 +19,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sparse_sam.batchnorm import frozen_batchnorm_statistics
+from sparse_sam.eager import Eager
 from sparse_sam.sam.base import complete_group, make_base
 from sparse_sam.sam.descent import Descent, Nonfinite
 from sparse_sam.sam.excursion import Ascent, Excursion
@@ -26,7 +27,7 @@ from sparse_sam.sam.kept import KeptWeights
 from sparse_sam.sam.passes import forget_gradients, take_gradients, unsynchronised
 
 
-class SAM(Optimizer):
+class SAM(Eager, Optimizer):
     """SAM around a base optimizer; with ``adaptive=True`` ASAM.
 
     Use ``step(closure)``, where the closure computes the loss, calls ``backward`` and returns it;
