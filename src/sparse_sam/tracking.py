@@ -79,7 +79,14 @@ class Tracker:
             if self.uri.startswith("sqlite:///"):
                 folder = Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts"
                 location = folder.as_uri()
-            return str(self.client.create_experiment(name, artifact_location=location))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                # Another clone has made it in this moment: the lock is this clone's alone.
+                found = self.client.get_experiment_by_name(name)
+                if not found:
+                    raise
+                return str(found.experiment_id)
 
     def has_content(self, launcher: Mapping[str, str], content: str) -> bool:
         """Whether a pipeline run with these results is there already, whoever sent it."""
@@ -334,9 +341,14 @@ class SweepRuns:
             client.set_terminated(run, "FINISHED", end)
         self._sent.add(identity)
 
-    def close(self) -> None:
-        """Say that the sweep is complete. Raises TrackingError."""
+    def close(self, table: Path) -> None:
+        """Say that the sweep is complete, and keep its table if it is there.
+
+        Raises TrackingError.
+        """
         with as_tracking_error(self._tracker.uri):
+            if table.is_file():
+                self._tracker.client.log_artifact(self._parent, str(table))
             self._tracker.client.set_terminated(self._parent, "FINISHED")
 
     def _of(self, cell: Mapping[str, Any]) -> str:

@@ -97,14 +97,14 @@ def run(sweep: Sweep, asked: argparse.Namespace) -> int:
     root = repository_root()
     folder = asked.store or state_folder(root) / "sweeps" / sweep.name
     store = Store(folder)
-    path = asked.table or folder / f"{sweep.name}.csv"
     with engine_of(asked) as engine, Sending(store, root, idle=asked.no_mlflow):
         swept = run_sweep(sweep, store, engine, Progress(sweep.name, engine.workers))
-    write_table(path, sweep, swept.table)
-    write_costs(folder / "costs.csv", swept.cells, swept.costs)
+        for path in filter(None, (store.table(sweep.name), asked.table)):
+            write_table(path, sweep, swept.table)
+        write_costs(folder / "costs.csv", swept.cells, swept.costs)
     sys.stdout.write(
         f"{sweep.name}: {len(swept.table)} of {len(swept.cells)} cells, {swept.computed} computed "
-        f"now; {path}\n"
+        f"now; {asked.table or store.table(sweep.name)}\n"
     )
     return _complain(swept, folder)
 

@@ -8,6 +8,8 @@ that it was running.
 """
 
 import os
+import secrets
+import socket
 import time
 import traceback
 from collections import deque
@@ -32,6 +34,7 @@ _NODE_DEATHS = 3
 _HANDED_OUT_A_CORE = 2
 """One at work and one that waits beside it; more only make this process slow."""
 _WAIT_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
 
 Boxes = dict[str, list[Any]]
 """Data sets by fingerprint, as references that Ray does not open by itself (hence the list)."""
@@ -57,6 +60,11 @@ class OnRay:
     """
 
     def __init__(self, address: str | None = None, cores: int | None = None) -> None:
+        # Usage reports go to Ray's makers by default.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address is None and "RAY_AUTH_MODE" not in os.environ:
+            # A cluster that begins here listens on the network too, but to nobody else.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         try:
             import ray
         except ImportError:
@@ -65,8 +73,7 @@ class OnRay:
                 "--engine sequential."
             ) from None
         self.ray: Any = ray
-        # Usage reports go to Ray's makers by default.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        _check_that_it_answers(address)
         # What a worker prints is not the sweep's to show; its errors come as exceptions.
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
         if address is None:
@@ -93,6 +100,19 @@ class OnRay:
         if not groups:
             return
         yield from _Run(self, groups, data, known).events()
+
+
+def _check_that_it_answers(address: str | None) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return  # "auto", say
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SparseSamError(
+            f"nothing answers at {address} ({error}). Start Ray there: `ray start --head`."
+        ) from None
 
 
 class _Waiting(NamedTuple):
@@ -238,13 +258,13 @@ def _report(work: Work, network: Checkpoint | Diverged, shared: Shared) -> Measu
 @cache
 def _prepare(model: str, code: str) -> None:
     """Once a process: one thread, and the same code as whoever asks."""
-    select_device("cpu")
-    torch.set_num_threads(1)
     if code_version(model) != code:
         raise SparseSamError(
             "this node has another version of sparse-sam, of torch, or of the model's module, than "
             "the process that runs the sweep. Install the same on all nodes."
         )
+    select_device("cpu")
+    torch.set_num_threads(1)
 
 
 def _fetch(box: list[Any]) -> Any:

@@ -98,8 +98,12 @@ class Sender:
         self.sent = 0
         self._runs: dict[str, SweepRuns] = {}
 
-    def send(self) -> None:
-        """Send every cell that is done and was not sent. Raises TrackingError."""
+    def send(self, *, last: bool = True) -> None:
+        """Send every cell that is done and was not sent. Raises TrackingError.
+
+        Args:
+            last: whether nothing more is to come: then sweeps that are complete are closed.
+        """
         from sparse_sam.tracking import SweepRuns
 
         finished = self.store.finished()
@@ -116,8 +120,8 @@ class Sender:
                     measures = {k: float(v) for k, v in asdict(result).items() if v is not None}
                     runs.send(cell, measures, seconds=cost.seconds, ended=cost.ended)
                     self.sent += 1
-            if len(done) == len(content["cells"]):
-                runs.close()
+            if last and len(done) == len(content["cells"]):
+                runs.close(self.store.table(name))
 
 
 def main() -> int:
@@ -134,7 +138,7 @@ def main() -> int:
         sender = Sender(Store(asked.store), Tracker(repository_root()))
         # The input of one that follows a sweep ends when that does, however it does.
         while FOLLOWING in os.environ and not _input_ended():
-            sender.send()
+            sender.send(last=False)
         sender.send()
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")

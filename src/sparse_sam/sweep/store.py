@@ -5,6 +5,7 @@
     STORE/cells/<key>.json           what a cell found, and what it was
     STORE/dense/<key>.safetensors    a dense network that cells share, or <key>.json: it diverged
     STORE/sweeps/<identity>.json     a sweep's cells, for whoever shows them
+    STORE/<name>.csv                 its table
     STORE/log.jsonl                  what was begun, done and failed, and when
     STORE/lock                       held while a sweep writes here
 
@@ -141,6 +142,10 @@ class Store:
     def cell_path(self, key: str) -> Path:
         """Where a cell's result is, or will be."""
         return self.folder / "cells" / f"{key}.json"
+
+    def table(self, name: str) -> Path:
+        """Where a sweep's table is, or will be."""
+        return self.folder / f"{name}.csv"
 
     def _dense_paths(self, key: str) -> tuple[Path, Path]:
         folder = self.folder / "dense"
