@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes
+.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference study-notebook study-lenet
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -90,7 +90,7 @@ ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another por
 		--host 127.0.0.1 --port $(or $(PORT),5000)
 
 server: setup-sweep ## a team's MLflow server: its database in MLFLOW_BACKEND_STORE_URI (docs/sweeps.md)
-	@mlflow server --artifacts-destination "$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" \
+	@python -m mlflow server --artifacts-destination "$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" \
 		--host $(or $(HOST),127.0.0.1) --port $(or $(PORT),5000)
 
 figures: setup ## bring the README's table and picture up to date with the results
@@ -112,14 +112,8 @@ bench-compare: setup ## show what became slower since the last commit that was m
 bench-inference: setup ## measure sizes and speed of what is exported, and put the tables into docs/export.md
 	@python benchmarks/inference.py --docs docs/export.md --json benchmarks/results/inference.json
 
-bench-sweep: setup-sweep ## measure what sweeping costs, and put the table into docs/sweeps.md (five minutes)
-	@python benchmarks/sweep.py --keep --docs
-
 study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
 	@dvc repro studies/notebook/dvc.yaml
 
 study-lenet: setup ## error of the LeNets against compression, beside published tables (studies/lenet; hours)
 	@dvc repro studies/lenet/dvc.yaml
-
-study-regimes: setup-sweep ## where SAM pays, over sparsities and seeds (studies/regimes; hours)
-	@dvc repro studies/regimes/dvc.yaml
