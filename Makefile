@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 EXTRAS := pipeline,export,s3,test,lint
 READY := $(VENV)/.ready
+READY_SWEEP := $(VENV)/.ready-sweep
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -14,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro show publish export register test test-slow test-faults check lint ui figures bench bench-compare bench-inference study-notebook study-lenet
+.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference study-notebook study-lenet
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -35,6 +36,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $(READY)
 
+setup-sweep: $(READY_SWEEP) # Ray, and a driver for PostgreSQL: only what sweeps needs them
+
+$(READY_SWEEP): $(READY)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[$(EXTRAS),sweep,server]'
+	@touch $(READY_SWEEP)
+
 repro: setup ## run what is not up to date of the experiment, and print the comparison
 	@python -m sparse_sam.config
 	@dvc repro
@@ -54,6 +62,9 @@ register: setup ## export, and put it into MLflow's model registry; champion if 
 	@python -m stages.export --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BASE),--base $(BASE))
 
+sweep: setup-sweep ## run what is not done of a sweep (FILE=sweep.yaml ADDRESS=…; docs/sweeps.md)
+	@python -m sparse_sam.sweep $(or $(FILE),studies/regimes/sweep.yaml) $(if $(ADDRESS),--address $(ADDRESS))
+
 test: setup ## run the tests, the pipeline once among them
 	@$(PYTEST)
 
@@ -62,6 +73,9 @@ test-slow: setup ## run the pipeline in every way it can be started, cached and 
 
 test-faults: setup ## kill, break and flood the pipeline at length (about twenty minutes)
 	@OMP_NUM_THREADS=2 python -m pytest -m faults -p no:xdist
+
+test-sweep: setup-sweep ## sweeps on a real Ray cluster, a team's server on PostgreSQL (about five minutes)
+	@OMP_NUM_THREADS=1 python -m pytest -m sweep -p no:xdist
 
 check: setup ## compare the metrics with the base branch's, as gate.yaml says
 	@python -m sparse_sam.gate
@@ -74,6 +88,10 @@ lint: setup ## check style and types
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another port)
 	@mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
 		--host 127.0.0.1 --port $(or $(PORT),5000)
+
+server: setup-sweep ## a team's MLflow server: its database in MLFLOW_BACKEND_STORE_URI (docs/sweeps.md)
+	@python -m mlflow server --artifacts-destination "$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" \
+		--host $(or $(HOST),127.0.0.1) --port $(or $(PORT),5000)
 
 figures: setup ## bring the README's table and picture up to date with the results
 	@python docs/make_figures.py

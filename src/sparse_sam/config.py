@@ -9,7 +9,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -223,6 +223,9 @@ class Params(Section):
         return self
 
 
+AnySection = TypeVar("AnySection", bound=Section)
+
+
 def load_params(path: Path) -> Params:
     """Read and check ``params.yaml``.
 
@@ -230,8 +233,13 @@ def load_params(path: Path) -> Params:
         ConfigError: the file is missing, is not YAML, or holds a value that is not allowed. The
             message has a line for every fault: file, key, value, what is allowed.
     """
+    return parse_params(read_yaml(path), origin=str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file of parameters, not checked. Raises ConfigError if it is not YAML."""
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing. Run from the repository's root.") from None
     except MarkedYAMLError as error:
@@ -241,36 +249,41 @@ def load_params(path: Path) -> Params:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    return parse_params(content, origin=str(path))
 
 
 def parse_params(content: Any, origin: str = "params") -> Params:
     """Check already parsed parameters; ``origin`` is named in errors. Raises ConfigError."""
+    return parse_section(Params, content, origin)
+
+
+def parse_section(kind: type[AnySection], content: Any, origin: str) -> AnySection:
+    """Check a section of any kind; ``origin`` is named in errors. Raises ConfigError."""
     if not isinstance(content, dict):
         raise ConfigError(f"{origin} must hold a mapping of parameters, not {_brief(content)}")
     try:
-        return Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         faults = error.errors()
     # A list with a bad item is reported as too short besides.
     inner = {fault["loc"][:-1] for fault in faults}
     faults = [one for one in faults if one["type"] != "too_short" or one["loc"] not in inner]
-    raise ConfigError("\n".join(f"{origin}: {_explain(fault)}" for fault in faults))
+    raise ConfigError("\n".join(f"{origin}: {_explain(fault, kind)}" for fault in faults))
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, root: type[Section]) -> str:
     location, value, kind = fault["loc"], fault["input"], fault["type"]
     key = ".".join(map(str, location))
     if kind in {"extra_forbidden", "invalid_key"}:
-        return f"{key} = {_brief(value)}: unknown key; allowed here: {_keys(location[:-1])}"
+        allowed = _keys(location[:-1], root)
+        return f"{key} = {_brief(value)}: unknown key; allowed here: {allowed}"
     if kind == "missing":
-        return f"{key} is missing; allowed: {in_words(_field(location))}"
+        return f"{key} is missing; allowed: {in_words(_field(location, root))}"
     # The other faults with a number in their location are those of a list's items.
     key = re.sub(r"\.(\d+)$", r"[\1]", key)
     message = fault["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        return f"{key} = {_brief(value)}: must be {in_words(_field(location))}"
-    if is_section(_field(location)):  # a check over several of its keys names one of them
+        return f"{key} = {_brief(value)}: must be {in_words(_field(location, root))}"
+    if is_section(_field(location, root)):  # a check over several of its keys names one of them
         return f"{key}.{message}".removeprefix(".")
     return f"{key} = {_brief(value)}: {message}"
 
@@ -280,9 +293,9 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _field(location: tuple[Any, ...]) -> FieldInfo:
-    """The field at a fault's location, or the item of a list."""
-    field = FieldInfo.from_annotation(Params)
+def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:
+    """The field at a fault's location under ``root``, or the item of a list."""
+    field = FieldInfo.from_annotation(root)
     for part in location:
         hint: Any = field.annotation
         if isinstance(part, int):
@@ -292,8 +305,8 @@ def _field(location: tuple[Any, ...]) -> FieldInfo:
     return field
 
 
-def _keys(location: tuple[Any, ...]) -> str:
-    section: Any = _field(location).annotation
+def _keys(location: tuple[Any, ...], root: type[Section]) -> str:
+    section: Any = _field(location, root).annotation
     return ", ".join(section.model_fields)
 
 

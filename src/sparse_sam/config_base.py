@@ -41,6 +41,8 @@ def in_words(field: FieldInfo) -> str:
         return f"a mapping with the keys {', '.join(hint.model_fields)}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) is dict:
+        return "a mapping"
     if get_origin(hint) is tuple:
         item = FieldInfo.from_annotation(get_args(hint)[0])
         return f"a list of one or more, each {in_words(item)}"

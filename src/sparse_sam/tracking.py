@@ -5,8 +5,10 @@ written with the time of its event, and MLflow's stores hold a (run, name, step,
 once. So it does not matter how often a journal is sent, or where sending broke off.
 """
 
+import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -30,7 +32,7 @@ from sparse_sam.pipelines import pipeline_content, started_at, state_folder
 
 EXPERIMENT = "sparse-sam"
 _RUN, _CONTENT = "sparse_sam.run", "sparse_sam.content"
-_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+_METRICS_A_BATCH, _PARAMS_A_BATCH, _RUNS_A_PAGE = 1000, 100, 1000
 
 
 def tracking_uri(root: Path) -> str:
@@ -77,7 +79,14 @@ class Tracker:
             if self.uri.startswith("sqlite:///"):
                 folder = Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts"
                 location = folder.as_uri()
-            return str(self.client.create_experiment(name, artifact_location=location))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                # Another clone has made it in this moment: the lock is this clone's alone.
+                found = self.client.get_experiment_by_name(name)
+                if not found:
+                    raise
+                return str(found.experiment_id)
 
     def has_content(self, launcher: Mapping[str, str], content: str) -> bool:
         """Whether a pipeline run with these results is there already, whoever sent it."""
@@ -263,6 +272,106 @@ class Replay:
         self.tracker.client.log_batch(run, tags=labels)
         for batch in _batches(items, _PARAMS_A_BATCH):
             self.tracker.client.log_batch(run, params=batch)
+
+
+class SweepRuns:
+    """A sweep as a run, and each of its cells as a nested run, written in one batch each.
+
+    Args:
+        tracker: where they go.
+        identity: of the sweep: what was sent before, by whoever, is found by it.
+        name: the sweep's.
+        launcher: the experiment and run that started it, if MLflow did.
+    """
+
+    def __init__(
+        self, tracker: Tracker, identity: str, name: str, launcher: Mapping[str, str]
+    ) -> None:
+        self._tracker, self._identity = tracker, f"sweep/{identity}"
+        self._experiment = tracker.experiment(launcher)
+        with as_tracking_error(tracker.uri):
+            self._parent, _ = tracker.find_or_create(
+                self._experiment,
+                self._identity,
+                name=f"sweep {name}",
+                parent=launcher.get("mlflow_run_id"),
+                time=time.time_ns() // 1_000_000,
+                tags={"sparse_sam.kind": "sweep"},
+            )
+            self._begun, self._sent = self._children()
+
+    def has(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell was sent whole."""
+        return self._of(cell) in self._sent
+
+    def send(
+        self,
+        cell: Mapping[str, Any],
+        measures: Mapping[str, float],
+        *,
+        seconds: float,
+        ended: float,
+    ) -> None:
+        """Send a cell. Raises TrackingError.
+
+        Args:
+            cell: ``purpose``, ``arm``, ``seed``, and under ``params`` its place on every axis.
+            measures: what it found.
+            seconds: what it took.
+            ended: when, in seconds since 1970.
+        """
+        identity, end = self._of(cell), int(1000 * ended)
+        values = {**cell["params"], **{name: cell[name] for name in ("purpose", "arm", "seed")}}
+        params = [Param(name, str(value)) for name, value in values.items()]
+        metrics = [Metric(name, value, end, 0) for name, value in measures.items()]
+        client = self._tracker.client
+        with as_tracking_error(self._tracker.uri):
+            run = self._begun.get(identity)
+            if run is None:
+                tags = {
+                    _RUN: identity,
+                    "mlflow.parentRunId": self._parent,
+                    "sparse_sam.kind": "cell",
+                    "sparse_sam.cell": cell["key"],
+                }
+                name, start = f"{cell['arm']} seed {cell['seed']}", end - int(1000 * seconds)
+                made = client.create_run(self._experiment, start, tags=tags, run_name=name)
+                run = self._begun[identity] = str(made.info.run_id)
+            client.log_batch(run, metrics=metrics, params=params)
+            client.set_terminated(run, "FINISHED", end)
+        self._sent.add(identity)
+
+    def close(self, table: Path) -> None:
+        """Say that the sweep is complete, and keep its table if it is there.
+
+        Raises TrackingError.
+        """
+        with as_tracking_error(self._tracker.uri):
+            if table.is_file():
+                self._tracker.client.log_artifact(self._parent, str(table))
+            self._tracker.client.set_terminated(self._parent, "FINISHED")
+
+    def _of(self, cell: Mapping[str, Any]) -> str:
+        text = json.dumps(cell, sort_keys=True).encode()
+        return f"{self._identity}/{hashlib.sha256(text).hexdigest()}"
+
+    def _children(self) -> tuple[dict[str, str], set[str]]:
+        """The runs of the cells that were begun, and which of the cells were sent whole."""
+        begun: dict[str, str] = {}
+        sent: set[str] = set()
+        page: str | None = None
+        query = f"tags.`mlflow.parentRunId` = '{self._parent}'"
+        while True:
+            found = self._tracker.client.search_runs(
+                [self._experiment], query, max_results=_RUNS_A_PAGE, page_token=page
+            )
+            for run in found:
+                begun[run.data.tags[_RUN]] = str(run.info.run_id)
+                if run.info.status == "FINISHED":
+                    sent.add(run.data.tags[_RUN])
+            page = found.token
+            if not page:
+                return begun, sent
 
 
 def _metrics(event: dict[str, Any]) -> list[Metric]:

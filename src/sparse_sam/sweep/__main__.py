@@ -1,0 +1,145 @@
+"""``python -m sparse_sam.sweep FILE``: run what is not done of a sweep, and write its table."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparse_sam.errors import SparseSamError
+from sparse_sam.sweep.declaration import Sweep, load_sweep
+
+if TYPE_CHECKING:
+    from sparse_sam.sweep.engines import Engine
+    from sparse_sam.sweep.sweeping import Swept
+
+
+def arguments_of() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse_sam.sweep",
+        description="Run what is not done of a sweep, and write its table (docs/sweeps.md).",
+    )
+    parser.add_argument("file", type=Path, help="the declaration, such as sweep.yaml")
+    parser.add_argument(
+        "--engine", choices=("ray", "sequential"), default="ray", help="what computes the cells"
+    )
+    parser.add_argument("--address", help="of a running Ray cluster; without, one begins here")
+    parser.add_argument("--cores", type=int, help="of this machine, for a Ray that begins here")
+    parser.add_argument(
+        "--store", type=Path, help="where results are kept (.sparse-sam/sweeps/<name>)"
+    )
+    parser.add_argument("--table", type=Path, help="where the table goes (<store>/<name>.csv)")
+    parser.add_argument("--cell", metavar="NAME", help="compute this one cell anew, and print it")
+    parser.add_argument("--no-mlflow", action="store_true", help="tell MLflow nothing")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when every cell is done."""
+    asked = arguments_of().parse_args(arguments)
+    try:
+        sweep = load_sweep(asked.file)
+    except SparseSamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    try:
+        if asked.cell:
+            sys.stdout.write(reproduce(sweep, asked.cell))
+            return 0
+        return run(sweep, asked)
+    except SparseSamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return 130
+
+
+def reproduce(sweep: Sweep, name: str) -> str:
+    """Compute one cell alone, from its data on, and say what was found, with all digits."""
+    from sparse_sam.sweep.cells import find, possible_cells
+    from sparse_sam.sweep.compute import Result
+    from sparse_sam.sweep.engines import Done, Failed, Group, Sequential
+    from sparse_sam.sweep.sweeping import read_all
+
+    data, fingerprints = read_all(sweep)
+    cell = find(list(possible_cells(sweep, fingerprints)), name)
+    group = Group(cell.work.dense, (cell.work,))
+    for event in Sequential().run([group], data, lambda _: None):
+        if isinstance(event, Failed):
+            raise SparseSamError(event.why)
+        if isinstance(event, Done) and isinstance(event.found, Result):
+            what = {
+                "cell": cell.name,
+                "purpose": cell.purpose,
+                **dict(cell.regime.labels),
+                "arm": cell.arm,
+                **dict(cell.candidate),
+                "seed": cell.seed,
+            }
+            return json.dumps({**what, **asdict(event.found)}, indent=2) + "\n"
+    raise AssertionError("the cell was computed or failed")
+
+
+def run(sweep: Sweep, asked: argparse.Namespace) -> int:
+    """Run a sweep, with a line of progress, and say what came of it."""
+    from sparse_sam.pipelines import repository_root, state_folder
+    from sparse_sam.sweep.progress import Progress
+    from sparse_sam.sweep.sending import Sending
+    from sparse_sam.sweep.store import Store
+    from sparse_sam.sweep.sweeping import run_sweep
+    from sparse_sam.sweep.table import write_costs, write_table
+
+    root = repository_root()
+    folder = asked.store or state_folder(root) / "sweeps" / sweep.name
+    store = Store(folder)
+    with engine_of(asked) as engine, Sending(store, root, idle=asked.no_mlflow):
+        swept = run_sweep(sweep, store, engine, Progress(sweep.name, engine.workers))
+        for path in filter(None, (store.table(sweep.name), asked.table)):
+            write_table(path, sweep, swept.table)
+        write_costs(folder / "costs.csv", swept.cells, swept.costs)
+    sys.stdout.write(
+        f"{sweep.name}: {len(swept.table)} of {len(swept.cells)} cells, {swept.computed} computed "
+        f"now; {asked.table or store.table(sweep.name)}\n"
+    )
+    return _complain(swept, folder)
+
+
+def _complain(swept: "Swept", folder: Path) -> int:
+    """Say what failed; 1 if anything did."""
+    for why in dict.fromkeys(swept.failures.values()):
+        count = sum(one == why for one in swept.failures.values())
+        sys.stderr.write(f"error: {count} failed: {why.strip().splitlines()[-1]}\n")
+    for (regime, arm), why in swept.lacking.items():
+        where = ", ".join(f"{name} = {label}" for name, label in regime.labels)
+        sys.stderr.write(f"error: {where}, arm {arm}: nothing is reported: {why}\n")
+    if swept.failures:
+        sys.stderr.write(
+            f"Tracebacks are in {folder / 'log.jsonl'}; the same command tries again what failed.\n"
+        )
+    return 1 if swept.failures or swept.lacking else 0
+
+
+@contextmanager
+def engine_of(asked: argparse.Namespace) -> "Iterator[Engine]":
+    """The engine that was asked for, and its end."""
+    if asked.engine == "sequential":
+        from sparse_sam.sweep.engines import Sequential
+
+        yield Sequential()
+        return
+    from sparse_sam.sweep.on_ray import OnRay
+
+    engine = OnRay(asked.address, asked.cores)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""A sweep's cells: all that is computed, first what chooses, then what is reported.
+
+All of it is arithmetic on names: no cell is computed here, and every one can be named from the
+declaration and the fingerprints of the data alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sparse_sam.config import DataParams
+from sparse_sam.errors import SparseSamError
+from sparse_sam.sweep.code import code_version
+from sparse_sam.sweep.declaration import Arm, Changes, Regime, Sweep
+from sparse_sam.sweep.work import Dense, Work, identity, key_of
+
+Purpose = Literal["choose", "report"]
+Fingerprints = Mapping[DataParams, str]
+Chosen = Mapping[tuple[Regime, str], Changes]
+"""The candidate of every regime and arm that was chosen."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        purpose: whether it chooses or is reported.
+        regime: where on the axes it lies.
+        arm: the arm's name.
+        candidate: what it tries, or what was chosen.
+        seed: of everything random.
+        work: what is computed; cells of different names may share it.
+        name: SHA-256 of the work's parameters and data.
+        key: the same with the version of the code.
+    """
+
+    purpose: Purpose
+    regime: Regime
+    arm: str
+    candidate: Changes
+    seed: int
+    work: Work
+    name: str
+    key: str
+
+
+def data_of(sweep: Sweep) -> list[DataParams]:
+    """The data sets that the sweep reads, each once."""
+    arm = sweep.arms[0]
+    found = (sweep.params(one, arm, arm.candidates[0], 0).data for one in sweep.regimes())
+    return list(dict.fromkeys(found))
+
+
+def choosing_cells(sweep: Sweep, fingerprints: Fingerprints) -> Iterator[Cell]:
+    """Every candidate of the arms that have a choice, for every seed that chooses.
+
+    Where nothing is reported every arm is tried, whether it has a choice or not.
+    """
+    for regime in sweep.regimes():
+        for arm in sweep.arms:
+            if len(arm.candidates) > 1 or not sweep.seeds.reporting:
+                for candidate in arm.candidates:
+                    for seed in sweep.seeds.choosing:
+                        yield _cell(sweep, fingerprints, "choose", regime, arm, candidate, seed)
+
+
+def reporting_cells(sweep: Sweep, fingerprints: Fingerprints, chosen: Chosen) -> Iterator[Cell]:
+    """The chosen candidate of every arm that has one, for every seed that is reported."""
+    for regime in sweep.regimes():
+        for arm in sweep.arms:
+            if (regime, arm.name) in chosen:
+                candidate = chosen[regime, arm.name]
+                for seed in sweep.seeds.reporting:
+                    yield _cell(sweep, fingerprints, "report", regime, arm, candidate, seed)
+
+
+def possible_cells(sweep: Sweep, fingerprints: Fingerprints) -> Iterator[Cell]:
+    """Every cell that there could be, whatever is chosen."""
+    yield from choosing_cells(sweep, fingerprints)
+    for regime in sweep.regimes():
+        for arm in sweep.arms:
+            for candidate in arm.candidates:
+                for seed in sweep.seeds.reporting:
+                    yield _cell(sweep, fingerprints, "report", regime, arm, candidate, seed)
+
+
+def find(cells: Sequence[Cell], name: str) -> Cell:
+    """The cell whose name or key begins so.
+
+    Raises:
+        SparseSamError: there is none, or several.
+    """
+    found = {cell.key: cell for cell in cells if cell.name.startswith(name)} or {
+        cell.key: cell for cell in cells if cell.key.startswith(name)
+    }
+    if len(found) != 1:
+        count = "no cell" if not found else f"{len(found)} cells"
+        raise SparseSamError(
+            f"{count} of this sweep begin with {name!r}. The names stand in the table, in the "
+            "column cell; they change with the declaration and the data."
+        )
+    return next(iter(found.values()))
+
+
+def _cell(
+    sweep: Sweep,
+    fingerprints: Fingerprints,
+    purpose: Purpose,
+    regime: Regime,
+    arm: Arm,
+    candidate: Changes,
+    seed: int,
+) -> Cell:
+    params = sweep.params(regime, arm, candidate, seed)
+    dense = Dense(fingerprints[params.data], params.model.name, params.train_dense, seed)
+    reported = purpose == "report"
+    work = Work(
+        dense=dense,
+        prune=params.prune,
+        arm=arm.arm,
+        finetune=params.finetune,
+        flatness=sweep.flatness if reported else None,
+        tested=reported,
+    )
+    key = key_of(work, code_version(params.model.name))
+    return Cell(purpose, regime, arm.name, candidate, seed, work, identity(work), key)

@@ -1,0 +1,120 @@
+"""The arithmetic of a cell: the same library functions as the stages', and pure.
+
+What chooses takes ``TrainingData`` and cannot see a test image; only ``report`` takes ``TestData``.
+Masks are made anew in every cell: from the same dense network they are the same, and take a
+hundredth of the time of the finetuning that follows. Dense networks are given, made once.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sparse_sam.checkpoint import Checkpoint
+from sparse_sam.dataset import TestData, TrainingData
+from sparse_sam.errors import DivergenceError
+from sparse_sam.experiment import Trained, finetune, prune, train_dense
+from sparse_sam.flatness.measure import some_images
+from sparse_sam.flatness.sharpness import sharpness
+from sparse_sam.results import sparsity_metrics
+from sparse_sam.training import evaluate
+
+if TYPE_CHECKING:
+    from sparse_sam.sweep.work import Dense, Work
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A training whose loss or weights became infinite or NaN: a finding, and no fault."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell found. All but ``diverged`` are None where it diverged or was not measured.
+
+    Attributes:
+        diverged: whether the dense training or the finetuning did.
+        validation_accuracy: share of right answers after the last epoch.
+        validation_loss: mean cross-entropy.
+        train_loss: mean over the last epoch.
+        gradient_evaluations: of the finetuning.
+        sparsity: share of the prunable weights that are 0.
+        test_accuracy: of the finetuned network.
+        test_loss: likewise.
+        dense_test_accuracy: of the network before pruning.
+        pruned_test_accuracy: of the network between pruning and finetuning.
+        sharpness: rise of the training loss within the declared radius, of the finetuned network.
+    """
+
+    diverged: bool = False
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    train_loss: float | None = None
+    gradient_evaluations: int | None = None
+    sparsity: float | None = None
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    dense_test_accuracy: float | None = None
+    pruned_test_accuracy: float | None = None
+    sharpness: float | None = None
+
+
+def dense_network(dense: "Dense", data: TrainingData) -> Checkpoint | Diverged:
+    """Train the network that cells share."""
+    try:
+        trained = train_dense(data, dense.model, dense.recipe, dense.seed, lambda _: None)
+    except DivergenceError as error:
+        return Diverged(str(error))
+    return trained.checkpoint
+
+
+def choose(work: "Work", dense: Checkpoint | Diverged, data: TrainingData) -> Result:
+    """Finetune, and measure on validation."""
+    finetuned = None if isinstance(dense, Diverged) else _finetuned(work, dense, data)
+    if finetuned is None:
+        return Result(diverged=True)
+    return Result(**_trained(finetuned[1]))
+
+
+def report(
+    work: "Work", dense: Checkpoint | Diverged, data: TrainingData, test: TestData
+) -> Result:
+    """Finetune, and measure on the test set, before and after; and how flat it became."""
+    finetuned = None if isinstance(dense, Diverged) else _finetuned(work, dense, data)
+    if finetuned is None or isinstance(dense, Diverged):
+        return Result(diverged=True)
+    pruned, trained = finetuned
+    model = trained.checkpoint.build()
+    tested = evaluate(model, test.test)
+    sharp = None
+    if work.flatness and work.flatness.images:
+        part = some_images(data.train, work.flatness.images)
+        sharp = sharpness(model, part, work.flatness.rho, work.flatness.steps).value
+    return Result(
+        **_trained(trained),
+        test_accuracy=tested.accuracy,
+        test_loss=tested.loss,
+        dense_test_accuracy=evaluate(dense.build(), test.test).accuracy,
+        pruned_test_accuracy=evaluate(pruned.build(), test.test).accuracy,
+        sharpness=sharp,
+    )
+
+
+def _finetuned(
+    work: "Work", dense: Checkpoint, data: TrainingData
+) -> tuple[Checkpoint, Trained] | None:
+    pruned = prune(dense, work.prune, data)
+    try:
+        trained = finetune(
+            pruned, data, work.finetune, work.arm, lambda _: None, pruning=work.prune
+        )
+    except DivergenceError:
+        return None
+    return pruned, trained
+
+
+def _trained(trained: Trained) -> dict[str, Any]:
+    last = asdict(trained.history[-1])
+    taken = ("validation_accuracy", "validation_loss", "train_loss", "gradient_evaluations")
+    sparsity = sparsity_metrics([trained.checkpoint])["sparsity"]
+    return {**{name: last[name] for name in taken}, "sparsity": sparsity}

@@ -1,0 +1,1 @@
+"""In which regime SAM pays, over sparsity, dense training, arm and seed."""
