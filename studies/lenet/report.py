@@ -101,8 +101,11 @@ def _network(study: Study) -> Iterator[str]:
             f"{compared['mean']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )
     yield ""
-    yield "What was tried for each arm, with the error on held-out images at "
-    yield f"{study['choosing_compression']:g}×; the best of each arm was taken:"
+    yield from _against_published(study)
+    yield (
+        f"What was tried for each arm, with the error on held-out images at "
+        f"{study['choosing_compression']:g}×; the best of each arm was taken:"
+    )
     yield ""
     yield "| arm | lr | weight decay | shift, pixels | ρ | validation error % |"
     yield "|---|---|---|---|---|---|"
@@ -117,6 +120,24 @@ def _network(study: Study) -> Iterator[str]:
                 f"| {name} | {one['lr']:g} | {one['weight_decay']:g} | {one['shift_pixels']} | "
                 f"{rho} | {error} |"
             )
+
+
+def _against_published(study: Study) -> Iterator[str]:
+    published = PUBLISHED[study["network"]]
+    for arm, name in NAMES.items():
+        below, above = [], []
+        for compression in compressions(study):
+            if compression in published:
+                mean = errors(study, arm, compression).mean()
+                better = mean < published[compression][0]
+                (below if better else above).append(f"{compression:g}×")
+        said = [
+            f"{word} the published error at {', '.join(which)}"
+            for word, which in (("below", below), ("not below", above))
+            if which
+        ]
+        yield f"{name} is {', and '.join(said)} (the published networks saw no shifted images)."
+        yield ""
 
 
 def _cell(values: NDArray[np.float64]) -> str:
