@@ -190,7 +190,9 @@ def _constants(link: _Link, shape: torch.Size) -> Tensor:
     bias = link.producer.bias
     width = len(link.producer.weight)
     values = torch.zeros(width) if bias is None else bias
-    tensor = values.double().view(1, width, *[1] * (len(shape) - 2)).expand(1, width, *shape[2:])
+    constant = values.double().view(1, width, *[1] * (len(shape) - 2))
+    # (A copy: layers may work in place.)
+    tensor = constant.expand(1, width, *shape[2:]).clone()
     for module in link.between:
         tensor = copy.deepcopy(module).double()(tensor)
     return tensor
