@@ -6,7 +6,6 @@ from dataclasses import asdict, fields
 from itertools import product
 from math import ceil
 
-import torch
 from tqdm import tqdm
 
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -14,7 +13,7 @@ from sparse_sam.compute import select_device
 from sparse_sam.dataset import DataInfo, TrainingData, load_training_data
 from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
-from sparse_sam.parallel import run_jobs
+from sparse_sam.parallel import one_core_would_wait, run_jobs
 from sparse_sam.pipelines import repository_root, state_folder
 from sparse_sam.results import mean_history, training_metrics
 from sparse_sam.resume import ResumePoint, resume_key
@@ -85,7 +84,7 @@ def train_arms(
             jobs,
             on_report=on_epoch,
             side_by_side=data.train.labels.device.type == "cpu"
-            and not _one_core_would_wait([epochs[arm] for arm, _ in jobs]),
+            and not one_core_would_wait([epochs[arm] for arm, _ in jobs]),
             turn=ceil(max(epochs.values()) / _TURNS),
         )
     metrics = {}
@@ -111,15 +110,6 @@ def train_arms(
     report_checkpoints(stage, list(epochs))
     for point in points.values():
         point.remove()
-
-
-def _one_core_would_wait(lengths: Sequence[int]) -> bool:
-    """Whether two cores are better given to one training after the other.
-
-    Side by side they cannot be done before the longest is. On two threads a training takes 1.9
-    times less (docs/performance.md); on more that depends on the network, and is left alone.
-    """
-    return torch.get_num_threads() == 2 and max(lengths) > 1.1 * sum(lengths) / 2
 
 
 def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:

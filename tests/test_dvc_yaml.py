@@ -1,7 +1,5 @@
 """dvc.yaml says what the stages really read: code, parameters, outputs."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from sparse_sam.pipelines import BEFORE
+from sparse_sam.sweep.code import imports
 from stages import layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +20,7 @@ OBSERVERS = {
     "src/sparse_sam/config.py",
     "src/sparse_sam/config_base.py",
     "src/sparse_sam/config_prune.py",
+    "src/sparse_sam/config_read.py",
     "src/sparse_sam/errors.py",
     "src/sparse_sam/files.py",
     "src/sparse_sam/journal.py",
@@ -36,25 +36,6 @@ def file_of(module: str) -> Path | None:
     base = ROOT / ("src" if module.startswith("sparse_sam") else "") / Path(*module.split("."))
     candidates = (base.with_suffix(".py"), base / "__init__.py")
     return next((path for path in candidates if path.is_file()), None)
-
-
-def imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports at run time, also inside functions."""
-    tree = ast.parse(path.read_text())
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
 
 
 def code_of(stage: str) -> set[str]:

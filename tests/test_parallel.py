@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sparse_sam.errors import DivergenceError, SparseSamError
-from sparse_sam.parallel import run_jobs
+from sparse_sam.parallel import one_core_would_wait, run_jobs
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it forks")
 
@@ -70,6 +70,29 @@ def test_jobs_that_take_turns_report_everything_once_and_end_together(tmp_path: 
     assert heard == {job: [0, 1, 2, 3] for job in (1, 2, 3, 4, 5)}
     assert set(order[:10]) == {1, 2, 3, 4, 5}  # all had their first turn before any had a third
     assert all((tmp_path / str(job)).stat().st_size == 3 for job in heard)
+
+
+@pytest.mark.parametrize(
+    ("threads", "lengths", "waits"),
+    [
+        (2, [6, 3], True),  # 6 side by side; 4.5 and a little more one after the other
+        (2, [6, 6], False),
+        (2, [6, 5], False),
+        (2, [6, 3, 6, 3], False),
+        (2, [6], True),
+        (1, [6, 3], False),
+        (4, [6, 3], False),
+    ],
+)
+def test_two_cores_go_to_one_job_after_the_other_where_one_is_much_longer(
+    threads: int, lengths: list[float], waits: bool
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert one_core_would_wait(lengths) == waits
+    finally:
+        torch.set_num_threads(before)
 
 
 @linux_only
@@ -130,7 +153,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     code = (
         "import os, sys, time, torch\n"
         "from pathlib import Path\n"
-        "from sparse_sam.parallel import run_jobs\n"
+        "from sparse_sam.parallel import one_core_would_wait, run_jobs\n"
         "torch.set_num_threads(2)\n"
         "def wait(job, report):\n"
         "    (Path(sys.argv[1]) / str(os.getpid())).touch()\n"

@@ -39,8 +39,8 @@ def products_in(precision: Precision, device: torch.device) -> AbstractContextMa
     """Within it, convolutions and matrix products round what they multiply to ``precision``.
 
     ``bfloat16`` is torch's autocast: weights, what optimizers keep, and losses stay float32, and
-    8 of 24 bits of every factor are multiplied. Processors with matrix units for it take half
-    the time for a step of a convolutional network or less (docs/performance.md). ``float32``
+    8 of 24 bits of every factor are multiplied. How much faster a step is depends on the
+    processor (docs/performance.md). ``float32``
     changes nothing, also not within an autocast of the caller's.
     """
     if precision == "float32":

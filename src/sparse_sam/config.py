@@ -6,15 +6,11 @@ stage depends on this module or on those that it is made of.
 """
 
 import importlib.util
-import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import BeforeValidator, Field, model_validator
 
 from sparse_sam.config_base import (
     BelowOne,
@@ -26,10 +22,9 @@ from sparse_sam.config_base import (
     Positive,
     Section,
     Seed,
-    in_words,
-    is_section,
 )
 from sparse_sam.config_prune import PruneParams
+from sparse_sam.config_read import parse_section, read_yaml
 from sparse_sam.errors import ConfigError
 
 SourceName = Literal["mnist-sample", "mnist", "fashion-mnist", "kmnist", "idx"]
@@ -223,9 +218,6 @@ class Params(Section):
         return self
 
 
-AnySection = TypeVar("AnySection", bound=Section)
-
-
 def load_params(path: Path) -> Params:
     """Read and check ``params.yaml``.
 
@@ -236,78 +228,9 @@ def load_params(path: Path) -> Params:
     return parse_params(read_yaml(path), origin=str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a file of parameters, not checked. Raises ConfigError if it is not YAML."""
-    try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is missing. Run from the repository's root.") from None
-    except MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML: {error.problem}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def parse_params(content: Any, origin: str = "params") -> Params:
     """Check already parsed parameters; ``origin`` is named in errors. Raises ConfigError."""
     return parse_section(Params, content, origin)
-
-
-def parse_section(kind: type[AnySection], content: Any, origin: str) -> AnySection:
-    """Check a section of any kind; ``origin`` is named in errors. Raises ConfigError."""
-    if not isinstance(content, dict):
-        raise ConfigError(f"{origin} must hold a mapping of parameters, not {_brief(content)}")
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        faults = error.errors()
-    # A list with a bad item is reported as too short besides.
-    inner = {fault["loc"][:-1] for fault in faults}
-    faults = [one for one in faults if one["type"] != "too_short" or one["loc"] not in inner]
-    raise ConfigError("\n".join(f"{origin}: {_explain(fault, kind)}" for fault in faults))
-
-
-def _explain(fault: Any, root: type[Section]) -> str:
-    location, value, kind = fault["loc"], fault["input"], fault["type"]
-    key = ".".join(map(str, location))
-    if kind in {"extra_forbidden", "invalid_key"}:
-        allowed = _keys(location[:-1], root)
-        return f"{key} = {_brief(value)}: unknown key; allowed here: {allowed}"
-    if kind == "missing":
-        return f"{key} is missing; allowed: {in_words(_field(location, root))}"
-    # The other faults with a number in their location are those of a list's items.
-    key = re.sub(r"\.(\d+)$", r"[\1]", key)
-    message = fault["msg"].removeprefix("Value error, ")
-    if kind != "value_error":
-        return f"{key} = {_brief(value)}: must be {in_words(_field(location, root))}"
-    if is_section(_field(location, root)):  # a check over several of its keys names one of them
-        return f"{key}.{message}".removeprefix(".")
-    return f"{key} = {_brief(value)}: {message}"
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:
-    """The field at a fault's location under ``root``, or the item of a list."""
-    field = FieldInfo.from_annotation(root)
-    for part in location:
-        hint: Any = field.annotation
-        if isinstance(part, int):
-            field = FieldInfo.from_annotation(get_args(hint)[0])
-        else:
-            field = hint.model_fields[part]
-    return field
-
-
-def _keys(location: tuple[Any, ...], root: type[Section]) -> str:
-    section: Any = _field(location, root).annotation
-    return ", ".join(section.model_fields)
 
 
 def main() -> int:

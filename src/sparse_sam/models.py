@@ -63,8 +63,7 @@ def lenet_300_100(image_shape: ImageShape, num_classes: int) -> nn.Module:
 def lenet_5(image_shape: ImageShape, num_classes: int) -> nn.Module:
     """LeNet-5 as Caffe ships it (20-50-500-10), the network of the published pruning tables.
 
-    A pixel's channels lie side by side in memory: so pooling is vectorised, and a training step
-    on a CPU takes two thirds of the time.
+    A pixel's channels lie side by side in memory: so that a CPU pools vectors of them.
     """
     positions = _positions(image_shape, [(5, 1, 0), (2, 2, 0), (5, 1, 0), (2, 2, 0)])
     model = nn.Sequential(

@@ -30,6 +30,16 @@ _POLL_SECONDS = 0.1
 _assigned: dict[str, Any] = {}
 
 
+def one_core_would_wait(lengths: Sequence[float]) -> bool:
+    """Whether two cores are better given to one job after the other.
+
+    Side by side, jobs of these lengths cannot be done before the longest is, also where they take
+    turns. A job that has both threads takes little more than half of its time; on more threads
+    that depends on the job, and side by side is left as it is.
+    """
+    return torch.get_num_threads() == 2 and max(lengths) > 1.1 * sum(lengths) / 2
+
+
 def run_jobs(
     work: Callable[[Job, Report], Result],
     jobs: Sequence[Job],

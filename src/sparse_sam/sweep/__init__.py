@@ -1,7 +1,8 @@
 """Sweeps: one question at many sparsities, networks, arms, ρ and seeds, here or on a cluster.
 
 =============== =====================================================================
-declaration     ``sweep.yaml`` as checked values: axes, arms, candidates, seeds
+sections        ``sweep.yaml`` as it is written
+declaration     … and as checked values: axes, arms, candidates, seeds
 work, code      what makes a result, and the key that is its hash
 cells           every combination that is computed, and its name
 compute         the arithmetic of one cell, pure

@@ -20,6 +20,7 @@ _OBSERVERS = {
     "sparse_sam.config",
     "sparse_sam.config_base",
     "sparse_sam.config_prune",
+    "sparse_sam.config_read",
     "sparse_sam.errors",
     "sparse_sam.files",
 }
@@ -52,7 +53,7 @@ def files() -> dict[str, Path]:
         if path is None or module in seen or module in _OBSERVERS:
             continue
         seen[module] = path
-        waiting += [name for name in _imports(path) if name.startswith("sparse_sam")]
+        waiting += [name for name in imports(path) if name.startswith("sparse_sam")]
         waiting.append(module.rpartition(".")[0])
     return seen
 
@@ -62,7 +63,7 @@ def _file_of(module: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-def _imports(path: Path) -> Iterator[str]:
+def imports(path: Path) -> Iterator[str]:
     """The modules that a file imports at run time, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {

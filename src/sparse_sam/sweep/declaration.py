@@ -9,19 +9,26 @@ names. Every combination is checked here, with the errors that ``params.yaml`` h
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
 
-from sparse_sam.config import Params, parse_params, parse_section, read_yaml
-from sparse_sam.config_base import CountOrNull, Positive, Section, Seed
+from sparse_sam.config import Params, parse_params
+from sparse_sam.config_read import parse_section, read_yaml
 from sparse_sam.errors import ConfigError
+from sparse_sam.sweep.sections import (
+    NAME,
+    ArmParams,
+    FlatnessParams,
+    RangeParams,
+    SearchParams,
+    SeedsParams,
+    SweepParams,
+)
 
 Scalar = bool | int | float | str | None
 Changes = tuple[tuple[str, Scalar], ...]
@@ -34,113 +41,6 @@ SET_BY_SWEEP: dict[str, Any] = {
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 0.0},
 }
 """The parts of ``params.yaml`` that a base does not have: cells neither read nor need them."""
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
-_DIGITS = 4
-"""Drawn values are rounded to so many significant digits: they are read by people."""
-
-
-def _named(value: Any) -> Any:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError("must be a mapping, with names as its keys")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError("must be a name: letters, digits and . _ + - only")
-    return value
-
-
-def _different_seeds(value: Any) -> Any:
-    if isinstance(value, list):
-        if any(value.count(one) > 1 for one in value):
-            raise ValueError("every seed may stand once only")
-        return tuple(value)
-    return value
-
-
-Named = Annotated[dict[str, Any], BeforeValidator(_named)]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_different_seeds)]
-
-
-class SeedsParams(Section):
-    """Which seeds choose, and which are reported: never the same."""
-
-    choosing: Seeds
-    reporting: Seeds
-
-    @model_validator(mode="after")
-    def _are_disjoint(self) -> Self:
-        both = sorted(set(self.choosing) & set(self.reporting))
-        if both:
-            raise ValueError(
-                f"reporting = {list(self.reporting)}: {', '.join(map(str, both))} choose too; a "
-                "seed that chose a setting cannot report on it"
-            )
-        if not (self.choosing or self.reporting):
-            raise ValueError("reporting = []: there must be a seed that chooses or reports")
-        return self
-
-
-class SearchParams(Section):
-    """How many candidates are drawn for every arm. With null all of them are tried."""
-
-    samples: CountOrNull
-    seed: Seed
-
-
-class FlatnessParams(Section):
-    """How sharpness is measured in the cells that are reported; with ``images`` null it is not."""
-
-    images: CountOrNull
-    rho: Positive
-    steps: Annotated[int, Field(ge=1, le=1000)]
-
-
-class RangeParams(Section):
-    """A candidate's setting that is drawn from an interval."""
-
-    low: float
-    high: float
-    log: bool
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"high = {self.high!r}: must be more than low = {self.low!r}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low!r}: must be more than 0 where log is true")
-        return self
-
-    def draw(self, generator: np.random.Generator) -> float:
-        """One value, uniform on the interval or on its logarithm."""
-        if self.log:
-            value = float(np.exp(generator.uniform(np.log(self.low), np.log(self.high))))
-        else:
-            value = float(generator.uniform(self.low, self.high))
-        return float(f"{value:.{_DIGITS}g}")
-
-
-class ArmParams(Section):
-    """One arm: what the library calls it, what it changes, and what it chooses from."""
-
-    arm: Literal["sgd", "sgd_2x", "sam"]
-    fixed: Named
-    choose: Named
-
-
-class SweepParams(Section):
-    """The whole of ``sweep.yaml``, as it is written."""
-
-    name: Annotated[str, BeforeValidator(_plain)]
-    seeds: SeedsParams
-    search: SearchParams
-    flatness: FlatnessParams
-    equivalence_margin: Annotated[float, Field(gt=0, lt=1)]
-    base: Named
-    axes: Named
-    arms: Named
 
 
 @dataclass(frozen=True)
@@ -349,7 +249,7 @@ def _changes(value: Any, key: str) -> Changes:
 
 def _check_names(value: Mapping[Any, Any], key: str) -> None:
     for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(f"{key}: {name!r} must be a name: letters, digits and . _ + - only")
 
 

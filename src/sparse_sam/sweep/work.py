@@ -13,7 +13,7 @@ from typing import Any
 from sparse_sam.arms import SAM
 from sparse_sam.config import DenseParams, FinetuneParams
 from sparse_sam.config_prune import PruneParams
-from sparse_sam.sweep.declaration import FlatnessParams
+from sparse_sam.sweep.sections import FlatnessParams
 
 
 @dataclass(frozen=True)
