@@ -63,7 +63,7 @@ register: setup ## export, and put it into MLflow's model registry; champion if 
 		$(if $(BASE),--base $(BASE))
 
 sweep: setup-sweep ## run what is not done of a sweep (FILE=sweep.yaml ADDRESS=…; docs/sweeps.md)
-	@python -m sparse_sam.sweep $(or $(FILE),studies/regimes/sweep.yaml) $(if $(ADDRESS),--address $(ADDRESS))
+	@python -m sparse_sam.sweep $(or $(FILE),studies/regimes/lenet-300-100.yaml) $(if $(ADDRESS),--address $(ADDRESS))
 
 test: setup ## run the tests, the pipeline once among them
 	@$(PYTEST)
