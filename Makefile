@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference study-notebook study-lenet
+.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -112,8 +112,14 @@ bench-compare: setup ## show what became slower since the last commit that was m
 bench-inference: setup ## measure sizes and speed of what is exported, and put the tables into docs/export.md
 	@python benchmarks/inference.py --docs docs/export.md --json benchmarks/results/inference.json
 
+bench-sweep: setup-sweep ## measure the sweeps' engine, and simulate it on a cluster, into docs/sweeps.md
+	@python benchmarks/sweep.py --keep --docs
+
 study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
 	@dvc repro studies/notebook/dvc.yaml
 
 study-lenet: setup ## error of the LeNets against compression, beside published tables (studies/lenet; hours)
 	@dvc repro studies/lenet/dvc.yaml
+
+study-regimes: setup-sweep ## where SAM pays, over sparsity and dense training (studies/regimes; two hours)
+	@dvc repro studies/regimes/dvc.yaml

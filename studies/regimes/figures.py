@@ -34,7 +34,7 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid.axis": "y",
 }
-_LINEAR_TO = 0.1
+_LINEAR_TO = 0.5
 """Differences of so many points are drawn to scale, larger ones on a logarithmic one."""
 
 
@@ -83,14 +83,14 @@ def differences(studies: Sequence[Study]) -> str:
                         compared.append(compare_paired(first, second, margin))
                     _intervals(axes, pair[0], offset + 1, compared, 100)
                 axes.axhline(0, color="k", lw=0.8)
-                axes.set_yscale("symlog", linthresh=_LINEAR_TO, linscale=1.5)
-                ticks = [-2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1]
+                axes.set_yscale("symlog", linthresh=_LINEAR_TO, linscale=2)
+                ticks = [-5, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1]
                 axes.yaxis.set_major_locator(FixedLocator(ticks))
                 axes.yaxis.set_minor_locator(NullLocator())
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:g}"))
                 _sparsities(axes, study, dense)
             panels[0].set_ylabel(f"accuracy less SGD's, points\n{equal}")
-        grid[0][-1].legend(frameon=False)
+        grid[0][0].legend(frameon=False, loc="lower left")
     return drawn()
 
 
@@ -124,12 +124,11 @@ def rho(studies: Sequence[Study]) -> str:
 
 
 def flatness(studies: Sequence[Study]) -> str:
-    """Test error against sharpness, a dot a network, a panel a sparsity that is worth one."""
+    """Test accuracy against sharpness, a dot a network, at the four highest sparsities."""
     with _figure(2 * len(studies), 4) as (figure, drawn):
         grid = figure.subplots(len(studies), 4, squeeze=False)
         for panels, study in zip(grid, studies, strict=True):
-            last = study.sparsities[:: max(1, len(study.sparsities) // 4)][-4:]
-            for axes, sparsity in zip(panels, last, strict=True):
+            for axes, sparsity in zip(panels, sorted(study.sparsities)[-4:], strict=False):
                 for arm in NAMES:
                     x, y = (
                         np.concatenate(
