@@ -1,6 +1,6 @@
 """The sweeps' engine: its efficiency on two cores, its cost a cell, and what a cluster would do.
 
-    python benchmarks/sweep.py                # about eight minutes; needs pip install '.[sweep]'
+    python benchmarks/sweep.py                # about twenty minutes; needs pip install '.[sweep]'
 
 - **Efficiency**: the same cells one after the other on one thread, and on Ray with two workers, in
   turn. Ray runs already; its start is timed apart.
