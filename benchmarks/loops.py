@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sparse_sam.compute import select_device
 from sparse_sam.config import TrainingParams
-from sparse_sam.dataset import DataInfo, TrainingData
+from sparse_sam.dataset import TrainingData
+from sparse_sam.parts import DataInfo
 from sparse_sam.models import build_model
 from sparse_sam.optimizers import make_sgd
 from sparse_sam.training import train

@@ -8,8 +8,8 @@ OUTPUTS = (layout.DATASET, layout.metrics("download"))
 
 def work(stage: Stage) -> None:
     """Write the data set, and what it holds as metrics."""
-    from sparse_sam.dataset import save_dataset
     from sparse_sam.files import write_json
+    from sparse_sam.parts import save_dataset
     from sparse_sam.sources import load_raw
     from sparse_sam.splitting import build_dataset
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -98,5 +99,7 @@ def _run(name: str, params: Params, outputs: Sequence[Path], work: Callable[[Sta
         if status == "FINISHED":
             with atomic_path(layout.run(name)) as temporary:
                 shutil.copyfile(journal.path, temporary)
-        if status != "KILLED":  # who stops a stage does not want to wait; the sender goes on
+        if status == "FINISHED" and name in layout.BEFORE_EVALUATE and "DVC_STAGE" in os.environ:
+            publisher.leave()  # DVC goes on to the stage that waits
+        elif status != "KILLED":  # who stops a stage does not want to wait; the sender goes on
             publisher.wait()

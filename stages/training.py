@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
-from sparse_sam.dataset import DataInfo, TrainingData, load_training_data
+from sparse_sam.dataset import TrainingData, load_training_data
+from sparse_sam.parts import DataInfo
 from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
 from sparse_sam.parallel import one_core_would_wait, run_jobs

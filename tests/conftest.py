@@ -108,7 +108,8 @@ def make_data() -> Callable[..., TrainingData]:
     """A data set in memory: so many images for training and for validation (0: no such part)."""
     import torch
 
-    from sparse_sam.dataset import DataInfo, TrainingData
+    from sparse_sam.dataset import TrainingData
+    from sparse_sam.parts import DataInfo
 
     def make(train: int = 30, validation: int = 15, seed: int = 0) -> TrainingData:
         generator = torch.Generator().manual_seed(seed)

@@ -1,6 +1,7 @@
 """The data set: written byte for byte, and loaded only if it is whole."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,14 +16,8 @@ from torch import Tensor
 
 from sparse_sam import tensorfile
 from sparse_sam.config import DataParams
-from sparse_sam.dataset import (
-    DataInfo,
-    Dataset,
-    Split,
-    load_test_data,
-    load_training_data,
-    save_dataset,
-)
+from sparse_sam.dataset import Split, load_test_data, load_training_data
+from sparse_sam.parts import DataInfo, Dataset, save_dataset
 from sparse_sam.errors import DataError, SparseSamError
 from sparse_sam.sources import RawData, load_raw
 from sparse_sam.splitting import build_dataset
@@ -257,12 +252,36 @@ def test_loading_imports_nothing_that_only_downloading_needs() -> None:
         "import sys, sparse_sam.dataset, sparse_sam.idx, sparse_sam.sources, sparse_sam.vision\n"
         "print({'mlxtend', 'sklearn', 'torchvision'} & set(sys.modules))"
     )
-    path = str(Path(tensorfile.__file__).parents[1])
+    assert run_alone(code) == "set()"
+
+
+def test_digits_are_split_and_written_without_torch(tmp_path: Path) -> None:
+    """Its import takes longer than they do."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import stages.download, stages.runner\n"
+        "from sparse_sam.config import load_params\n"
+        "from sparse_sam.parts import save_dataset\n"
+        "from sparse_sam.sources import load_raw\n"
+        "from sparse_sam.splitting import build_dataset\n"
+        "params = load_params(Path('params.yaml')).data\n"
+        f"save_dataset(Path({str(tmp_path / 'data')!r}), build_dataset(load_raw(params), params))\n"
+        "print('torch' in sys.modules)"
+    )
+    assert run_alone(code) == "False"
+    assert len(load_training_data(tmp_path / "data").train) == 3500
+
+
+def run_alone(code: str) -> str:
+    """What a process of its own prints."""
+    root = Path(tensorfile.__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": path, "PATH": ""},
+        cwd=root,
+        env={"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "PATH": ""},
     )
-    assert run.stdout.strip() == "set()"
+    return run.stdout.strip()

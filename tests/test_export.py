@@ -19,7 +19,8 @@ from sparse_sam import onnxfile
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.choice import choose
 from sparse_sam.config import DataParams
-from sparse_sam.dataset import Dataset, TestData
+from sparse_sam.dataset import TestData
+from sparse_sam.parts import Dataset
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import (
     DENSE,

@@ -12,7 +12,7 @@ import pytest
 from sparse_sam import sender
 from sparse_sam.journal import Journal
 from sparse_sam.pipelines import is_sent, place
-from sparse_sam.sender import Request, serve
+from sparse_sam.sender import Request, serve, settle
 from sparse_sam.tracking import Tracker
 
 PATIENCE = 60.0
@@ -63,6 +63,52 @@ def test_stages_share_a_sender_that_follows_them(clone: Path) -> None:
     found = statuses(clone)
     assert (found["download"], found["train_dense"]) == ("FINISHED", "FAILED")
     assert not list(one.folder.glob("*.request"))
+
+
+def test_stages_that_do_not_wait_are_sent_in_order_and_once(clone: Path) -> None:
+    folders = set()
+    for stage in ("download", "train_dense", "prune"):
+        journal = begin(clone, stage)
+        request = Request(journal.path, clone)
+        folders.add(request.folder)
+        journal.metrics({"test_accuracy": 0.5})
+        journal.end("FINISHED")
+        assert request.leave()
+    settle(clone, PATIENCE)
+    (folder,) = folders
+    assert not list(folder.glob("*.request"))
+    client = Tracker(clone).client
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    stages = [run for run in runs if run.info.run_name in {"download", "train_dense", "prune"}]
+    assert len(stages) == 3
+    for run in stages:
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "test_accuracy")) == 1
+
+
+def test_a_stage_does_not_leave_what_no_sender_sends(clone: Path) -> None:
+    journal = begin(clone, "download")
+    request = Request(journal.path, clone)
+    assert request._started is not None
+    request._started.kill()
+    request._started.wait()
+    journal.end("FINISHED")
+    assert not request.leave()
+    assert request.wait(PATIENCE) is None  # as it does then
+    assert request.leave()
+
+
+def test_nobody_waits_for_a_sender_that_died(clone: Path) -> None:
+    journal = begin(clone, "download")
+    request = Request(journal.path, clone)
+    assert request._started is not None
+    request._started.kill()
+    request._started.wait()
+    journal.end("FINISHED")
+    started = time.monotonic()
+    settle(clone, PATIENCE)
+    assert time.monotonic() - started < PATIENCE / 4
+    assert not is_sent(journal.path)
 
 
 def test_a_killed_sender_is_replaced(clone: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparse_sam import tensorfile
+from sparse_sam.sealing import save_arrays
 from sparse_sam.tensorfile import TensorFileError
 
 CURE = "Run `dvc repro download`."
@@ -45,6 +46,22 @@ def assert_refused(path: Path, reason: str, **changes: Any) -> None:
     assert message.startswith(str(path))
     assert message.endswith(CURE)
     assert reason in message
+
+
+@pytest.mark.parametrize("dtype", [one for one in DTYPES if one is not torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3, 4)], ids=str)
+def test_arrays_are_written_as_tensors_are(
+    dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    tensors = {**example(), "one": torch.rand(shape).mul(9).to(dtype)}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays["train/images"] = arrays["train/images"].transpose(1, 2, 0).copy().transpose(2, 0, 1)
+    assert not arrays["train/images"].flags.c_contiguous
+    path = tmp_path / "arrays"
+    save_arrays(path, arrays, kind="dataset", version=2, header={"a": 1})
+    assert path.read_bytes() == save(tmp_path / "tensors", tensors, a=1).read_bytes()
+    loaded, _ = load(path)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -6,25 +6,18 @@ which has no other. So no code that trains or chooses can look at the test set.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_sam import tensorfile
 from sparse_sam.errors import DataError
-from sparse_sam.models import ImageShape
+from sparse_sam.parts import KIND, PARTS, VERSION, DataInfo
 
-_KIND, _VERSION = "data set", 1
 _CURE = "Run `dvc repro download`, or `dvc checkout` to restore it."
-PARTS = ("train", "validation", "test")
-
-Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images, (N, height, width), and labels, (N,), before they are tensors."""
 
 
 @dataclass(frozen=True)
@@ -60,41 +53,6 @@ class Split:
 
 
 @dataclass(frozen=True)
-class DataInfo:
-    """What a data set is.
-
-    Attributes:
-        source: the name of the source.
-        fingerprint: SHA-256 over the shapes and bytes of every part.
-        image_shape: (channels, height, width).
-        num_classes: how many classes the labels name.
-        mean: mean of the training part's pixels, on the scale from 0 to 1.
-        std: their standard deviation.
-        counts: how many images of every class each part holds.
-        files: SHA-256 of the files that the source read, by name.
-    """
-
-    source: str
-    fingerprint: str
-    image_shape: ImageShape
-    num_classes: int
-    mean: float
-    std: float
-    counts: dict[str, list[int]]
-    files: dict[str, str]
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Read back what ``to_json`` gave. Raises KeyError or TypeError if it is not that."""
-        channels, height, width = fields["image_shape"]
-        return cls(**{**fields, "image_shape": (channels, height, width)})
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "image_shape": list(self.image_shape)}
-
-
-@dataclass(frozen=True)
 class TrainingData:
     """What training may see; ``validation`` is None when none was held out."""
 
@@ -122,38 +80,6 @@ class TestData:
         return TestData(self.test.to(device), self.info)
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A whole data set before it is written, by the names in ``PARTS``.
-
-    Raises:
-        DataError: a class is missing from a part: it could not be learned, chosen for, or tested.
-    """
-
-    parts: dict[str, Part]
-    info: DataInfo
-
-    def __post_init__(self) -> None:
-        for part, counts in self.info.counts.items():
-            empty = [str(label) for label, count in enumerate(counts) if not count]
-            if empty:
-                raise DataError(
-                    f"{self.info.source}: no {part} image is left of class {', '.join(empty)}; "
-                    f"the {part} part would hold {sum(counts)} images. Choose a larger "
-                    "data.fraction or another data.validation_fraction (0 holds nothing out)."
-                )
-
-
-def save_dataset(path: Path, dataset: Dataset) -> None:
-    """Write a data set atomically; equal data sets give equal bytes."""
-    tensors = {}
-    for name, (images, labels) in dataset.parts.items():
-        tensors[f"{name}.images"] = torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1)
-        tensors[f"{name}.labels"] = torch.from_numpy(labels)
-    header = {"info": dataset.info.to_json()}
-    tensorfile.save(path, tensors, kind=_KIND, version=_VERSION, header=header)
-
-
 def load_training_data(path: Path) -> TrainingData:
     """The training and validation part; the test part is not read.
 
@@ -173,7 +99,7 @@ def load_test_data(path: Path) -> TestData:
 
 def _load(path: Path, *names: str) -> tuple[dict[str, Split], DataInfo]:
     tensors, header = tensorfile.load(
-        path, kind=_KIND, version=_VERSION, cure=_CURE, prefixes=[f"{name}." for name in names]
+        path, kind=KIND, version=VERSION, cure=_CURE, prefixes=[f"{name}." for name in names]
     )
     try:
         info = _info(header)

@@ -15,7 +15,8 @@ from sparse_sam.batchnorm import reestimate_batchnorm
 from sparse_sam.checkpoint import Checkpoint, Origin
 from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.config_prune import PruneParams
-from sparse_sam.dataset import DataInfo, TrainingData
+from sparse_sam.dataset import TrainingData
+from sparse_sam.parts import DataInfo
 from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import attach, plain_state

@@ -22,6 +22,11 @@ _CODE = ("src", "stages", "params.yaml", "dvc.yaml", "pyproject.toml")
 _PATIENCE_SECONDS = 30.0
 
 
+def patience() -> float:
+    """For how many seconds MLflow is waited for."""
+    return float(os.environ.get("SPARSE_SAM_PUBLISH_PATIENCE", _PATIENCE_SECONDS))
+
+
 class Publisher:
     """What makes MLflow know a growing journal. ``SPARSE_SAM_PUBLISH=later`` makes it idle."""
 
@@ -29,12 +34,16 @@ class Publisher:
         later = os.environ.get("SPARSE_SAM_PUBLISH") == "later"
         self._request = None if later else Request(journal, root)
 
+    def leave(self) -> None:
+        """Do not wait for a sender that is at work: a later stage does. Else as ``wait``."""
+        if self._request is not None and not self._request.leave():
+            self.wait()
+
     def wait(self) -> None:
         """Wait until MLflow knows the whole journal; when it cannot be told, say so and go on."""
         if self._request is None:
             return
-        patience = float(os.environ.get("SPARSE_SAM_PUBLISH_PATIENCE", _PATIENCE_SECONDS))
-        reason = self._request.wait(patience)
+        reason = self._request.wait(patience())
         if reason:
             sys.stderr.write(
                 f"warning: MLflow does not have this run yet ({reason}). "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sparse_sam.config import load_params
 from sparse_sam.errors import SparseSamError
+from sparse_sam.live import patience
 from sparse_sam.pipelines import (
     enter_all,
     journals,
@@ -20,11 +21,12 @@ from sparse_sam.pipelines import (
     state_folder,
     workspace_content,
 )
-from sparse_sam.sender import is_pending, send_whole, serve
+from sparse_sam.sender import is_pending, send_whole, serve, settle
 
 
 def publish(root: Path, workspace: Path) -> str:
     """Send what is missing and say what was done. Raises TrackingError, ConfigError."""
+    settle(root, patience())
     params = load_params(workspace / "params.yaml").model_dump(mode="json")
     waiting = [journal for folder in _pipelines(root) for journal in journals(folder)]
     waiting = [journal for journal in waiting if is_pending(journal)]

@@ -4,13 +4,8 @@ import tempfile
 from pathlib import Path
 
 from sparse_sam.config import DataParams
-from sparse_sam.dataset import (
-    TestData,
-    TrainingData,
-    load_test_data,
-    load_training_data,
-    save_dataset,
-)
+from sparse_sam.dataset import TestData, TrainingData, load_test_data, load_training_data
+from sparse_sam.parts import save_dataset
 from sparse_sam.sources import load_raw
 from sparse_sam.splitting import build_dataset
 

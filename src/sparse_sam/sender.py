@@ -64,6 +64,10 @@ class Request:
             self._file.unlink(missing_ok=True)
         return fault
 
+    def leave(self) -> bool:
+        """Whether it can be left to a sender that is at work; False if there is none."""
+        return is_sent(self.journal) or self._is_served()
+
     def _fault(self, deadline: float) -> str | None:
         while not is_sent(self.journal):
             if not self._is_served() and not is_sent(self.journal):
@@ -127,12 +131,14 @@ def _serve(root: Path, folder: Path, linger: float) -> None:
     at_work: dict[Path, Replay] = {}
     idle_since = time.monotonic()
     while at_work or time.monotonic() - idle_since < linger:
-        for request, journal in _requests(folder):
+        requests = _requests(folder)
+        asked_for = {journal for _, journal in requests}
+        for request, journal in requests:
             if not journal.is_file() or is_sent(journal):
                 request.unlink(missing_ok=True)
             elif request not in at_work:
                 tracker = tracker or Tracker(root)
-                _send_those_before(tracker, journal)
+                _send_those_before(tracker, journal, asked_for)
                 at_work[request] = Replay(tracker, journal)
         for request, replay in list(at_work.items()):
             alive = is_running(replay.journal)  # asked first, so that its last words are read
@@ -165,10 +171,21 @@ def is_pending(journal: Path) -> bool:
     return not is_sent(journal) and not is_running(journal)
 
 
-def _send_those_before(tracker: "Tracker", journal: Path) -> None:
-    """The stages of the same pipeline run that were entered from the cache."""
+def settle(root: Path, patience: float) -> None:
+    """Wait for the senders at work until they have sent what they were asked for, or as long."""
+    deadline = time.monotonic() + patience
+    for folder in sorted((state_folder(root) / "senders").glob("*/")):
+        while _requests(folder) and _is_locked(folder) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+
+def _send_those_before(tracker: "Tracker", journal: Path, asked_for: set[Path]) -> None:
+    """The stages of the same pipeline run that were entered from the cache, and nobody asked for.
+
+    What is asked for is sent in the order of the journals, which is that of the stages.
+    """
     for other in journals(journal.parent):
-        if other != journal and is_pending(other):
+        if other not in asked_for and is_pending(other):
             send_whole(tracker, other)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from sparse_sam.config import DataParams
-from sparse_sam.dataset import PARTS, DataInfo, Dataset, Part
 from sparse_sam.errors import DataError
+from sparse_sam.parts import PARTS, DataInfo, Dataset, Part
 from sparse_sam.sources import RawData
 
 

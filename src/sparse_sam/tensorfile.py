@@ -1,13 +1,8 @@
 """Typed tensor files: safetensors with one JSON header of our own. Nothing is ever unpickled.
 
-The header is kept under a single metadata key: safetensors writes several keys in random order,
-and the same content must give the same bytes. Digests of the header and of every tensor stand
-beside it, so that damage is an error and never a slightly different network.
+How a file is sealed against damage is in ``sealing``.
 """
 
-import errno
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import atomic_path
-
-_HEADER = "sparse_sam"
+from sparse_sam.sealing import HEADER, digest, open_seal, seal, written
 
 
 class TensorFileError(SparseSamError):
@@ -43,16 +36,10 @@ def save(
     ``durable`` is that of ``atomic_path``. Raises OSError if the disk does not take it.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = {
-        "header": {"kind": kind, "version": version, **header},
-        "digests": {name: _digest(tensor) for name, tensor in contiguous.items()},
-    }
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    with atomic_path(path, durable=durable) as temporary:
-        try:
-            save_file(contiguous, temporary, {_HEADER: _sha256(text.encode()) + text})
-        except SafetensorError as error:  # which is how it reports a disk that is full
-            raise OSError(errno.EIO, str(error), str(path)) from None
+    digests = {name: _digest(tensor) for name, tensor in contiguous.items()}
+    sealed = seal(digests, kind=kind, version=version, header=header)
+    with written(path, durable=durable) as temporary:
+        save_file(contiguous, temporary, {HEADER: sealed})
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -73,10 +60,10 @@ def load(
         raise TensorFileError(f"{path} is missing. {cure}")
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            sealed = (file.metadata() or {}).get(_HEADER)
+            sealed = (file.metadata() or {}).get(HEADER)
             if sealed is None:
                 raise TensorFileError(f"{path} is not a sparse-sam {kind}. {cure}")
-            header, digests = _open_seal(sealed)
+            header, digests = open_seal(sealed)
             if header["kind"] != kind:
                 raise TensorFileError(f"{path} is a {header['kind']}, not a {kind}. {cure}")
             if header["version"] != version:
@@ -96,21 +83,6 @@ def load(
     return tensors, header
 
 
-def _open_seal(sealed: str) -> tuple[dict[str, Any], dict[str, str]]:
-    size = len(_sha256(b""))
-    if _sha256(sealed[size:].encode()) != sealed[:size]:
-        raise ValueError("its header has changed")
-    content = json.loads(sealed[size:])
-    return content["header"], content["digests"]
-
-
 def _digest(tensor: Tensor) -> str:
     data = tensor.reshape(-1).view(torch.uint8).numpy()
-    return _sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), data)
-
-
-def _sha256(*pieces: Any) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+    return digest(str(tensor.dtype), tuple(tensor.shape), data)
