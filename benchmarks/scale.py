@@ -23,8 +23,8 @@ from torch import nn
 from sparse_sam.compute import select_device
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import TrainingData
-from sparse_sam.parts import DataInfo
 from sparse_sam.optimizers import make_sgd
+from sparse_sam.parts import DataInfo
 from sparse_sam.pruning import magnitude_masks
 from sparse_sam.training import train
 

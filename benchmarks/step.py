@@ -26,8 +26,8 @@ from sparse_sam.batched import initial
 from sparse_sam.compression import multiply_adds
 from sparse_sam.compute import select_device
 from sparse_sam.dataset import TrainingData
-from sparse_sam.parts import DataInfo
 from sparse_sam.models import build_model
+from sparse_sam.parts import DataInfo
 
 BATCH, MODEL, SHAPE = 64, "classifier", (1, 28, 28)
 

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.dataset import TrainingData, load_training_data
-from sparse_sam.parts import DataInfo
 from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
 from sparse_sam.parallel import one_core_would_wait, run_jobs
+from sparse_sam.parts import DataInfo
 from sparse_sam.pipelines import repository_root, state_folder
 from sparse_sam.results import mean_history, training_metrics
 from sparse_sam.resume import ResumePoint, resume_key

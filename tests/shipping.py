@@ -9,9 +9,9 @@ from torch import nn
 
 from sparse_sam.checkpoint import Checkpoint, Origin
 from sparse_sam.dataset import TestData, load_test_data
-from sparse_sam.parts import Dataset, save_dataset
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import build_model
+from sparse_sam.parts import Dataset, save_dataset
 from sparse_sam.pruning import magnitude_masks
 
 

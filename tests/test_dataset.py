@@ -17,8 +17,8 @@ from torch import Tensor
 from sparse_sam import tensorfile
 from sparse_sam.config import DataParams
 from sparse_sam.dataset import Split, load_test_data, load_training_data
-from sparse_sam.parts import DataInfo, Dataset, save_dataset
 from sparse_sam.errors import DataError, SparseSamError
+from sparse_sam.parts import DataInfo, Dataset, save_dataset
 from sparse_sam.sources import RawData, load_raw
 from sparse_sam.splitting import build_dataset
 from sparse_sam.tensorfile import TensorFileError

@@ -20,7 +20,6 @@ from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.choice import choose
 from sparse_sam.config import DataParams
 from sparse_sam.dataset import TestData
-from sparse_sam.parts import Dataset
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import (
     DENSE,
@@ -37,6 +36,7 @@ from sparse_sam.export import (
     pixels_of,
 )
 from sparse_sam.models import build_model
+from sparse_sam.parts import Dataset
 from sparse_sam.sources import RawData
 from sparse_sam.splitting import build_dataset
 from tests.shipping import trained, write_data

@@ -16,12 +16,12 @@ from sparse_sam.checkpoint import Checkpoint, Origin
 from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import TrainingData
-from sparse_sam.parts import DataInfo
 from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.errors import MaskError
 from sparse_sam.masks import attach, plain_state
 from sparse_sam.models import ImageShape, build_model
 from sparse_sam.optimizers import make_sam, make_sgd
+from sparse_sam.parts import DataInfo
 from sparse_sam.pruning import Pruner, ScheduledPruning
 from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.magnitude import check_dense

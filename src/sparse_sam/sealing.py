@@ -56,9 +56,7 @@ def written(path: Path, *, durable: bool = True) -> Iterator[Path]:
             raise OSError(errno.EIO, str(error), str(path)) from None
 
 
-def seal(
-    digests: Mapping[str, str], *, kind: str, version: int, header: Mapping[str, Any]
-) -> str:
+def seal(digests: Mapping[str, str], *, kind: str, version: int, header: Mapping[str, Any]) -> str:
     """The header and the digests as text, with a digest of it all in front."""
     content = {"header": {"kind": kind, "version": version, **header}, "digests": dict(digests)}
     text = json.dumps(content, sort_keys=True, allow_nan=False)

@@ -31,6 +31,8 @@ LINGER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.03
 _LOCK_SECONDS = 5.0
+_STARTING_SECONDS = 3.0
+"""Within which a sender that was started has its lock; it takes a fraction of one."""
 _PASSING_SECONDS = 20.0
 # Senders outlive the stages that start them; nothing here waits for their end.
 _STARTED: list[subprocess.Popen[bytes]] = []
@@ -175,8 +177,17 @@ def settle(root: Path, patience: float) -> None:
     """Wait for the senders at work until they have sent what they were asked for, or as long."""
     deadline = time.monotonic() + patience
     for folder in sorted((state_folder(root) / "senders").glob("*/")):
-        while _requests(folder) and _is_locked(folder) and time.monotonic() < deadline:
+        while _is_at_work(folder) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Whether requests wait that a sender holds, or one that begins will."""
+    ages = []
+    for request, _ in _requests(folder):
+        with suppress(FileNotFoundError):
+            ages.append(time.time() - request.stat().st_mtime)
+    return bool(ages) and (min(ages) < _STARTING_SECONDS or _is_locked(folder))
 
 
 def _send_those_before(tracker: "Tracker", journal: Path, asked_for: set[Path]) -> None:

@@ -127,7 +127,7 @@ def test_a_planted_difference_is_found_and_said(sign: int) -> None:
 
 
 def test_what_one_test_alone_would_show_is_not_shown_among_many() -> None:
-    compared = compare(planted(0.0007, noise=0.001))[PLACE]
+    compared = compare(planted(0.0009, noise=0.001))[PLACE]
     assert compared["p_value"] < ALPHA
     assert shown(compared) == 0
 
