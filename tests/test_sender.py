@@ -98,6 +98,36 @@ def test_a_stage_does_not_leave_what_no_sender_sends(clone: Path) -> None:
     assert request.leave()
 
 
+def test_a_stage_does_not_leave_what_hangs(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_STARTING_SECONDS", 0.0)
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        journal = begin(clone, "download")
+        request = Request(journal.path, clone)
+        journal.end("FINISHED")
+        time.sleep(1)
+        assert request._is_served()
+        assert not request.leave()
+
+
+def test_a_stage_leaves_what_a_sender_that_gets_through_sends(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_STARTING_SECONDS", 0.0)
+    journal = begin(clone, "download")
+    request = Request(journal.path, clone)
+    deadline = time.monotonic() + PATIENCE
+    while not request.leave():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not is_sent(journal.path)
+    journal.end("FINISHED")
+    assert request.wait(PATIENCE) is None
+
+
 def test_nobody_waits_for_a_sender_that_died(clone: Path) -> None:
     journal = begin(clone, "download")
     request = Request(journal.path, clone)

@@ -35,7 +35,7 @@ class Publisher:
         self._request = None if later else Request(journal, root)
 
     def leave(self) -> None:
-        """Do not wait for a sender that is at work: a later stage does. Else as ``wait``."""
+        """Do not wait for a sender that gets through: a later stage does. Else as ``wait``."""
         if self._request is not None and not self._request.leave():
             self.wait()
 

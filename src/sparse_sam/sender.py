@@ -31,8 +31,10 @@ LINGER_SECONDS = 10.0
 
 _POLL_SECONDS = 0.03
 _LOCK_SECONDS = 5.0
-_STARTING_SECONDS = 3.0
-"""Within which a sender that was started has its lock; it takes a fraction of one."""
+_STARTING_SECONDS = 5.0
+"""Within which a sender that was started is at work."""
+_PAUSE_SECONDS = 2.0
+"""A sender that has done nothing for longer hangs: MLflow does not answer it."""
 _PASSING_SECONDS = 20.0
 # Senders outlive the stages that start them; nothing here waits for their end.
 _STARTED: list[subprocess.Popen[bytes]] = []
@@ -67,8 +69,11 @@ class Request:
         return fault
 
     def leave(self) -> bool:
-        """Whether it can be left to a sender that is at work; False if there is none."""
-        return is_sent(self.journal) or self._is_served()
+        """Whether it can be left to a sender that gets through, or has only just been started."""
+        if is_sent(self.journal):
+            return True
+        new = self._started and time.monotonic() - self._started_at < _STARTING_SECONDS
+        return self._is_served() and bool(new or _age(_heartbeat(self.folder)) < _PAUSE_SECONDS)
 
     def _fault(self, deadline: float) -> str | None:
         while not is_sent(self.journal):
@@ -152,6 +157,7 @@ def _serve(root: Path, folder: Path, linger: float) -> None:
                 request.unlink(missing_ok=True)
                 del at_work[request]
             idle_since = time.monotonic()
+        _heartbeat(folder).touch()
         time.sleep(_POLL_SECONDS)
 
 
@@ -183,11 +189,22 @@ def settle(root: Path, patience: float) -> None:
 
 def _is_at_work(folder: Path) -> bool:
     """Whether requests wait that a sender holds, or one that begins will."""
-    ages = []
-    for request, _ in _requests(folder):
-        with suppress(FileNotFoundError):
-            ages.append(time.time() - request.stat().st_mtime)
-    return bool(ages) and (min(ages) < _STARTING_SECONDS or _is_locked(folder))
+    requests = _requests(folder)
+    new = any(_age(request) < _STARTING_SECONDS for request, _ in requests)
+    return bool(requests) and (new or _is_locked(folder))
+
+
+def _heartbeat(folder: Path) -> Path:
+    """A file that a sender touches as long as nothing holds it up."""
+    return folder / "heartbeat"
+
+
+def _age(file: Path) -> float:
+    """Seconds since it was written; infinite if it is not there."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _send_those_before(tracker: "Tracker", journal: Path, asked_for: set[Path]) -> None:
