@@ -104,6 +104,7 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@python benchmarks/seeds.py --keep --docs
 	@python benchmarks/scale.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs
+	@python benchmarks/pipeline.py --seeds 5 --rounds 3 --keep --docs
 	@python benchmarks/compare.py || true
 
 bench-compare: setup ## show what became slower since the last commit that was measured here

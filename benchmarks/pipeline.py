@@ -1,6 +1,7 @@
-"""The whole protocol for one seed through DVC and MLflow, against two processes without them.
+"""The whole protocol through DVC and MLflow, against processes without them.
 
-    python benchmarks/pipeline.py             # about fifteen minutes
+    python benchmarks/pipeline.py             # about fifteen minutes: one seed
+    python benchmarks/pipeline.py --seeds 5   # about fifteen minutes: what params.yaml has
 
 In turn, every process start included:
 
@@ -10,6 +11,8 @@ In turn, every process start included:
 - ``peers/bare.py``: this library's arithmetic in one process, with and without flatness;
 - ``peers/plain_script.py``: the protocol with ``DataLoader``, ``torch.nn.utils.prune`` and
   ``pytorch_optimizer.SAM``.
+
+Of several seeds only ``dvc repro`` and the bare process with flatness are measured.
 
 The clone is of the commit that is checked out; what is not committed is not measured.
 """
@@ -30,7 +33,7 @@ FOREIGN = ("MLFLOW_", "DVC_", "SPARSE_SAM_", "GIT_", "PYTHONPATH")
 """Variables that must not reach the runs from whoever measures."""
 
 QUICK = {"data.fraction": 0.1, "train_dense.epochs": 1, "finetune.training.epochs": 1}
-ALWAYS = {"seeds": [0], "evaluate.latency_seconds": 0.0}
+ALWAYS = {"evaluate.latency_seconds": 0.0}
 
 
 def environment(clone: Path) -> dict[str, str]:
@@ -77,9 +80,9 @@ def run(clone: Path, *command: str) -> None:
         done.check_returncode()
 
 
-def cases_of(folder: Path, *, quick: bool) -> dict[str, Callable[[], None]]:
+def cases_of(folder: Path, seeds: int, *, quick: bool) -> dict[str, Callable[[], None]]:
     """What runs in turn. A clone is made anew for every run of DVC, and is no part of its time."""
-    changes = {**ALWAYS, **(QUICK if quick else {})}
+    changes = {"seeds": list(range(seeds)), **ALWAYS, **(QUICK if quick else {})}
     steady = fresh(folder, changes).rename(folder / "steady")
     plain = [sys.executable, str(PEERS / "plain_script.py")]
     if quick:
@@ -91,21 +94,25 @@ def cases_of(folder: Path, *, quick: bool) -> dict[str, Callable[[], None]]:
     def repro(clone: Path, *stages: str) -> None:
         run(clone, "dvc", "repro", *stages)
 
-    return {
+    cases = {
         "dvc repro": lambda: repro(clones[0]),
-        "dvc repro, up to the finetuned networks": lambda: repro(clones[1], *targets),
         "bare process": lambda: run(steady, *bare, "--evaluation"),
+    }
+    if seeds > 1:
+        return cases
+    return cases | {
+        "dvc repro, up to the finetuned networks": lambda: repro(clones[1], *targets),
         "bare process, without flatness": lambda: run(steady, *bare),
         "plain script": lambda: run(steady, *plain),
     }
 
 
-def measure(*, quick: bool, rounds: int) -> list[Value]:
+def measure(*, seeds: int, quick: bool, rounds: int) -> list[Value]:
     """Seconds of each, and the ratios that matter."""
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            found = in_turn(cases_of(Path(folder), quick=quick), rounds=1, warm_up=0)
+            found = in_turn(cases_of(Path(folder), seeds, quick=quick), rounds=1, warm_up=0)
         for name, times in found.items():
             seconds.setdefault(name, []).extend(times)
     pairs = [
@@ -115,18 +122,22 @@ def measure(*, quick: bool, rounds: int) -> list[Value]:
         ("bare process, without flatness", "plain script"),
     ]
     return [value(name, "s", times) for name, times in seconds.items()] + [
-        value(f"{one} / {other}", "×", ratios(seconds[one], seconds[other])) for one, other in pairs
+        value(f"{one} / {other}", "×", ratios(seconds[one], seconds[other]))
+        for one, other in pairs
+        if one in seconds and other in seconds
     ]
 
 
 def main() -> None:
     """Measure and report."""
     parser = arguments_of(__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--rounds", type=int, help="how often everything runs")
     arguments = parser.parse_args()
     where = machine()
     rounds = arguments.rounds or (1 if arguments.quick else 5)
-    report("pipeline", measure(quick=arguments.quick, rounds=rounds), where, arguments)
+    values = measure(seeds=arguments.seeds, quick=arguments.quick, rounds=rounds)
+    report("pipeline" if arguments.seeds == 1 else "pipeline_seeds", values, where, arguments)
 
 
 if __name__ == "__main__":

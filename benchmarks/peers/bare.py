@@ -1,4 +1,4 @@
-"""The pipeline's mathematics for one seed in one process: no DVC, no MLflow, no files between.
+"""The pipeline's mathematics in one process, seed after seed: no DVC, no MLflow, no files between.
 
     python benchmarks/peers/bare.py --evaluation
 
@@ -9,13 +9,16 @@ and the statistics of the comparison. The report is no arithmetic and is left ou
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sparse_sam.arms import ARMS, DENSE, PRUNED, SAM, SGD, SGD_2X
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compute import select_device
-from sparse_sam.config import load_params
+from sparse_sam.config import Params, load_params
 from sparse_sam.dataset import TestData, TrainingData
 from sparse_sam.experiment import finetune, prune, train_dense
 from sparse_sam.reading import read_data
@@ -26,16 +29,26 @@ def silent(_: object) -> None:
     """Nobody is told."""
 
 
-def measure(found: dict[str, Checkpoint], data: TrainingData) -> None:
-    """Flatness of every arm, as thoroughly as the stage measures it for the first seed."""
+def train(params: Params, data: TrainingData, seed: int) -> dict[str, Checkpoint]:
+    """Train one seed's arms."""
+    dense = train_dense(data, params.model.name, params.train_dense, seed, silent)
+    found = {DENSE: dense.checkpoint, PRUNED: prune(dense.checkpoint, params.prune)}
+    for arm in (SGD, SGD_2X, SAM):
+        found[arm] = finetune(found[PRUNED], data, params.finetune, arm, silent).checkpoint
+    return found
+
+
+def measure(found: Mapping[str, Checkpoint], data: TrainingData, *, thorough: bool) -> None:
+    """Flatness of every arm, as the stage measures it: thoroughly for the first seed."""
     from sparse_sam.flatness.measure import Settings
     from sparse_sam.flatness.measure import measure as flatness
 
     for arm, checkpoint in found.items():
-        flatness(checkpoint.build(), data.train, Settings(), surface=arm in {SGD, SAM})
+        surface = arm in {SGD, SAM}
+        flatness(checkpoint.build(), data.train, Settings(), thorough=thorough, surface=surface)
 
 
-def compare(tested: dict[str, Any], test: TestData) -> None:
+def compare(seeds: Sequence[int], tested: Mapping[str, list[Any]], test: TestData) -> None:
     """The statistics of the summary."""
     from sparse_sam.statistics import summarize
     from sparse_sam.summary import summarize_experiment
@@ -43,10 +56,11 @@ def compare(tested: dict[str, Any], test: TestData) -> None:
     summarize_experiment(
         dataset="",
         model="",
-        seeds=[0],
-        accuracy={arm: summarize([one.accuracy]) for arm, one in tested.items()},
+        seeds=list(seeds),
+        accuracy={arm: summarize([one.accuracy for one in all_]) for arm, all_ in tested.items()},
         correct={
-            arm: (one.predictions == test.test.labels).numpy()[None] for arm, one in tested.items()
+            arm: np.stack([(one.predictions == test.test.labels).numpy() for one in all_])
+            for arm, all_ in tested.items()
         },
         costs={arm: {"sparsity": 0.0, "gradient_evaluations": 1, "seconds": 1.0} for arm in tested},
         margin=0.005,
@@ -62,15 +76,16 @@ def main() -> None:
     params = load_params(given.params)
     select_device("cpu")
     data, test = read_data(params.data)
-    dense = train_dense(data, params.model.name, params.train_dense, params.seeds[0], silent)
-    found = {DENSE: dense.checkpoint, PRUNED: prune(dense.checkpoint, params.prune)}
-    for arm in (SGD, SGD_2X, SAM):
-        found[arm] = finetune(found[PRUNED], data, params.finetune, arm, silent).checkpoint
-    tested = {arm: evaluate(found[arm].build(), test.test) for arm in ARMS}
+    found = {seed: train(params, data, seed) for seed in params.seeds}
+    tested = {
+        arm: [evaluate(found[seed][arm].build(), test.test) for seed in params.seeds]
+        for arm in ARMS
+    }
     if given.evaluation:
-        measure(found, data)
-        compare(tested, test)
-    accuracies = {arm: one.accuracy for arm, one in tested.items()}
+        for seed in params.seeds:
+            measure(found[seed], data, thorough=seed == params.seeds[0])
+        compare(params.seeds, tested, test)
+    accuracies = {arm: [one.accuracy for one in all_] for arm, all_ in tested.items()}
     sys.stdout.write(json.dumps(accuracies) + "\n")
 
 
