@@ -96,7 +96,7 @@ server: setup-sweep ## a team's MLflow server: its database in MLFLOW_BACKEND_ST
 figures: setup ## bring the README's table and picture up to date with the results
 	@python docs/make_figures.py
 
-bench: setup ## measure what everything costs here, into docs/ and benchmarks/results/ (half an hour)
+bench: setup ## measure what everything costs here, into docs/ and benchmarks/results/ (an hour)
 	@mkdir -p benchmarks/results
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
 	@python benchmarks/data_path.py --keep --docs
@@ -105,6 +105,7 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@python benchmarks/scale.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs
 	@python benchmarks/pipeline.py --seeds 5 --rounds 3 --keep --docs
+	@python benchmarks/summary.py
 	@python benchmarks/compare.py || true
 
 bench-compare: setup ## show what became slower since the last commit that was measured here

@@ -127,9 +127,35 @@ def test_a_result_is_printed_kept_and_put_on_the_page(
 
 def test_the_page_has_a_place_for_every_benchmark() -> None:
     page = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
-    for name in ("data_path", "step", "seeds", "scale", "pipeline"):
+    names = ("summary", "data_path", "loops", "step", "seeds", "scale", "pipeline")
+    for name in (*names, "pipeline_seeds"):
         assert page.count(f"<!-- benchmark {name} -->") == 1
         assert page.count(f"<!-- end of benchmark {name} -->") == 1
+
+
+def test_the_table_on_top_is_of_the_newest_results(load: Any) -> None:
+    summary = load("summary")
+    results = summary.newest()
+    table = summary.table(results)
+    assert "not measured" not in table
+    assert table in (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    picture = summary.picture(results)
+    for title in ("The pipeline", "A training step of classifier", "How time grows"):
+        assert title in picture
+
+
+def test_the_newest_result_that_counts_is_taken(load: Any, tmp_path: Path) -> None:
+    summary = load("summary")
+    (tmp_path / "step").mkdir()
+    kept = [result("a", 1), result("b", 3), result("c", 2), result("q", 4, quick=True)]
+    for one in kept:
+        whole = {**one, "benchmark": "step", "values": [measured(0.5, 0.1)]}
+        (tmp_path / "step" / f"{one['commit']}.json").write_text(json.dumps(whole))
+    results = summary.newest(tmp_path)
+    assert results["step"]["commit"] == "b"
+    rows = summary.table(results).splitlines()[2:-2]
+    assert len(rows) == len(summary.ROWS)
+    assert all("not measured" in row for row in rows)  # the file has none of these values
 
 
 def test_the_data_path_gives_all_paths_the_same_images(load: Any) -> None:
