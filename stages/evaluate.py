@@ -24,9 +24,13 @@ OUTPUTS = (
 
 def work(stage: Stage) -> None:
     """Test every arm and seed once, and write the summary."""
+    from sparse_sam.parallel import begin_to_start
+
+    begin_to_start()
     from itertools import product
 
     import numpy as np
+    import torch
     from tqdm import tqdm
 
     from sparse_sam.compute import select_device
@@ -42,6 +46,7 @@ def work(stage: Stage) -> None:
 
     journal, seeds = stage.journal, stage.params.seeds
     device = select_device(stage.params.device)
+    torch.set_num_threads(stage.params.threads)
     data = load_test_data(layout.DATASET).to(device)
     journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
     tested, labels = {}, data.test.labels.cpu().numpy()

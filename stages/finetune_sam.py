@@ -9,6 +9,9 @@ OUTPUTS = (layout.models("sam"), layout.history("sam"), layout.metrics("finetune
 
 def work(stage: Stage) -> None:
     """Finetune from the same pruned weights, with the same batches, as the SGD arms."""
+    from sparse_sam.parallel import begin_to_start
+
+    begin_to_start()
     from stages.training import finetune_arms
 
     finetune_arms(stage, ARMS)

@@ -13,6 +13,9 @@ OUTPUTS = (
 
 def work(stage: Stage) -> None:
     """Finetune at equal epochs (``sgd``) and at equal compute (``sgd_2x``)."""
+    from sparse_sam.parallel import begin_to_start
+
+    begin_to_start()
     from stages.training import finetune_arms
 
     finetune_arms(stage, ARMS)

@@ -8,11 +8,11 @@ SUMMARY = Path("metrics/summary.json")
 
 STAGE_PARAMS = {
     "download": ("data",),
-    "train_dense": ("seeds", "device", "model", "train_dense"),
-    "prune": ("seeds", "prune"),
-    "finetune_sgd": ("seeds", "device", "prune", "finetune.training"),
-    "finetune_sam": ("seeds", "device", "prune", "finetune.training", "finetune.sam"),
-    "evaluate": ("seeds", "device", "finetune.training", "finetune.sam", "evaluate"),
+    "train_dense": ("seeds", "device", "threads", "model", "train_dense"),
+    "prune": ("seeds", "threads", "prune"),
+    "finetune_sgd": ("seeds", "device", "threads", "prune", "finetune.training"),
+    "finetune_sam": ("seeds", "device", "threads", "prune", "finetune.training", "finetune.sam"),
+    "evaluate": ("seeds", "device", "threads", "finetune.training", "finetune.sam", "evaluate"),
 }
 """The parameters, or sections of them, that each stage reads; dvc.yaml says the same."""
 

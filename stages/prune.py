@@ -11,6 +11,8 @@ def work(stage: Stage) -> None:
     """Write the pruned checkpoints with their masks, and the counts of every layer."""
     import time
 
+    import torch
+
     from sparse_sam.checkpoint import save_checkpoint
     from sparse_sam.dataset import load_training_data
     from sparse_sam.experiment import prune
@@ -19,6 +21,7 @@ def work(stage: Stage) -> None:
     from stages.training import load_arm, report_checkpoints
 
     journal = stage.journal
+    torch.set_num_threads(stage.params.threads)
     data = load_training_data(layout.DATASET)
     info = data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from sparse_sam.compression import layers, multiply_adds, sizes
 from sparse_sam.cost import finetuning_cost
-from sparse_sam.dataset import TestData, load_training_data
+from sparse_sam.dataset import TestData, TrainingData, load_training_data
 from sparse_sam.files import write_csv, write_json, write_text
 from sparse_sam.flatness.measure import Flatness, Settings, as_metrics, measure
 from sparse_sam.latency import measure_latency
@@ -27,22 +29,48 @@ PICTURED = ("sgd", "sam")
 """The arms whose loss surfaces are drawn."""
 
 
+@dataclass(frozen=True)
+class Measurements:
+    """What workers are told: how flatness is measured, and of whom everything (``thorough``)."""
+
+    dataset: Path
+    settings: Settings
+    thorough: tuple[tuple[str, int], ...]
+    made_by: dict[str, str]
+
+    def __call__(self, job: tuple[str, int], _: object) -> Flatness:
+        """Measure one arm's network of one seed."""
+        arm, seed = job
+        data = _training_data(self.dataset)
+        model = load_arm(arm, seed, data.info, self.made_by[arm]).build()
+        return measure(
+            model,
+            data.train,
+            self.settings,
+            thorough=job in self.thorough,
+            surface=arm in PICTURED,
+        )
+
+
+@cache
+def _training_data(path: Path) -> TrainingData:
+    """The data set, once a process."""
+    return load_training_data(path)
+
+
 def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]:
     """Flatness of every arm: sharpness for every seed, all else for the first."""
     began = time.perf_counter()
-    data, settings = load_training_data(layout.DATASET), Settings()
-    seeds = stage.params.seeds
+    seeds, settings = stage.params.seeds, Settings()
     thorough = [(arm, seeds[0]) for arm in made_by]
     jobs = [*thorough, *((arm, seed) for arm in made_by for seed in seeds[1:])]
-
-    def work(job: tuple[str, int], _: object) -> Flatness:
-        arm, seed = job
-        model = load_arm(arm, seed, data.info, made_by[arm]).build()
-        return measure(
-            model, data.train, settings, thorough=job in thorough, surface=arm in PICTURED
-        )
-
-    found = run_jobs(work, jobs, on_report=lambda *_: None)
+    found = run_jobs(
+        Measurements(layout.DATASET, settings, tuple(thorough), dict(made_by)),
+        jobs,
+        on_report=lambda *_: None,
+        threads=stage.params.threads,
+        name_of=lambda job: f"{stage.name}: flatness of {job[0]} seed {job[1]}",
+    )
     measured = {arm: [found[arm, seed] for seed in seeds] for arm in made_by}
     metrics = as_metrics(measured, settings, time.perf_counter() - began)
     slices = [[arm, seeds[0], *point] for arm in made_by for point in measured[arm][0].slice]

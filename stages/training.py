@@ -1,19 +1,24 @@
 """What the training stages share: every arm and seed in turn, files, metrics, progress."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import product
 from math import ceil
+from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from sparse_sam.arms import DENSE
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
+from sparse_sam.config import Device, Params
 from sparse_sam.dataset import TrainingData, load_training_data
-from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune
+from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune, train_dense
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
-from sparse_sam.parallel import one_core_would_wait, run_jobs
+from sparse_sam.parallel import run_jobs
 from sparse_sam.parts import DataInfo
 from sparse_sam.pipelines import repository_root, state_folder
 from sparse_sam.results import mean_history, training_metrics
@@ -25,40 +30,62 @@ from stages.runner import Stage
 _TURNS = 4
 """In how many parts the longest trainings are done, so that no core waits long at the end."""
 
-TrainOne = Callable[[str, int, OnEpoch, ResumePoint], Trained]
+Job = tuple[str, int]
+"""An arm and a seed."""
 
 
-def train_arms(
-    stage: Stage,
-    data: TrainingData,
-    epochs: Mapping[str, int],
-    train_one: TrainOne,
-    starts: Callable[[int], Sequence[str]] = lambda _: (),
-) -> None:
+@dataclass(frozen=True)
+class Trainings:
+    """All trainings of a stage, as workers are told of them.
+
+    Attributes:
+        params: all parameters.
+        dataset: the file of the data set.
+        points: where each training is saved on its way.
+        folders: where each arm's checkpoints go.
+    """
+
+    params: Params
+    dataset: Path
+    points: Mapping[Job, ResumePoint]
+    folders: Mapping[str, Path]
+
+    def __call__(self, job: Job, report: OnEpoch) -> list[Epoch]:
+        """Do one training, write its checkpoint, and give its history."""
+        arm, seed = job
+        params, point = self.params, self.points[job]
+        data = _data(self.dataset, params.device)
+        if arm == DENSE:
+            done = train_dense(data, params.model.name, params.train_dense, seed, report, point)
+        else:
+            pruned = load_arm("pruned", seed, data.info, "prune")
+            done = finetune(pruned, data, params.finetune, arm, report, point, params.prune)
+        save_checkpoint(self.folders[arm] / layout.checkpoint(*job).name, done.checkpoint)
+        return done.history
+
+
+@cache
+def _data(path: Path, device: Device) -> TrainingData:
+    """The data set, once a process."""
+    return load_training_data(path).to(select_device(device))
+
+
+def train_arms(stage: Stage, epochs: Mapping[str, int]) -> None:
     """Train every arm and seed, and write checkpoints, histories and metrics.
 
     What a run that was killed had trained is gone on with, and forgotten when the stage ends well.
 
     Args:
         stage: the running stage.
-        data: what it trains on.
         epochs: the arms, and how many epochs each takes; the first is the stage's main arm.
-        train_one: trains one arm for one seed.
-        starts: the hashes of the files that a seed starts from, beside the data.
     """
-    seeds, journal, info = stage.params.seeds, stage.journal, data.info
+    params, seeds, journal = stage.params, stage.params.seeds, stage.journal
+    torch.set_num_threads(params.threads)
+    data = _data(layout.DATASET, params.device)
+    device, info = data.train.labels.device.type, data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
     jobs = sorted(product(epochs, seeds), key=lambda job: -epochs[job[0]])
-    params = {key: value for key, value in stage.own_params.items() if key != "seeds"}
-    made_by = [stage.name, params, info.fingerprint, data.train.labels.device.type]
-    points = {
-        (arm, seed): ResumePoint(
-            state_folder(repository_root()) / "resume",
-            resume_key(*made_by, arm, seed, *starts(seed)),
-            stage.params.save_every_steps,
-        )
-        for arm, seed in jobs
-    }
+    points = _resume_points(stage, jobs, [info.fingerprint, device])
     with ExitStack() as stack:
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in epochs}
         total = len(seeds) * sum(epochs.values())
@@ -66,12 +93,7 @@ def train_arms(
             tqdm(total=total, desc=stage.name, unit="epoch", disable=None)
         )
 
-        def work(job: tuple[str, int], report: OnEpoch) -> list[Epoch]:
-            trained = train_one(*job, report, points[job])
-            save_checkpoint(folders[job[0]] / layout.checkpoint(*job).name, trained.checkpoint)
-            return trained.history
-
-        def on_epoch(job: tuple[str, int], row: Epoch) -> None:
+        def on_epoch(job: Job, row: Epoch) -> None:
             arm, seed = job
             child = f"{arm} seed {seed}"
             if row.epoch == 0:
@@ -81,12 +103,13 @@ def train_arms(
             journal.metrics(values, step=values.pop("epoch"), child=child)
 
         histories = run_jobs(
-            work,
+            Trainings(params, layout.DATASET, points, folders),
             jobs,
             on_report=on_epoch,
-            side_by_side=data.train.labels.device.type == "cpu"
-            and not one_core_would_wait([epochs[arm] for arm, _ in jobs]),
+            threads=params.threads,
+            side_by_side=device == "cpu",
             turn=ceil(max(epochs.values()) / _TURNS),
+            name_of=lambda job: f"{stage.name}: {job[0]} seed {job[1]}",
         )
     metrics = {}
     for arm in epochs:
@@ -113,21 +136,32 @@ def train_arms(
         point.remove()
 
 
+def _resume_points(
+    stage: Stage, jobs: Sequence[Job], made_by: Sequence[str]
+) -> dict[Job, ResumePoint]:
+    """Where each training is saved, named after all that makes it."""
+    params = {key: value for key, value in stage.own_params.items() if key != "seeds"}
+    folder = state_folder(repository_root()) / "resume"
+
+    def start(arm: str, seed: int) -> list[str]:
+        pruned = layout.checkpoint("pruned", seed)
+        # (load_arm says so if it is missing.)
+        return [file_hash(pruned)] if arm != DENSE and pruned.is_file() else []
+
+    return {
+        (arm, seed): ResumePoint(
+            folder,
+            resume_key(stage.name, params, *made_by, arm, seed, *start(arm, seed)),
+            stage.params.save_every_steps,
+        )
+        for arm, seed in jobs
+    }
+
+
 def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
     """Finetune the pruned network of every seed as each of ``arms`` does."""
-    params = stage.params.finetune
-    data = load_training_data(layout.DATASET).to(select_device(stage.params.device))
-
-    def train_one(arm: str, seed: int, on_epoch: OnEpoch, resume: ResumePoint) -> Trained:
-        pruned = load_arm("pruned", seed, data.info, "prune")
-        return finetune(pruned, data, params, arm, on_epoch, resume, stage.params.prune)
-
-    def starts(seed: int) -> Sequence[str]:
-        pruned = layout.checkpoint("pruned", seed)
-        return [file_hash(pruned)] if pruned.is_file() else []  # load_arm says that it is missing
-
-    epochs = {arm: arm_recipe(params.training, arm).epochs for arm in arms}
-    train_arms(stage, data, epochs, train_one, starts)
+    recipe = stage.params.finetune.training
+    train_arms(stage, {arm: arm_recipe(recipe, arm).epochs for arm in arms})
 
 
 def load_arm(arm: str, seed: int, info: DataInfo, stage: str) -> Checkpoint:

@@ -33,6 +33,7 @@ TRAINING: dict[str, Any] = {
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],
     "device": "cpu",
+    "threads": 1,
     "save_every_steps": None,
     "data": {
         "source": "mnist-sample",
@@ -158,6 +159,7 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("prune.scope", ["local", None, True], "one of layerwise, global, erk"),
     ("prune.criterion", ["l1", None, 1], "one of magnitude, random, saliency"),
     ("prune.schedule.name", ["oneshot", None, 0], "one of one-shot, iterative, gradual"),
+    ("threads", [*NOT_COUNTS, 1025], "a whole number, at least 1 and at most 1024"),
     ("save_every_steps", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
     ("prune.schedule.rounds", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
     ("prune.schedule.rewind", ["early", True, 0], "one of none, dense, initial or null"),

@@ -34,6 +34,7 @@ Variant = Literal["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 MODEL_NAMES: tuple[str, ...] = get_args(ModelName)
 VARIANT_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -203,6 +204,7 @@ class Params(Section):
 
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_list_as_tuple)]
     device: Device
+    threads: Threads
     save_every_steps: CountOrNull
     data: DataParams
     model: ModelParams

@@ -21,6 +21,7 @@ from sparse_sam.compute import products_in
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import TrainingData
 from sparse_sam.errors import DivergenceError
+from sparse_sam.heartbeat import beat
 from sparse_sam.seeding import batch_order, derive_seed
 
 
@@ -129,6 +130,7 @@ def run_steps(
         schedule.step()
         standing.gradient_evaluations += gradient.calls
         standing.losses.append(gradient.first_loss)
+        beat()
         if save_every and (step + 1) % save_every == 0 and step + 1 < len(batches):
             standing.seconds += time.perf_counter() - started
             save()

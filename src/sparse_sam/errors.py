@@ -34,6 +34,18 @@ class DivergenceError(SparseSamError):
     """A loss, gradient or weight became infinite or NaN."""
 
 
+class StalledError(SparseSamError):
+    """A job has not finished a step for so long that it was given up.
+
+    Attributes:
+        job: which.
+    """
+
+    def __init__(self, message: str, job: object = None) -> None:
+        super().__init__(message)
+        self.job = job
+
+
 class ExportError(SparseSamError):
     """A network could not be exported, or an export is not what it should be."""
 

@@ -23,6 +23,7 @@ from sparse_sam.epochs import (
     seed_layers,
     steps_per_epoch,
 )
+from sparse_sam.heartbeat import beat
 from sparse_sam.masks import check_pruned_weights_are_zero
 from sparse_sam.optimizers import check_holds, make_schedule
 from sparse_sam.resume import ResumePoint
@@ -74,9 +75,11 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with torch.no_grad():
-        logits = torch.cat(
-            [model(images) for images in torch.split(split.images, EVALUATION_BATCH)]
-        )
+        parts = []
+        for images in torch.split(split.images, EVALUATION_BATCH):
+            parts.append(model(images))
+            beat()
+        logits = torch.cat(parts)
     for module, mode in modes:
         module.training = mode
     predictions = logits.argmax(dim=1)

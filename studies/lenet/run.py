@@ -8,8 +8,9 @@ once, after the last epoch. With ``--folder`` the digits are read from four idx 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,21 @@ def train_all_dense(
     sam = SAMParams(variant="sam", rho=0.05, **NO_SETTINGS)
     recipe = DenseParams(**_recipe(params, network), optimizer="sgd", sam=sam)
     paths = {seed: folder / f"dense-{seed}.safetensors" for seed in seeds}
-
-    def work(seed: int, _: Told) -> None:
-        trained = train_dense(data, network, recipe, seed, lambda _: None)
-        save_checkpoint(paths[seed], trained.checkpoint)
-
+    work = partial(_train_dense, data, network, recipe, paths)
     run_jobs(work, list(seeds), on_report=lambda *_: None)
     return paths
+
+
+def _train_dense(
+    data: TrainingData,
+    network: str,
+    recipe: DenseParams,
+    paths: Mapping[int, Path],
+    seed: int,
+    _: Told,
+) -> None:
+    trained = train_dense(data, network, recipe, seed, lambda _: None)
+    save_checkpoint(paths[seed], trained.checkpoint)
 
 
 def finetuned(
@@ -107,13 +116,8 @@ def choose(params: Values, network: str, data: TrainingData, progress: Told) -> 
     seed = params["choosing_seed"]
     with tempfile.TemporaryDirectory() as folder:
         path = train_all_dense(params, network, data, [seed], Path(folder))[seed]
-
-        def work(recipe: Recipe, report: Told) -> float:
-            dense = _read(path, seed, data)
-            _, accuracy = finetuned(params, network, dense, data, recipe, compression)
-            report(1)
-            return 100 * (1 - (accuracy or 0.0))
-
+        dense = _read(path, seed, data)
+        work = partial(_validation_error, params, network, dense, data, compression)
         # SGD's takes as long as SAM's: half the gradients a step, twice the steps.
         errors = run_jobs(
             work, candidates(params, network), on_report=lambda _, count: progress(count)
@@ -122,6 +126,21 @@ def choose(params: Values, network: str, data: TrainingData, progress: Told) -> 
         {"arm": one.arm, **dict(one.changes), "rho": one.rho, "validation_error": errors[one]}
         for one in candidates(params, network)
     ]
+
+
+def _validation_error(
+    params: Values,
+    network: str,
+    dense: Checkpoint,
+    data: TrainingData,
+    compression: float,
+    recipe: Recipe,
+    report: Told,
+) -> float:
+    """In percent."""
+    _, accuracy = finetuned(params, network, dense, data, recipe, compression)
+    report(1)
+    return 100 * (1 - (accuracy or 0.0))
 
 
 def best(tried: Sequence[Values], arm: str) -> Recipe:
@@ -147,25 +166,36 @@ def measure(
         dense = {seed: _read(path, seed, data) for seed, path in paths.items()}
         dense_error = {seed: _error(one, test) for seed, one in dense.items()}
     jobs = list(product(chosen, compressions, seeds))
-
-    def work(job: tuple[Recipe, float, int], report: Told) -> Values:
-        recipe, compression, seed = job
-        checkpoint, _ = finetuned(params, network, dense[seed], data, recipe, compression)
-        if checkpoint.masks is None:
-            raise SparseSamError("a finetuned network has no masks")
-        report(1)
-        return {
-            "arm": recipe.arm,
-            "compression": compression,
-            "seed": seed,
-            "kept": checkpoint.masks.kept,
-            "weights": checkpoint.masks.total,
-            "error": _error(checkpoint, test),
-            "dense_error": dense_error[seed],
-        }
-
+    work = partial(_measured, params, network, data, test, dense, dense_error)
     rows = run_jobs(work, jobs, on_report=lambda _, count: progress(count))
     return [rows[job] for job in jobs]
+
+
+def _measured(
+    params: Values,
+    network: str,
+    data: TrainingData,
+    test: Split,
+    dense: Mapping[int, Checkpoint],
+    dense_error: Mapping[int, float],
+    job: tuple[Recipe, float, int],
+    report: Told,
+) -> Values:
+    """A row of the results."""
+    recipe, compression, seed = job
+    checkpoint, _ = finetuned(params, network, dense[seed], data, recipe, compression)
+    if checkpoint.masks is None:
+        raise SparseSamError("a finetuned network has no masks")
+    report(1)
+    return {
+        "arm": recipe.arm,
+        "compression": compression,
+        "seed": seed,
+        "kept": checkpoint.masks.kept,
+        "weights": checkpoint.masks.total,
+        "error": _error(checkpoint, test),
+        "dense_error": dense_error[seed],
+    }
 
 
 def _recipe(params: Values, network: str) -> Values:

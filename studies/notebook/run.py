@@ -7,6 +7,7 @@ the digits of ``mnist-10`` are read from four idx files instead of downloaded.
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def main() -> int:
         total = len(params["seeds"]) * len(params["sparsities"]) * len(VARIANTS) * len(ARMS)
         with tqdm(total=total, desc=arguments.dataset, unit="run", disable=None) as progress:
             rows = run_jobs(
-                lambda seed, report: run_seed(params, training, test, seed, report),
+                partial(run_seed, params, training, test),
                 params["seeds"],
                 on_report=lambda _, count: progress.update(count),
             )

@@ -192,7 +192,7 @@ def test_all_parameters_but_those_a_sweep_sets_are_in_the_content(cells: list[Ce
     assert set(Params.model_fields) == {
         *("seeds", "data", "model", "train_dense"),  # in the dense network's
         *("prune", "finetune"),
-        *("device", "save_every_steps", "evaluate"),  # make no number of a cell
+        *("device", "threads", "save_every_steps", "evaluate"),  # the same in every cell
     }
     content = cells[0].work.content()
     assert set(content) == {"dense", "prune", "arm", "finetune", "flatness", "tested"}

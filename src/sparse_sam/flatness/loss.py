@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparse_sam.dataset import Split
+from sparse_sam.heartbeat import beat
 
 Vector = list[Tensor]
 """One tensor a trainable parameter, in the order of ``weights``."""
@@ -34,6 +35,7 @@ def masks(model: nn.Module) -> Vector:
 
 def loss(model: nn.Module, split: Split) -> Tensor:
     """Mean cross-entropy over ``split``, in nats."""
+    beat()
     return cross_entropy(model(split.images), split.labels)
 
 

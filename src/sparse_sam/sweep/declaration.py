@@ -37,6 +37,7 @@ Changes = tuple[tuple[str, Scalar], ...]
 SET_BY_SWEEP: dict[str, Any] = {
     "seeds": [0],
     "device": "cpu",
+    "threads": 1,
     "save_every_steps": None,
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 0.0},
 }

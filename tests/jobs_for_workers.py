@@ -1,0 +1,96 @@
+"""Jobs that tests give to workers: what a process that starts fresh can import."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.errors import DivergenceError
+
+Report = Callable[[Any], None]
+
+
+def square(job: int, report: Report) -> tuple[int, int]:
+    for news in range(job):
+        report(news)
+    return job * job, os.getpid()
+
+
+def count_to_four(folder: Path, job: int, report: Report) -> int:
+    with (folder / str(job)).open("a") as begun:
+        begun.write(".")
+    for news in range(4):
+        time.sleep(0.05)
+        report(news)
+    return job * job
+
+
+def careful(_: int, report: Report) -> str:
+    try:
+        report("one")
+        report("two")
+    except Exception:  # noqa: BLE001 - the point of the test
+        return "stopped by an exception"
+    return "whole"
+
+
+def threads(_: int, __: Report) -> int:
+    return torch.get_num_threads()
+
+
+def diverge(job: int, _: Report) -> None:
+    if job == 1:
+        raise DivergenceError("the loss in epoch 2 became infinite")
+    time.sleep(60)
+
+
+def die(job: int, _: Report) -> None:
+    if job == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def stand_still(job: int, report: Report) -> int:
+    report("begun")
+    if job == 1:
+        time.sleep(600)
+    return job
+
+
+def wait_beside_a_file(folder: Path, _: int, __: Report) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def trained(job: int, _: Report) -> dict[str, Tensor]:
+    """Some real steps of a convolutional network: forward and backward, with all threads."""
+    torch.manual_seed(job)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 196, 10)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    images, labels = torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+class Unreadable:
+    """Can be pickled, and not read back."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _cannot_be_read, ()
+
+    def __call__(self, job: int, _: Report) -> int:
+        return job
+
+
+def _cannot_be_read() -> None:
+    raise ModuleNotFoundError("No module named 'a_network_of_mine'")
