@@ -87,9 +87,9 @@ def table(*, quick: bool) -> str:
         sys.stderr.write(lines[-1] + "\n")
     where = machine()
     said = (
-        "Seconds of every stage, small (a tenth of the digits, an epoch), on machines emulated on "
-        f"{where['cores']} cores.\nEvery network of a seed has the same bits in all rows of as many "
-        "threads."
+        "Seconds of every stage, small (a tenth of the digits, an epoch), on machines that are "
+        f"emulated on {where['cores']} cores.\nEvery network of a seed has the same bits in all "
+        "rows of as many threads."
     )
     below = f"{where['device']}, torch {where['torch']}, Python {where['python']}."
     return "\n".join([said, "", *lines, "", below, ""])
