@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes
+.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -125,3 +125,9 @@ study-lenet: setup ## error of the LeNets against compression, beside published 
 
 study-regimes: setup-sweep ## where SAM pays, over sparsity and dense training (studies/regimes; two hours)
 	@dvc repro studies/regimes/dvc.yaml
+
+study-status: setup ## what has changed since the studies' published numbers were computed
+	@dvc status studies/notebook/dvc.yaml studies/lenet/dvc.yaml studies/regimes/dvc.yaml
+
+study-recheck: setup ## compute a part of every study with this code, and compare the digits (FOLDER=… of MNIST)
+	@python -m studies.recheck $(if $(FOLDER),--folder $(FOLDER))
