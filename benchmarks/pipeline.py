@@ -25,6 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report, value
 from ruamel.yaml import YAML
 
@@ -82,7 +83,14 @@ def run(clone: Path, *command: str) -> None:
 
 def cases_of(folder: Path, seeds: int, *, quick: bool) -> dict[str, Callable[[], None]]:
     """What runs in turn. A clone is made anew for every run of DVC, and is no part of its time."""
-    changes = {"seeds": list(range(seeds)), **ALWAYS, **(QUICK if quick else {})}
+    # One seed alone has all cores, as the plain script has.
+    threads = 1 if seeds > 1 else torch.get_num_threads()
+    changes = {
+        "seeds": list(range(seeds)),
+        "threads": threads,
+        **ALWAYS,
+        **(QUICK if quick else {}),
+    }
     steady = fresh(folder, changes).rename(folder / "steady")
     plain = [sys.executable, str(PEERS / "plain_script.py")]
     if quick:
