@@ -15,6 +15,14 @@ UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "m
 CALLS = {"torch.load", "numpy.load", "np.load", "pd.read_pickle", "eval", "exec"}
 
 
+# Processes of one training hand each other work and results: what a file holds never gets there.
+ALLOWED = {
+    "parallel.py": {"pickle.dumps"},
+    "worker.py": {"pickle.loads"},
+    "cores.py": {"joblib.cpu_count"},
+}
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -23,10 +31,27 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+def used(tree: ast.AST) -> set[str]:
+    """What of the modules that unpickle is imported or called, by dotted names."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNPICKLERS:
+            names |= {f"{node.module}.{name.name}" for name in node.names}
+        elif isinstance(node, ast.Attribute):
+            names |= {ast.unparse(node)} if ast.unparse(node.value) in UNPICKLERS else set()
+        elif isinstance(node, ast.Import):
+            # Under another name, or as a part, nothing of it could be recognised.
+            parts = [one for one in node.names if one.name.split(".")[0] in UNPICKLERS]
+            names |= {
+                f"{one.name} as {one.asname}" for one in parts if one.asname or "." in one.name
+            }
+    return names
+
+
 @pytest.mark.parametrize("path", CODE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_is_unpickled(path: Path) -> None:
     tree = ast.parse(path.read_text())
-    assert not UNPICKLERS & set(imported(tree))
+    assert used(tree) <= ALLOWED.get(path.name, set())
     called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert not CALLS & called
 
