@@ -43,6 +43,10 @@ def threads(_: int, __: Report) -> int:
     return torch.get_num_threads()
 
 
+def parent(_: int, __: Report) -> int:
+    return os.getppid()
+
+
 def diverge(job: int, _: Report) -> None:
     if job == 1:
         raise DivergenceError("the loss in epoch 2 became infinite")

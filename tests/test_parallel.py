@@ -46,6 +46,18 @@ def test_every_job_is_done_once_and_every_report_arrives_in_order(side_by_side: 
     assert {process == os.getpid() for _, process in results.values()} == {not side_by_side}
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_no_worker_is_forked_from_this_process(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """Also as on systems where a fork is missing, or is not safe."""
+    monkeypatch.setattr(sys, "platform", platform)
+    results = run_jobs(do.parent, [1, 2], on_report=lambda *_: None)
+    is_child = {parent == os.getpid() for parent in results.values()}
+    assert is_child == {platform != "linux"}  # there they come from a server that was never used
+    assert set(run_jobs(do.threads, [1, 2], on_report=lambda *_: None).values()) == {1}
+
+
 def test_jobs_that_take_turns_report_everything_once_and_end_together(tmp_path: Path) -> None:
     heard: dict[int, list[int]] = {}
     order: list[int] = []
