@@ -20,7 +20,6 @@ from sparse_sam.epochs import (
     divergence,
     mean_loss,
     run_steps,
-    seed_layers,
     steps_per_epoch,
 )
 from sparse_sam.masks import check_pruned_weights_are_zero
@@ -107,8 +106,9 @@ def train(
         data: training and validation part; a test part is not part of this type.
         recipe: epochs, batch size, schedule and label smoothing. The optimizer was made from
             the same recipe and holds the rest.
-        seed: gives the batch order, together with ``purpose`` and the epoch.
-        purpose: calls with the same seed and purpose see the same batches.
+        seed: gives the batch order, together with ``purpose`` and the epoch, and what layers draw
+            (dropout), together with the step, too.
+        purpose: calls with the same seed and purpose see the same batches, and draw the same.
         on_epoch: told of every row of the history as soon as it is there.
         before_step: called with the number of the step that comes next, from 0 and without a
             break from epoch to epoch. It may shrink the masks. What it does must depend on the
@@ -159,7 +159,6 @@ def train(
         record(0, Standing(), None)
     with torch.random.fork_rng():
         for epoch in range(len(history), recipe.epochs + 1):
-            seed_layers(seed, purpose, epoch)
             standing = Standing.from_tree(begun, device) if begun else Standing()
             begun = None
             batches = Batches(data, recipe, seed, purpose, epoch)
@@ -201,7 +200,7 @@ def _progress(
     history: list[Epoch],
     standing: Standing | None,
 ) -> dict[str, Any]:
-    """All that the next step depends on; between epochs every random number is derived anew."""
+    """All that the next step depends on; in every step random numbers are derived anew."""
     return {
         "model": dict(model.state_dict()),
         "optimizer": optimizer.state_dict(),
