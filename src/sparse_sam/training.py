@@ -1,7 +1,7 @@
 """One training loop for every arm, and evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -96,6 +96,7 @@ def train(
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     before_step: Callable[[int], None] = lambda _: None,
+    restarts: Sequence[int] = (),
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place for ``recipe.epochs``.
@@ -113,6 +114,7 @@ def train(
         before_step: called with the number of the step that comes next, from 0 and without a
             break from epoch to epoch. It may shrink the masks. What it does must depend on the
             number, the model and the seed only, so that a resumed training does the same.
+        restarts: at which of these steps the learning rate's schedule begins anew.
         resume: where every epoch is saved, and steps on the way if it says so; an earlier run of
             the same training is gone on with, to the same bits as if it had never stopped.
 
@@ -127,7 +129,7 @@ def train(
     check_holds(optimizer, model)
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps)
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps, restarts)
     history, begun = _resumed(resume, model, optimizer, schedule)
     for row in history:
         on_epoch(row)
