@@ -84,11 +84,11 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     """
     model = dense.build()
     check_dense(model)
-    evidence = Evidence(dense.origin.seed, data.train if data else None)
+    origin = dense.origin
+    evidence = Evidence(origin.seed, data.train if data else None, origin.image_shape)
     masks = Pruner.of(params).masks(model, make_schedule(params).sparsity(0.0), evidence)
     attach(model, masks)
     if params.schedule.rewind == "initial":
-        origin = dense.origin
         initial = _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
         load_plain(model, initial.state_dict())
     if params.reestimate_batchnorm:
@@ -156,7 +156,8 @@ def _scheduled(
 ) -> ScheduledPruning:
     # Where finetuning began, be it the dense network or its initialisation: masks only shrink.
     rewind_to = pruned.state if params.schedule.rewind in {"dense", "initial"} else None
-    evidence = Evidence(pruned.origin.seed, data.train)
+    origin = pruned.origin
+    evidence = Evidence(origin.seed, data.train, origin.image_shape)
     schedule = make_schedule(params)
     return ScheduledPruning(
         Pruner.of(params), schedule, evidence, model, optimizer, steps, rewind_to
