@@ -188,6 +188,13 @@ def test_looking_leaves_the_network_as_it_was() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_example_has_the_precision_of_the_network(dtype: torch.dtype) -> None:
+    assert list(Pruner(structure="channels").masks(head_first().to(dtype), 0.5, SEEN)) == [
+        "hidden.weight"
+    ]
+
+
 def test_looking_draws_nothing_that_the_caller_would_miss() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:

@@ -104,26 +104,29 @@ def _calls_on(model: nn.Module, example: Tensor) -> tuple[list[Call], Any]:
     layers = [module for module in model.modules() if _has_weights(module)]
     handles = [layer.register_forward_hook(remember) for layer in layers]
     try:
-        with _looked_at(model) as device:
-            return calls, model(example.to(device))
+        with _looked_at(model) as inputs:
+            return calls, model(example.to(inputs.device, inputs.dtype))
     finally:
         for handle in handles:
             handle.remove()
 
 
 @contextmanager
-def _looked_at(model: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode, a graph that holds every parameter, and nothing that stays; the device."""
+def _looked_at(model: nn.Module) -> Iterator[Tensor]:
+    """Evaluation mode, a graph that holds every parameter, and nothing that stays.
+
+    Gives a tensor of the device and precision that inputs must have.
+    """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(one, one.requires_grad) for one in model.parameters() if one.is_floating_point()]
-    device = next((one.device for one in model.parameters()), torch.device("cpu"))
+    inputs = wanted[0][0] if wanted else torch.empty(0)
     try:
         model.eval()
         for parameter, _ in wanted:
             parameter.requires_grad_(True)
-        devices = [device] if device.type == "cuda" else []
+        devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.enable_grad():
-            yield device
+            yield inputs
     finally:
         for parameter, before in wanted:
             parameter.requires_grad_(before)
