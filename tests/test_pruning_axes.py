@@ -321,7 +321,9 @@ def test_a_removed_channel_hands_on_a_constant() -> None:
 def test_structures_of_weights_take_nothing_else(structure: str) -> None:
     with pytest.raises(MaskError, match="prunes neither BatchNorm nor biases"):
         Pruner(structure=structure, biases=True).masks(network(0, False), 0.5)
-    assert find_structure(structure).targets(network(0, False), batchnorm=False, biases=False)
+    assert find_structure(structure).targets(
+        network(0, False), Evidence(), batchnorm=False, biases=False
+    )
 
 
 # Scopes

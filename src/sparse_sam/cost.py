@@ -1,4 +1,4 @@
-"""What finetuning cost, by step and by point of accuracy that it brought back."""
+"""What finetuning cost, by step and by point of accuracy that it brought."""
 
 from collections.abc import Mapping
 from typing import Any

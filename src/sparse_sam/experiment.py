@@ -18,7 +18,7 @@ from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import TrainingData
 from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import attach, plain_state
+from sparse_sam.masks import attach, load_plain
 from sparse_sam.models import ImageShape, build_model
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.parts import DataInfo
@@ -70,6 +70,10 @@ def train_dense(
 def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = None) -> Checkpoint:
     """Prune a dense network as far as the schedule asks before finetuning.
 
+    With ``rewind: initial`` the masks are those of the trained weights, and what they keep goes
+    back to the initialisation of the seed: a lottery ticket (Frankle and Carbin 2019,
+    arXiv:1803.03635).
+
     Args:
         dense: the trained network.
         params: what is pruned, how far and when.
@@ -80,9 +84,13 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     """
     model = dense.build()
     check_dense(model)
-    evidence = Evidence(dense.origin.seed, data.train if data else None)
+    origin = dense.origin
+    evidence = Evidence(origin.seed, data.train if data else None, origin.image_shape)
     masks = Pruner.of(params).masks(model, make_schedule(params).sparsity(0.0), evidence)
     attach(model, masks)
+    if params.schedule.rewind == "initial":
+        initial = _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
+        load_plain(model, initial.state_dict())
     if params.reestimate_batchnorm:
         if data is None:
             raise MaskError("reestimate_batchnorm needs training data, and none is given")
@@ -130,6 +138,7 @@ def finetune(
         purpose="finetune",
         on_epoch=on_epoch,
         before_step=scheduled.before_step if scheduled else lambda _: None,
+        restarts=scheduled.rewinds if scheduled else (),
         resume=resume,
     )
     if scheduled:
@@ -145,14 +154,10 @@ def _scheduled(
     optimizer: Optimizer,
     steps: int,
 ) -> ScheduledPruning:
-    origin, rewind_to = pruned.origin, None
-    if params.schedule.rewind == "dense":
-        rewind_to = pruned.state
-    elif params.schedule.rewind == "initial":
-        rewind_to = plain_state(
-            _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
-        )
-    evidence = Evidence(origin.seed, data.train)
+    # Where finetuning began, be it the dense network or its initialisation: masks only shrink.
+    rewind_to = pruned.state if params.schedule.rewind in {"dense", "initial"} else None
+    origin = pruned.origin
+    evidence = Evidence(origin.seed, data.train, origin.image_shape)
     schedule = make_schedule(params)
     return ScheduledPruning(
         Pruner.of(params), schedule, evidence, model, optimizer, steps, rewind_to

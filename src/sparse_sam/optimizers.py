@@ -1,5 +1,9 @@
 """Fresh optimizers and learning-rate schedules for a recipe, and the check that they are fresh."""
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,11 +40,26 @@ def make_sam(model: nn.Module, recipe: TrainingParams, sam: SAMParams) -> SAM:
     )
 
 
-def make_schedule(optimizer: Optimizer, recipe: TrainingParams, steps: int) -> LRScheduler:
-    """The learning rate of each of ``steps`` optimizer steps; ``cosine`` ends at 0."""
-    if recipe.schedule == "cosine":
+def make_schedule(
+    optimizer: Optimizer, recipe: TrainingParams, steps: int, restarts: Sequence[int] = ()
+) -> LRScheduler:
+    """The learning rate of each of ``steps`` optimizer steps; ``cosine`` ends at 0.
+
+    ``restarts`` are steps, from 0 and rising, at which it begins anew, for as long as the next.
+    """
+    if recipe.schedule != "cosine":
+        return LambdaLR(optimizer, lambda _: 1.0)
+    if not restarts:
         return CosineAnnealingLR(optimizer, T_max=steps)
-    return LambdaLR(optimizer, lambda _: 1.0)
+    starts = [0, *restarts]
+    ends = [*restarts, steps]
+
+    def factor(step: int) -> float:
+        part = bisect_right(starts, step) - 1
+        share = (step - starts[part]) / (ends[part] - starts[part])
+        return (1 + math.cos(math.pi * share)) / 2
+
+    return LambdaLR(optimizer, factor)
 
 
 @torch.no_grad()

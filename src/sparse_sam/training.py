@@ -1,7 +1,7 @@
 """One training loop for every arm, and evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from sparse_sam.epochs import (
     divergence,
     mean_loss,
     run_steps,
-    seed_layers,
     steps_per_epoch,
 )
 from sparse_sam.heartbeat import beat
@@ -100,6 +99,7 @@ def train(
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     before_step: Callable[[int], None] = lambda _: None,
+    restarts: Sequence[int] = (),
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place for ``recipe.epochs``.
@@ -110,12 +110,14 @@ def train(
         data: training and validation part; a test part is not part of this type.
         recipe: epochs, batch size, schedule and label smoothing. The optimizer was made from
             the same recipe and holds the rest.
-        seed: gives the batch order, together with ``purpose`` and the epoch.
-        purpose: calls with the same seed and purpose see the same batches.
+        seed: gives the batch order, together with ``purpose`` and the epoch, and what layers draw
+            (dropout), together with the step, too.
+        purpose: calls with the same seed and purpose see the same batches, and draw the same.
         on_epoch: told of every row of the history as soon as it is there.
         before_step: called with the number of the step that comes next, from 0 and without a
             break from epoch to epoch. It may shrink the masks. What it does must depend on the
             number, the model and the seed only, so that a resumed training does the same.
+        restarts: at which of these steps the learning rate's schedule begins anew.
         resume: where every epoch is saved, and steps on the way if it says so; an earlier run of
             the same training is gone on with, to the same bits as if it had never stopped.
 
@@ -130,7 +132,7 @@ def train(
     check_holds(optimizer, model)
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps)
+    schedule = make_schedule(optimizer, recipe, recipe.epochs * steps, restarts)
     history, begun = _resumed(resume, model, optimizer, schedule)
     for row in history:
         on_epoch(row)
@@ -162,7 +164,6 @@ def train(
         record(0, Standing(), None)
     with torch.random.fork_rng():
         for epoch in range(len(history), recipe.epochs + 1):
-            seed_layers(seed, purpose, epoch)
             standing = Standing.from_tree(begun, device) if begun else Standing()
             begun = None
             batches = Batches(data, recipe, seed, purpose, epoch)
@@ -204,7 +205,7 @@ def _progress(
     history: list[Epoch],
     standing: Standing | None,
 ) -> dict[str, Any]:
-    """All that the next step depends on; between epochs every random number is derived anew."""
+    """All that the next step depends on; in every step random numbers are derived anew."""
     return {
         "model": dict(model.state_dict()),
         "optimizer": optimizer.state_dict(),

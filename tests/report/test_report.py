@@ -175,6 +175,26 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
     assert ("d" * 10) in text
 
 
+def test_a_ticket_is_not_called_a_network_that_only_lost_weights(content: Content) -> None:
+    ticket = replace(content, params={**content.params, "prune.schedule.rewind": "initial"})
+    for said in (markdown(content), Page(html(content)).text):
+        assert "Pruning 50.0% of the prunable weights before finetuning takes" in said
+        assert "points from the pruned network" in said
+        assert "initial" not in said.replace("prune.schedule.rewind", "")
+    for said in (markdown(ticket), Page(html(ticket)).text):
+        text = " ".join(said.split())
+        assert (
+            "Pruning 50.0% of the prunable weights, and putting the others back to their initial "
+            "values, takes the test accuracy from" in text
+        )
+        assert "before finetuning takes" not in text
+        assert "points from the pruned network" not in text
+        assert "Trained from there with SAM it is" in text
+        assert re.search(
+            r"SAM gains \d+\.\d+ points on the rewound network, at|SAM gains nothing", text
+        )
+
+
 def test_it_is_one_file_and_asks_for_nothing(source: str) -> None:
     page = Page(source)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)

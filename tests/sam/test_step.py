@@ -234,18 +234,17 @@ def test_the_loss_is_the_one_at_the_weights() -> None:
 
 def test_a_closure_need_not_zero_gradients() -> None:
     # Code written for the widely copied SAM has closures that do not.
-    one, other = perceptron(), perceptron()
-    (inputs, labels) = one_batch()
+    one, other, data = perceptron(), perceptron(), batches(3)
     first, second = (SAM(model.parameters(), SGD, rho=0.3, lr=0.1) for model in (one, other))
+    for inputs, labels in data:
 
-    def closure() -> Tensor:
-        loss = cross_entropy(one(inputs), labels)
-        loss.backward()
-        return loss
+        def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:
+            loss = cross_entropy(one(inputs), labels)
+            loss.backward()
+            return loss
 
-    closure()
-    first.step(closure)
-    run(other, second, [(inputs, labels)])
+        first.step(closure)
+    run(other, second, data)
     assert same(weights(one), weights(other))
 
 

@@ -21,15 +21,26 @@ _SALIENCY_IMAGES = 512
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at beside the weights; never test data.
+    """What may be looked at beside the weights; never test data.
 
     Attributes:
         seed: what the random criterion draws from; all arms of a seed draw alike.
         train: the training part, on the device of the model; None where no criterion needs it.
+        image_shape: of one input, which structure ``channels`` needs to see what the network
+            computes; None takes it from ``train``, if that is there.
     """
 
     seed: int = 0
     train: Split | None = None
+    image_shape: tuple[int, ...] | None = None
+
+    @property
+    def example(self) -> Tensor | None:
+        """Two empty inputs, on the CPU; None if nothing says of which shape."""
+        shape = self.image_shape
+        if shape is None and self.train is not None:
+            shape = tuple(self.train.images.shape[1:])
+        return None if shape is None else torch.zeros(2, *shape)
 
 
 class Criterion(Protocol):

@@ -27,7 +27,8 @@ class ScheduledPruning:
         optimizer: what trains it.
         steps: how many steps the whole training has.
         rewind_to: weights and buffers under plain names that the model is put back to whenever
-            masks shrink, with a fresh optimizer's state (Renda et al. 2020, arXiv:2003.02389).
+            masks shrink, with a fresh optimizer's state. The learning rate's schedule begins anew
+            then, too (Renda et al. 2020, arXiv:2003.02389, section 2): see ``rewinds``.
     """
 
     def __init__(
@@ -50,15 +51,21 @@ class ScheduledPruning:
         Raises:
             MaskError: a tensor would lose all its weights; the message names it.
         """
-        asked = self._asked(step)
-        if asked == (self._asked(step - 1) if step else self._schedule.sparsity(0.0)):
+        if not self._shrinks_at(step):
             return
-        masks = self._pruner.masks(self._model, asked, self._evidence)
+        masks = self._pruner.masks(self._model, self._asked(step), self._evidence)
         if self._rewind_to is not None:
             load_plain(self._model, self._rewind_to)
             forget_everything(self._optimizer)
         tighten(self._model, masks)
         forget_pruned(self._optimizer, self._model)
+
+    @property
+    def rewinds(self) -> list[int]:
+        """The steps, from 0, before which the model is rewound."""
+        if self._rewind_to is None:
+            return []
+        return [step for step in range(self._steps) if self._shrinks_at(step)]
 
     def check_met(self) -> None:
         """Raise MaskError if the model has not exactly the sparsity that the schedule ends at."""
@@ -67,6 +74,10 @@ class ScheduledPruning:
         wanted = self._pruner.masks(self._model, asked, self._evidence)
         if masks is None or masks.kept != wanted.kept:
             raise MaskError(f"the network was to have a sparsity of {asked} and is {masks!r}")
+
+    def _shrinks_at(self, step: int) -> bool:
+        before = self._asked(step - 1) if step else self._schedule.sparsity(0.0)
+        return self._asked(step) != before
 
     def _asked(self, step: int) -> float:
         # Of the last step the progress is 1, so that a training of any length ends well.

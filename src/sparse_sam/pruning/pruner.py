@@ -48,20 +48,22 @@ class Pruner:
             model: a dense model, or one with masks attached: what is pruned there stays pruned,
                 and counts.
             sparsity: the share of units to prune, in [0, 1): of weights, or of output channels.
-            evidence: what the criterion may look at beside the weights.
+            evidence: what may be looked at beside the weights.
 
         Raises:
             MaskError: the sparsity is out of range or below the one that the model has, the
-                model has nothing to prune so, or a tensor would lose all its weights; the message
-                names it.
+                model has nothing to prune so, a tensor would lose all its weights, or with
+                structure ``channels`` it cannot be told whose outputs are the classes; the
+                message names it.
             DivergenceError: a score is NaN, so that nothing can be ranked.
         """
         if not 0 <= sparsity < 1:
             raise MaskError(f"sparsity = {sparsity}: must be at least 0 and less than 1")
         structure, before = find_structure(self.structure), masks_of(model)
-        weights = self._weights(model, structure, before)
+        evidence = evidence or Evidence()
+        weights = self._weights(model, structure, before, evidence)
         criterion = look_up(CRITERIA, self.criterion, "criterion")
-        scores = criterion.scores(model, weights, evidence or Evidence())
+        scores = criterion.scores(model, weights, evidence)
         units = {}
         for name in weights:
             score = scores.pop(name)
@@ -84,12 +86,12 @@ class Pruner:
         return Masks(masks)
 
     def _weights(
-        self, model: nn.Module, structure: Structure, before: Masks | None
+        self, model: nn.Module, structure: Structure, before: Masks | None, evidence: Evidence
     ) -> dict[str, Tensor]:
         parameters = dict(model.named_parameters())
         if before:
             return {name: parameters[f"{name}_orig"] for name in before}
-        names = structure.targets(model, batchnorm=self.batchnorm, biases=self.biases)
+        names = structure.targets(model, evidence, batchnorm=self.batchnorm, biases=self.biases)
         if not names:
             how = "" if self.structure == "unstructured" else f" with structure {self.structure}"
             raise MaskError(f"the model has no weights that can be pruned{how}")

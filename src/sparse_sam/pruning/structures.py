@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from sparse_sam.config_prune import kept_of_group
 from sparse_sam.errors import MaskError
+from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.heads import class_layers
 from sparse_sam.pruning.targets import layer_weights, prunable_parameters
 
 Pool = Callable[[Tensor], Tensor]
@@ -24,7 +26,9 @@ class Structure(Protocol):
     @property
     def unit(self) -> str: ...  # noqa: D102
 
-    def targets(self, model: nn.Module, *, batchnorm: bool, biases: bool) -> list[str]:
+    def targets(
+        self, model: nn.Module, evidence: Evidence, *, batchnorm: bool, biases: bool
+    ) -> list[str]:
         """The names of the parameters of a dense model that can be pruned so."""
 
     def unit_scores(self, scores: Tensor, pool: Pool) -> Tensor:
@@ -48,7 +52,14 @@ class Unstructured:
 
     unit: str = "weights"
 
-    def targets(self, model: nn.Module, *, batchnorm: bool, biases: bool) -> list[str]:  # noqa: D102
+    def targets(  # noqa: D102
+        self,
+        model: nn.Module,
+        evidence: Evidence,  # noqa: ARG002
+        *,
+        batchnorm: bool,
+        biases: bool,
+    ) -> list[str]:
         return list(prunable_parameters(model, batchnorm=batchnorm, biases=biases))
 
     def unit_scores(self, scores: Tensor, pool: Pool) -> Tensor:  # noqa: ARG002, D102
@@ -75,7 +86,14 @@ class Groups:
     m: int
     unit: str = "weights"
 
-    def targets(self, model: nn.Module, *, batchnorm: bool, biases: bool) -> list[str]:  # noqa: D102
+    def targets(  # noqa: D102
+        self,
+        model: nn.Module,
+        evidence: Evidence,  # noqa: ARG002
+        *,
+        batchnorm: bool,
+        biases: bool,
+    ) -> list[str]:
         _only_weights(f"{self.n}:{self.m}", batchnorm=batchnorm, biases=biases)
         weights = layer_weights(model).items()
         return [name for name, weight in weights if weight[0].numel() % self.m == 0]
@@ -97,14 +115,18 @@ class Channels:
     """Whole outputs of a layer: the filters of a convolution, the rows of a linear layer.
 
     What a removed channel hands on does not depend on its input: its bias, and what BatchNorm
-    makes of that, stay. The last layer's outputs are the classes, and it is left dense.
+    makes of that, stay. Layers whose outputs are the classes are left dense (``heads``).
     """
 
     unit: str = "output channels"
 
-    def targets(self, model: nn.Module, *, batchnorm: bool, biases: bool) -> list[str]:  # noqa: D102
+    def targets(  # noqa: D102
+        self, model: nn.Module, evidence: Evidence, *, batchnorm: bool, biases: bool
+    ) -> list[str]:
         _only_weights("channels", batchnorm=batchnorm, biases=biases)
-        return list(layer_weights(model))[:-1]
+        heads = class_layers(model, evidence.example)
+        classes = {id(one) for head in heads for one in head.parameters(recurse=False)}
+        return [name for name, one in layer_weights(model).items() if id(one) not in classes]
 
     def unit_scores(self, scores: Tensor, pool: Pool) -> Tensor:  # noqa: D102
         blocks = scores.flatten(1)

@@ -3,8 +3,8 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-_NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_WITH_OUTPUTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+WITH_OUTPUTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def prunable_parameters(
@@ -20,7 +20,7 @@ def prunable_parameters(
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
             is_bias = name.rpartition(".")[2].endswith("bias")
-            if isinstance(module, _NORMALISATION):
+            if isinstance(module, NORMALISATION):
                 wanted = biases if is_bias else batchnorm
             else:
                 wanted = biases if is_bias else parameter.dim() >= 2
@@ -37,7 +37,7 @@ def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     chosen: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
-        if isinstance(module, _WITH_OUTPUTS):
+        if isinstance(module, WITH_OUTPUTS):
             for name, parameter in module.named_parameters(prefix, recurse=False):
                 own = name.rpartition(".")[2] == "weight"
                 if own and not any(parameter is other for other in chosen.values()):

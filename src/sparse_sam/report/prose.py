@@ -23,21 +23,28 @@ def sparse_networks(content: Content) -> list[str]:
     """Question 1: what sparsity costs and buys."""
     arms = content.summary["arms"]
     dense, pruned = (100 * arms[arm]["accuracy"]["mean"] for arm in ("dense", "pruned"))
+    ticket = _is_ticket(content)
+    how = ", and putting the others back to their initial values," if ticket else ""
+    when, then = ("", "Trained from there") if ticket else (" before finetuning", "Finetuned")
     said = [
         (
-            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights before finetuning "
+            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights{how}{when} "
             f"takes the test accuracy from {dense:.2f} % to {pruned:.2f} %."
         )
     ]
     for arm in ("sgd", "sgd_2x", "sam"):
         mean = 100 * arms[arm]["accuracy"]["mean"]
         said.append(
-            f"Finetuned with {NAMES[arm]} it is {mean:.2f} %, {mean - dense:+.2f} points from "
-            "dense."
+            f"{then} with {NAMES[arm]} it is {mean:.2f} %, {mean - dense:+.2f} points from dense."
         )
     if content.compression:
         said += _sizes(content.compression)
     return said
+
+
+def _is_ticket(content: Content) -> bool:
+    """Whether the arm ``pruned`` has initial weights under its masks, and not trained ones."""
+    return content.params.get("prune.schedule.rewind") == "initial"
 
 
 def _sizes(compression: Mapping[str, Any]) -> list[str]:
@@ -75,6 +82,9 @@ def drawbacks(content: Content) -> list[str]:
     """Question 4: what SAM costs."""
     arms = content.summary["arms"]
     sgd, sam, pruned = arms["sgd"], arms["sam"], arms["pruned"]
+    verb, start = "recovers", "from the pruned network"
+    if _is_ticket(content):  # nobody had these points before
+        verb, start = "gains", "on the rewound network"
     gradients = sam["gradient_evaluations"] / sgd["gradient_evaluations"]
     said = [
         (
@@ -88,11 +98,11 @@ def drawbacks(content: Content) -> list[str]:
         name = NAMES[arm][0].upper() + NAMES[arm][1:]
         if points > 0:
             said.append(
-                f"{name} recovers {points:.2f} points from the pruned network, at "
+                f"{name} {verb} {points:.2f} points {start}, at "
                 f"{arms[arm]['seconds'] / points:.1f} seconds a point."
             )
         else:
-            said.append(f"{name} recovers nothing from the pruned network ({points:+.2f} points).")
+            said.append(f"{name} {verb} nothing {start} ({points:+.2f} points).")
     said.append(
         "SAM needs a radius to choose, ρ, and one copy of the weights in memory" + _memory(content)
     )

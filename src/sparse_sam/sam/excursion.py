@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,12 @@ class Ascent(NamedTuple):
     directions: list[Tensor]
     rho: float
     adaptive: bool
+
+    @classmethod
+    def along_gradients(cls, group: dict[str, Any], rho: float) -> "Ascent":
+        """A group's weights that have a gradient, along it."""
+        weights = [p for p in group["params"] if p.grad is not None]
+        return cls(weights, [p.grad for p in weights], rho, group["adaptive"])
 
 
 class Excursion:

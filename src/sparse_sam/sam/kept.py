@@ -75,10 +75,13 @@ class KeptWeights:
         ]
         return vectors.norm(kept) / vectors.norm(gradients)
 
-    @property
-    def any_found(self) -> bool:
-        """Whether the model holds masks of ``torch.nn.utils.prune`` now."""
-        return bool(self._found())
+    def refuse_closed(self) -> None:
+        """Raise RuntimeError if the model holds masks, for they hid what is wanted of them."""
+        if self._found():
+            raise RuntimeError(
+                "dense_gradient and track_kept_share need the gradient behind the masks: use "
+                "step(closure), or put the first backward pass into `with optimizer.first_pass():`"
+            )
 
     @torch.no_grad()
     def zero_pruned_(self) -> None:

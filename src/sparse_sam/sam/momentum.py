@@ -8,7 +8,6 @@ from torch.amp.grad_scaler import GradScaler
 
 from sparse_sam.sam.excursion import Ascent
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.passes import forget_gradients
 
 _BUFFERS = ("momentum_buffer", "exp_avg")
 
@@ -58,16 +57,11 @@ class MomentumSAM(SAM):
         self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler | None = None
     ) -> Any:
         """A whole step, and the loss at w + ε. Arguments and errors are those of ``SAM.step``."""
-        if closure is None:
-            raise ValueError("SAM.step needs a closure; or use first_step and second_step")
-        try:
-            forget_gradients(self.param_groups)
+        with self._whole_step(closure) as gradient:
             self.first_step()
             with torch.enable_grad():
-                loss = closure()
-        finally:
-            self.restore()
-        self.second_step(scaler=scaler)
+                loss = gradient()
+            self.second_step(scaler=scaler)
         return loss
 
     def _ascents(self) -> list[Ascent]:

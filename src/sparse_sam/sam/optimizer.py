@@ -24,7 +24,7 @@ from sparse_sam.sam.base import complete_group, make_base
 from sparse_sam.sam.descent import Descent, Nonfinite
 from sparse_sam.sam.excursion import Ascent, Excursion
 from sparse_sam.sam.kept import KeptWeights
-from sparse_sam.sam.passes import forget_gradients, take_gradients, unsynchronised
+from sparse_sam.sam.passes import LeftGradients, forget_gradients, take_gradients, unsynchronised
 
 
 class SAM(Eager, Optimizer):
@@ -97,6 +97,7 @@ class SAM(Eager, Optimizer):
         self._descent = Descent(max_grad_norm, nonfinite)
         self._kept = KeptWeights(model, masks)
         self._excursion = Excursion()
+        self._left = LeftGradients()
         self._own_group_defaults = {"rho": rho, "adaptive": adaptive}
         self.base_optimizer = make_base(params, base_optimizer, base_kwargs)
         for group in self.base_optimizer.param_groups:
@@ -128,22 +129,18 @@ class SAM(Eager, Optimizer):
 
         Raises:
             ValueError: there is no closure; SAM needs the gradient twice.
+            RuntimeError: gradients of earlier micro-batches lie in ``.grad``, and would be lost.
             DivergenceError: a gradient is not finite and ``nonfinite`` is ``raise``.
         """
-        if closure is None:
-            raise ValueError("SAM.step needs a closure; or use first_step and second_step")
-        try:
-            forget_gradients(self.param_groups)
+        with self._whole_step(closure) as gradient:
             with self.first_pass(), torch.enable_grad():
-                loss = closure()
+                loss = gradient()
             if self.ascends:
                 self.first_step()
                 forget_gradients(self.param_groups)
                 with self.second_pass(), torch.enable_grad():
-                    closure()
-        finally:
-            self.restore()
-        self.second_step(scaler=scaler)
+                    gradient()
+            self.second_step(scaler=scaler)
         return loss
 
     @property
@@ -174,7 +171,8 @@ class SAM(Eager, Optimizer):
         self.ascent_norm, self._first_gradient = None, {}
         if self.ascends and (ascents := self._ascents()):
             weights = [weight for ascent in ascents for weight in ascent.weights]
-            self._check_masks_were_open()
+            if not self._masks_were_open and (self.dense_gradient or self.track_kept_share):
+                self._kept.refuse_closed()
             if self.track_kept_share:
                 self.kept_share = self._kept.share(weights)
             if not self.dense_gradient:
@@ -210,6 +208,7 @@ class SAM(Eager, Optimizer):
         self._first_gradient = {}
         self._descent.take(self.base_optimizer, self.ascent_norm if ascended else None, scaler)
         self._end_step()
+        self._left.remember(self.param_groups)
         if zero_grad:
             self.zero_grad()
 
@@ -256,6 +255,7 @@ class SAM(Eager, Optimizer):
         else:
             complete = complete_group({**param_group}, self._own_group_defaults)
             self.base_optimizer.add_param_group(complete)
+        self._left.remember_older(self.param_groups[-1:])
 
     # What variants do otherwise:
 
@@ -265,13 +265,9 @@ class SAM(Eager, Optimizer):
 
     def _ascents(self) -> list[Ascent]:
         """Where to: along the gradients, wherever there are some."""
-        ascents = []
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                gradients = [p.grad for p in weights]
-                ascents.append(Ascent(weights, gradients, self._radius(group), group["adaptive"]))
-        return ascents
+        groups = self.param_groups
+        ascents = [Ascent.along_gradients(group, self._radius(group)) for group in groups]
+        return [ascent for ascent in ascents if ascent.weights]
 
     def _complete_gradient(self, first: dict[Tensor, Tensor]) -> None:
         """Make the update of the gradient at w + ε*, in place; SAM takes it as it is.
@@ -288,13 +284,19 @@ class SAM(Eager, Optimizer):
     def _load_own_state(self, state: dict[str, Any]) -> None:
         """Take what ``_own_state`` gave, or nothing."""
 
-    def _check_masks_were_open(self) -> None:
-        wanted = self.dense_gradient or self.track_kept_share
-        if wanted and not self._masks_were_open and self._kept.any_found:
-            raise RuntimeError(
-                "dense_gradient and track_kept_share need the gradient behind the masks: use "
-                "step(closure), or put the first backward pass into `with optimizer.first_pass():`"
-            )
+    @contextmanager
+    def _whole_step(self, closure: Callable[[], Any] | None) -> Iterator[Callable[[], Any]]:
+        """Begin without gradients, and when a closure fails end at w and without them."""
+        if closure is None:
+            raise ValueError("SAM.step needs a closure; or use first_step and second_step")
+        self._left.check_nothing_came(self.param_groups)
+        forget_gradients(self.param_groups)
+        try:
+            yield closure
+        except BaseException:
+            self.restore()
+            forget_gradients(self.param_groups)
+            raise
 
     def _share_with_base(self) -> None:
         self.param_groups = self.base_optimizer.param_groups
