@@ -24,6 +24,7 @@ from sparse_sam.pruning import magnitude_masks
 from sparse_sam.resume import ResumePoint, resume_key
 from sparse_sam.seeding import seeded
 from sparse_sam.training import Epoch, train
+from sparse_sam.worker import on_threads
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -260,7 +261,8 @@ def test_any_number_of_kills_changes_nothing(
     """SIGKILL at random moments, in processes of their own, until one comes to the end."""
     data = make_data()
     recipe = make_recipe(epochs=30, momentum=0.9)
-    whole, expected, _ = run(tiny_net, data, recipe, "sam")
+    with on_threads(1):  # as the processes below
+        whole, expected, _ = run(tiny_net, data, recipe, "sam")
     context = multiprocessing.get_context("fork")
     point, moments = ResumePoint(tmp_path, "key"), random.Random(0)
     kills, seen = 0, 0
