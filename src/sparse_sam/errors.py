@@ -34,6 +34,14 @@ class DivergenceError(SparseSamError):
     """A loss, gradient or weight became infinite or NaN."""
 
 
+class FrozenWeightError(SparseSamError):
+    """A tensor that requires a gradient was not trained by an epoch."""
+
+
+class DeadWeightError(FrozenWeightError, DivergenceError):
+    """Nor could it be: units died in training, and no gradient reaches the tensor any more."""
+
+
 class ExportError(SparseSamError):
     """A network could not be exported, or an export is not what it should be."""
 
