@@ -14,6 +14,7 @@ a kind of divergence.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -27,6 +28,7 @@ from sparse_sam.sam.kept import KeptWeights
 # A gradient is sizeable if a step so many times smaller than lr · gradient would change a weight.
 # At a few roundings' size, momentum may well cancel it.
 _BEYOND_ROUNDING = 1000
+_FEW = 1024
 _CODE = (
     "Check that the forward pass uses each, without detaching it, and that no hook takes its "
     "gradient away or puts it back. If it is meant to stay as it is, call requires_grad_(False) "
@@ -131,9 +133,9 @@ class Watch:
                 continue
             gradient = gradient.to_dense()
             one["reached"] = True
-            one["graded"] = one["graded"] | gradient.any()
-            little = weight.add(gradient, alpha=-lr[weight] / _BEYOND_ROUNDING)
-            one["pulled"] = (little != weight).any()
+            little = -lr[weight] / _BEYOND_ROUNDING
+            one["graded"] = one["graded"] | _somewhere(_is_not_0, gradient)
+            one["pulled"] = _somewhere(partial(_is_moved, by=little), weight, gradient)
 
     def check(self, epoch: int, loss: Callable[[], Tensor]) -> None:
         """Judge what is still watched, after an epoch's last step.
@@ -188,11 +190,10 @@ class Watch:
 
     def _differs(self, name: str) -> Tensor:
         """Whether a weight that is kept is another than at the start."""
-        weight = self._weights[name]
-        changed = weight.detach() != self._watched[name]["start"]
-        if weight in self._masks:
-            changed &= self._masks[weight] != 0
-        return changed.any()
+        weight, start = self._weights[name].detach(), self._watched[name]["start"]
+        if (mask := self._masks.get(self._weights[name])) is not None:
+            return _somewhere(_is_another_where_kept, weight, start, mask)
+        return _somewhere(torch.ne, weight, start)
 
     def _reached(self, loss: Callable[[], Tensor], *, everything: bool) -> set[str]:
         """What has a gradient with noise for pruned weights, or for all. All stays as it is."""
@@ -230,6 +231,31 @@ class Watch:
             f"epoch {epoch} did not train {len(names)} of {len(self._weights)} tensors "
             f"({reasons}{more}). {cure}"
         )
+
+
+def _somewhere(test: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Whether an elementwise test is true anywhere.
+
+    On a CPU it is tried on a few rows first, which nearly always settles it.
+    """
+    rows = 1 + _FEW // max(1, tensors[0][:1].numel()) if tensors[0].dim() else 0
+    if rows and tensors[0].device.type == "cpu":
+        found = test(*(tensor[:rows] for tensor in tensors)).any()
+        if found:
+            return found
+    return test(*tensors).any()
+
+
+def _is_not_0(gradient: Tensor) -> Tensor:
+    return gradient != 0
+
+
+def _is_moved(weight: Tensor, gradient: Tensor, by: float) -> Tensor:
+    return weight.add(gradient, alpha=by) != weight
+
+
+def _is_another_where_kept(weight: Tensor, start: Tensor, mask: Tensor) -> Tensor:
+    return (weight != start) & (mask != 0)
 
 
 def _on(device: torch.device, one: Watched) -> Watched:
