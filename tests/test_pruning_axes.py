@@ -27,6 +27,7 @@ from sparse_sam.masks import (
     plain_state,
     tighten,
 )
+from sparse_sam.models import build_model
 from sparse_sam.pruning import Pruner, pruned_count
 from sparse_sam.pruning import ranking as ranking_module
 from sparse_sam.pruning.criteria import CRITERIA, Evidence
@@ -202,6 +203,20 @@ def test_a_sparsity_of_0_is_the_identity(
     after = plain_state(model)
     assert after.keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("structure", ["2:4", "channels", "unstructured"])
+def test_a_weight_that_layers_share_is_pruned_once_by_every_structure(structure: str) -> None:
+    torch.manual_seed(0)
+    model = build_model("tests.networks:tied", (1, 5, 5), 3)
+    masks = Pruner(structure=structure).masks(model, 0.5, evidence(0))
+    # The embedding is the head's weight, too, and named first; 125 inputs are no multiple of 4.
+    assert masks.keys() - {"classes.weight"} == {"embedding.weight", "first.weight"}
+    assert ("classes.weight" in masks) == (structure == "unstructured")
+    attach(model, masks)
+    for first, other in (("embedding", "head"), ("first", "second")):
+        weight = model.get_submodule(other).weight
+        assert torch.equal(weight != 0, masks[f"{first}.weight"])
 
 
 # Registries
