@@ -62,7 +62,7 @@ Timed = tuple[Step, Optimizer]
 
 
 def make_model(name: str, masked: bool) -> nn.Module:
-    """A registered network of the library, or ResNet-18; with masks of ``torch.nn.utils.prune``."""
+    """A registered network of the library, or ResNet-18; with masks if they are wanted."""
     from sparse_sam.masks import attach
     from sparse_sam.models import build_model
     from sparse_sam.pruning import magnitude_masks

@@ -100,6 +100,19 @@ def test_every_network_ends_where_it_would_have_ended_alone(
     compare(members, data, recipe)
 
 
+@pytest.mark.parametrize("name", ["tied", "attention", "group_norm"])
+def test_networks_that_share_weights_or_read_others_end_where_they_would_alone(
+    make_data: Data, make_recipe: Recipe, name: str
+) -> None:
+    data, recipe = make_data(), make_recipe(lr=0.03, momentum=0.9)
+    members = [
+        Member(pruned(data, f"tests.networks:{name}", seed, 0.5), arm, rho)
+        for seed in (0, 1)
+        for arm, rho in (("sgd", 0.0), ("sam", 0.05))
+    ]
+    compare(members, data, recipe)
+
+
 @pytest.mark.parametrize("model", ["classifier", "lenet-300-100"])
 def test_arms_and_radii_of_one_seed_train_together_with_dense_networks(
     make_data: Data, make_recipe: Recipe, model: str

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sparse_sam import tensorfile
 from sparse_sam.checkpoint import Checkpoint, Origin, load_checkpoint, save_checkpoint
 from sparse_sam.errors import CheckpointError, MaskError
-from sparse_sam.masks import Masks, attach, masks_of, plain_state
+from sparse_sam.masks import Masks, attach, masks_of, plain_parameters, plain_state
 from sparse_sam.models import build_model
 from sparse_sam.tensorfile import TensorFileError
 
@@ -314,7 +314,7 @@ def test_a_mask_that_does_not_fit_the_model_names_the_checkpoint(checkpoint: Che
 def test_a_network_with_a_revived_weight_is_not_taken(origin: Origin) -> None:
     model = network(origin)
     with torch.no_grad():
-        model[1].weight_orig.add_(1)  # type: ignore[index]
+        plain_parameters(model)["1.weight"].add_(1)
     with pytest.raises(MaskError, match="200 pruned weights"):
         Checkpoint.of(model, origin)
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_sam.checkpoint import Checkpoint, Origin
@@ -16,6 +17,7 @@ from sparse_sam.latency import BATCHES, SparseLinear, measure_latency, with_spar
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import build_model
 from sparse_sam.pruning import magnitude_masks
+from tests.networks import NAMES
 
 ORIGIN = Origin("classifier", (1, 28, 28), 10, 0.13, 0.31, "fingerprint", "pruned", 0)
 
@@ -119,6 +121,34 @@ def test_the_forms_compute_the_same() -> None:
         masked = checkpoint.build().eval()(images)
         torch.testing.assert_close(plain(images), masked)
         torch.testing.assert_close(sparse(images), masked, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folded_network_is_plain_and_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(f"tests.networks:{name}", (1, 5, 5), 3)
+    attach(model, magnitude_masks(model, 0.5))
+    origin = replace(ORIGIN, model=f"tests.networks:{name}", image_shape=(1, 5, 5), num_classes=3)
+    plain = folded(Checkpoint.of(model, origin))
+    assert not any(parametrize.is_parametrized(module) for module in plain.modules())
+    assert list(dict(plain.named_parameters())) == list(
+        dict(build_model(origin.model, (1, 5, 5), 3).named_parameters())
+    )
+    images = torch.randn(4, 1, 5, 5)
+    torch.testing.assert_close(plain(images), model.eval()(images))
+
+
+def test_a_weight_that_layers_share_multiplies_in_each_of_them() -> None:
+    torch.manual_seed(0)
+    model = build_model("tests.networks:tied", (1, 5, 5), 3)
+    attach(model, magnitude_masks(model, 0.5))
+    origin = replace(
+        ORIGIN, model="tests.networks:tied", image_shape=(1, 5, 5), num_classes=3, arm="pruned"
+    )
+    # For one image: at each of the 25 positions a layer of 8 × 8 twice, and the head of 8 × 5;
+    # and 125 × 3 once.
+    total = 2 * 25 * 8 * 8 + 25 * 5 * 8 + 125 * 3
+    assert multiply_adds(Checkpoint.of(model, origin)) == (total, (total - 375) // 2 + 187)
 
 
 def test_latency_has_a_row_for_every_form_and_batch() -> None:

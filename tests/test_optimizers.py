@@ -66,7 +66,7 @@ def test_a_fresh_optimizer_holds_its_model(make_recipe: Recipe) -> None:
 
 
 def test_an_optimizer_holds_a_model_that_was_pruned_in_place(make_recipe: Recipe) -> None:
-    # torch.nn.utils.prune renames the parameter, and it is the same one.
+    # Pruning moves the parameter to another place, and it is the same one.
     net = model()
     for optimizer in both(net, make_recipe()):
         check_holds(optimizer, net)
@@ -85,7 +85,7 @@ def test_the_optimizer_of_a_dense_model_does_not_hold_its_pruned_copy(
             check_holds(optimizer, pruned_copy(dense))
         message = str(raised.value)
         assert "holds 6 tensors that are not parameters of this model" in message
-        assert "misses 6 that are (0.bias, 0.weight_orig, 1.weight, ...)" in message
+        assert "misses 6 that are (0.bias, 0.weight, 1.weight, ...)" in message
         assert "Make a new optimizer from model.parameters()" in message
 
 

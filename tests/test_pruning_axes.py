@@ -19,7 +19,15 @@ from sparse_sam.config_prune import (
 )
 from sparse_sam.dataset import Split
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import Masks, attach, masks_of, tighten
+from sparse_sam.masks import (
+    Masks,
+    attach,
+    masks_of,
+    plain_parameters,
+    plain_state,
+    tighten,
+)
+from sparse_sam.models import build_model
 from sparse_sam.pruning import Pruner, pruned_count
 from sparse_sam.pruning import ranking as ranking_module
 from sparse_sam.pruning.criteria import CRITERIA, Evidence
@@ -159,10 +167,9 @@ def test_every_combination_is_exact_monotone_and_whole(
             check_counts(pruner, after, asked)
             assert all(not (after[name] & ~mask).any() for name, mask in masks.items())
             tighten(model, after)
-            for name, parameter in model.named_parameters():  # a step, of sorts
+            for name, parameter in plain_parameters(model).items():  # a step, of sorts
                 moved = 0.1 * torch.randn(parameter.shape, generator=noise)
-                plain = name.removesuffix("_orig")
-                parameter.data += moved * after.get(plain, 1)
+                parameter.data += moved * after.get(name, 1)
             masks = after
     except MaskError as error:
         named = [name for name, _ in network(seed, tied).named_parameters() if name in str(error)]
@@ -193,9 +200,23 @@ def test_a_sparsity_of_0_is_the_identity(
     expected = model.eval()(images)
     attach(model, masks)
     assert torch.equal(model(images), expected)
-    for name, tensor in model.state_dict().items():
-        if not name.endswith("_mask"):
-            assert torch.equal(tensor, before[name.removesuffix("_orig")])
+    after = plain_state(model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("structure", ["2:4", "channels", "unstructured"])
+def test_a_weight_that_layers_share_is_pruned_once_by_every_structure(structure: str) -> None:
+    torch.manual_seed(0)
+    model = build_model("tests.networks:tied", (1, 5, 5), 3)
+    masks = Pruner(structure=structure).masks(model, 0.5, Evidence(image_shape=(1, 5, 5)))
+    # The embedding is the head's weight, too, and named first; 125 inputs are no multiple of 4.
+    assert masks.keys() - {"classes.weight"} == {"embedding.weight", "first.weight"}
+    assert ("classes.weight" in masks) == (structure == "unstructured")
+    attach(model, masks)
+    for first, other in (("embedding", "head"), ("first", "second")):
+        weight = model.get_submodule(other).weight
+        assert torch.equal(weight != 0, masks[f"{first}.weight"])
 
 
 # Registries

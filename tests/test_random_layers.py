@@ -149,4 +149,5 @@ def test_a_resume_point_holds_no_generators_state(
         "gradient_evaluations",
         "learning_rate",
         "seconds",
+        "watched",
     }

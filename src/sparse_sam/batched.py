@@ -14,7 +14,7 @@ How the parts map:
   ``batch_norm`` update them in place, each network's own, ``num_batches_tracked`` too. (Refused
   are only statistics that are not mapped, which is what
   ``torch.func.replace_all_batch_norm_modules_`` is there for; it gives the statistics up.)
-- **Masks** stand in the graph, weight · mask, as ``torch.nn.utils.prune`` puts them.
+- **Masks** stand in the graph, weight · mask, as ``masks.attach`` puts them.
 - **SGD** acts on every element by itself, so torch's own steps the stacked weights.
 - **SAM** has a norm and a radius for each network. w + ε is another tensor: w is never touched.
   Networks whose radius is 0 take no part in the second pass.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparse_sam import tensorfile
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.errors import CheckpointError
-from sparse_sam.masks import Masks, plain_state
+from sparse_sam.masks import Masks, held, plain_state
 
 _MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -110,8 +110,8 @@ def multiply_adds(checkpoint: Checkpoint) -> tuple[int, int]:
     compiler, a second and more. The second number is what a kernel could save at best that skipped
     every zero.
     """
-    masks: Mapping[str, Tensor] = checkpoint.masks or {}
     model = checkpoint.build().eval()
+    masks = {one.name: one.mask for one in held(model, every_name=True)}
     total = kept = 0
 
     def count(name: str, module: nn.Module, output: Tensor) -> None:
@@ -120,7 +120,7 @@ def multiply_adds(checkpoint: Checkpoint) -> tuple[int, int]:
         positions = output.numel() // weight.shape[0]
         mask = masks.get(f"{name}.weight")
         total += weight.numel() * positions
-        kept += (weight.numel() if mask is None else int(mask.sum())) * positions
+        kept += (weight.numel() if mask is None else int(mask.count_nonzero())) * positions
 
     for name, module in model.named_modules():
         if isinstance(module, _MULTIPLYING):

@@ -23,6 +23,7 @@ from sparse_sam.dataset import TrainingData
 from sparse_sam.errors import DivergenceError
 from sparse_sam.heartbeat import beat
 from sparse_sam.seeding import batch_order, derive_seed
+from sparse_sam.watching import Watch, Watched
 
 
 class Batches:
@@ -79,12 +80,14 @@ class Standing:
         gradient_evaluations: how often the optimizer asked for a gradient.
         learning_rate: that of the last step.
         seconds: time spent in the steps.
+        watched: the tensors that the epoch has yet to train, for ``watching.Watch``.
     """
 
     losses: list[Tensor] = field(default_factory=list)
     gradient_evaluations: int = 0
     learning_rate: float = 0.0
     seconds: float = 0.0
+    watched: dict[str, Watched] = field(default_factory=dict)
 
     def to_tree(self) -> dict[str, Any]:
         """What a resume point holds."""
@@ -104,7 +107,8 @@ def run_steps(
     recipe: TrainingParams,
     standing: Standing,
     *,
-    before_step: Callable[[int], None],
+    watch: Watch,
+    before_step: Callable[[int], bool | None],
     save_every: int | None,
     save: Callable[[], None],
 ) -> None:
@@ -117,15 +121,22 @@ def run_steps(
         batches: the epoch's.
         recipe: its label smoothing.
         standing: the steps that were done.
-        before_step: called with the step's number in the epoch, from 0.
+        watch: sees to it that every tensor is trained.
+        before_step: called with the step's number in the epoch, from 0; True says that it put
+            weights back.
         save_every: after how many steps ``save`` is called; None never calls it.
         save: called between two steps.
     """
     started = time.perf_counter()
     for step in range(len(standing.losses), len(batches)):
-        before_step(step)
+        put_back = before_step(step)
+        if step == 0:
+            watch.begin()
+        elif put_back:
+            watch.begin_again()
         gradient = _Gradient(model, optimizer, *batches[step], recipe, batches.layers_seed(step))
-        optimizer.step(gradient)  # type: ignore[arg-type]
+        optimizer.step(watch.beside(gradient))  # type: ignore[arg-type]
+        watch.after_step()
         standing.learning_rate = float(optimizer.param_groups[0]["lr"])
         schedule.step()
         standing.gradient_evaluations += gradient.calls

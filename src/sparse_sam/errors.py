@@ -34,6 +34,14 @@ class DivergenceError(SparseSamError):
     """A loss, gradient or weight became infinite or NaN."""
 
 
+class FrozenWeightError(SparseSamError):
+    """A tensor that requires a gradient was not trained by an epoch."""
+
+
+class DeadWeightError(FrozenWeightError, DivergenceError):
+    """Nor could it be: units died in training, and no gradient reaches the tensor any more."""
+
+
 class StalledError(SparseSamError):
     """A job has not finished a step for so long that it was given up.
 

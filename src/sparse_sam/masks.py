@@ -1,16 +1,23 @@
 """Masks that hold: which weights a sparse network keeps, and the proof that the rest are zero.
 
-A mask is applied with ``torch.nn.utils.prune``, which keeps it in the autograd graph: the network
-computes with ``weight_orig · mask``, so the gradient of a pruned weight is exactly 0. With
-``weight_orig`` itself set to 0 there, momentum and weight decay leave it at 0 as well.
+A mask is a parametrization (``torch.nn.utils.parametrize``): whoever reads ``layer.weight``, the
+layer's own forward pass or another's, is given original · mask, computed anew. So the gradient of
+a pruned weight is exactly 0. With the original itself set to 0 there, momentum and weight decay
+leave it at 0 as well. (``torch.nn.utils.prune`` computes the product in a hook before the layer's
+forward pass. A layer that is read without one, as ``nn.MultiheadAttention`` reads its output
+projection, then never sees its weight move.)
+
+This module alone knows how a mask is found in a network: ``held``.
 """
 
-from collections import Counter
+import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize
 
 from sparse_sam.errors import MaskError
 
@@ -58,40 +65,143 @@ class Masks(Mapping[str, Tensor]):
         return 1 - self.kept / self.total if self.total else 0.0
 
 
-def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that holds the parameter ``name``, and the parameter's name there."""
-    module, _, parameter = name.rpartition(".")
-    return model.get_submodule(module), parameter
+class Masked(nn.Module):
+    """The parametrization: original · mask, at every access to the weight."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, original: Tensor) -> Tensor:  # noqa: D102
+        return original * self.mask
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A mask as a network holds it.
+
+    Attributes:
+        name: the weight's plain name, as in a dense network.
+        original: what is trained: the weight before the mask.
+        holder: the module that multiplies by what it finds under ``attribute``, at the next access.
+        attribute: the name of the holder's buffer, 1 where a weight is kept and 0 where it is not.
+        keys: the names in the network's state of the original and of the mask.
+    """
+
+    name: str
+    original: nn.Parameter
+    holder: nn.Module
+    attribute: str
+    keys: tuple[str, str]
+
+    @property
+    def mask(self) -> Tensor:
+        """The buffer itself, in the dtype of the weight."""
+        return cast("Tensor", getattr(self.holder, self.attribute))
+
+
+def held(model: nn.Module, *, every_name: bool = False) -> list[Held]:
+    """The masks in ``model``, each once: those of ``attach``, and of ``torch.nn.utils.prune``.
+
+    A weight that several layers share has one mask, under the first of its names.
+
+    Args:
+        model: any network; nothing is found in a dense one.
+        every_name: a shared weight's mask under each of the names, too.
+    """
+    found = [
+        one
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for one in _held_by(module, f"{prefix}." if prefix else "")
+    ]
+    if every_name:
+        return found
+    first: dict[tuple[int, str], Held] = {}
+    for one in found:
+        first.setdefault((id(one.holder), one.attribute), one)
+    return list(first.values())
+
+
+def _held_by(module: nn.Module, prefix: str) -> Iterator[Held]:
+    if parametrize.is_parametrized(module):
+        for own, steps in cast("nn.ModuleDict", module.parametrizations).items():
+            masked, key = cast("Any", steps)[0], f"{prefix}parametrizations.{own}"
+            if isinstance(masked, Masked):
+                keys = f"{key}.original", f"{key}.0.mask"
+                yield Held(prefix + own, cast("Any", steps).original, masked, "mask", keys)
+    for buffer, _ in module.named_buffers(recurse=False):
+        own = buffer.removesuffix("_mask")
+        original = getattr(module, f"{own}_orig", None)
+        if own != buffer and isinstance(original, nn.Parameter):
+            keys = f"{prefix}{own}_orig", f"{prefix}{buffer}"
+            yield Held(prefix + own, original, module, buffer, keys)
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, by plain name; of a pruned weight what stands before its mask."""
+    names = {one.original: one.name for one in reversed(held(model))}
+    return {names.get(parameter, name): parameter for name, parameter in model.named_parameters()}
 
 
 def attach(model: nn.Module, masks: Masks) -> None:
     """Prune ``model`` in place: from now on its pruned weights are 0 and stay 0.
 
+    The parameters stay the same objects. One that several layers share is pruned in all of them.
+
     Raises:
-        MaskError: a mask names no parameter of the model or one that several layers share, has
-            another shape, or the model is pruned already.
+        MaskError: a mask names no parameter of the model, or not by its first name, has another
+            shape, or the model is pruned already.
     """
     parameters = dict(model.named_parameters())
-    uses = Counter(id(one) for _, one in model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         if name not in parameters:
-            pruned = f"{name}_orig" in parameters
-            raise MaskError(f"{name} is pruned already" if pruned else f"no parameter is {name}")
+            raise MaskError(_no_parameter(model, name))
         if parameters[name].shape != mask.shape:
             raise MaskError(
                 f"the mask of {name} has shape {tuple(mask.shape)}, its parameter "
                 f"{tuple(parameters[name].shape)}"
             )
-        if uses[id(parameters[name])] > 1:
-            raise MaskError(f"{name} is shared by several layers: its mask would hold in one only")
-    # Without a graph, so that the model can still be copied before its first forward pass.
+    uses: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            uses.setdefault(parameter, []).append((module, own))
     with torch.no_grad():
         for name, mask in masks.items():
-            module, parameter = owner(model, name)
-            original = getattr(module, parameter)
+            original = parameters[name]
             keep = mask.to(original.device)
             original.masked_fill_(~keep, 0.0)
-            prune.custom_from_mask(module, parameter, keep.to(original.dtype))  # type: ignore[no-untyped-call]
+            # As the weight lies in memory, so that their product does, too.
+            masked = Masked(torch.ones_like(original) * keep)
+            for module, own in uses[original]:
+                parametrize.register_parametrization(module, own, masked, unsafe=True)
+                if isinstance(module, nn.RNNBase):
+                    type(module).__deepcopy__ = _copy_recurrent  # type: ignore[attr-defined]
+
+
+def _no_parameter(model: nn.Module, name: str) -> str:
+    """Why no parameter can be pruned under ``name``."""
+    if any(one.name == name for one in held(model, every_name=True)):
+        return f"{name} is pruned already"
+    everywhere = dict(model.named_parameters(remove_duplicate=False))
+    for first, parameter in model.named_parameters():
+        if parameter is everywhere.get(name):
+            return f"{name} is the same parameter as {first}: its mask must be named {first}"
+    return f"no parameter is {name}"
+
+
+def _copy_recurrent(layer: nn.RNNBase, memo: dict[int, Any]) -> nn.RNNBase:
+    """Copy a pruned recurrent layer. It remembers the weights that it was last read with.
+
+    They are products with a graph, which torch refuses to copy; without one it does.
+    """
+    with torch.no_grad():
+        layer._init_flat_weights()  # noqa: SLF001
+    twin = type(layer).__new__(type(layer))
+    memo[id(layer)] = twin
+    twin.__dict__ = copy.deepcopy(layer.__dict__, memo)
+    return twin
 
 
 def check_only_shrinks(before: Masks, after: Masks) -> None:
@@ -122,33 +232,23 @@ def tighten(model: nn.Module, masks: Masks) -> None:
     if before is None:
         raise MaskError("the model is dense: attach masks first")
     check_only_shrinks(before, masks)
-    for name, mask in masks.items():
-        module, parameter = owner(model, name)
-        original = module.get_parameter(f"{parameter}_orig")
-        held = module.get_buffer(f"{parameter}_mask")
-        held.copy_(mask)
-        original.masked_fill_(held == 0, 0.0)
-        # What the next forward pass will make of it, for who looks before.
-        setattr(module, parameter, original * held)
+    for one in held(model):
+        one.mask.copy_(masks[one.name])
+        one.original.masked_fill_(one.mask == 0, 0.0)
 
 
 def masks_of(model: nn.Module) -> Masks | None:
-    """The masks that ``torch.nn.utils.prune`` holds in ``model``; None when it is dense."""
-    found = {
-        name.removesuffix("_mask"): buffer.bool()
-        for name, buffer in model.named_buffers()
-        if name.endswith("_mask") and _is_pruned(model, name.removesuffix("_mask"))
-    }
+    """The masks in ``model``, of ``attach`` or ``torch.nn.utils.prune``; None when it is dense."""
+    found = {one.name: one.mask.bool() for one in held(model)}
     return Masks(found) if found else None
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the state under plain names: pruned weights as one tensor with zeros."""
-    masks: Mapping[str, Tensor] = masks_of(model) or {}
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    for name, mask in masks.items():
-        del state[f"{name}_mask"]
-        state[name] = state.pop(f"{name}_orig").masked_fill_(~mask, 0.0)
+    for one in held(model, every_name=True):
+        original, mask = (state.pop(key) for key in one.keys)
+        state[one.name] = original.masked_fill_(mask == 0, 0.0)
     return state
 
 
@@ -159,32 +259,22 @@ def load_plain(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         MaskError: the state has not exactly the model's names.
     """
-    masks: Mapping[str, Tensor] = masks_of(model) or {}
-    own = model.state_dict()
-    places = {name: own.pop(f"{name}_orig") for name in masks}
-    places |= {
-        name: tensor for name, tensor in own.items() if name.removesuffix("_mask") not in masks
-    }
+    places, pruned = dict(model.state_dict()), {}
+    for one in held(model, every_name=True):
+        places[one.name], mask = (places.pop(key) for key in one.keys)
+        pruned[one.name] = mask == 0
     if places.keys() != state.keys():
         names = ", ".join(sorted(places.keys() ^ state.keys()))
         raise MaskError(f"the state does not fit the model: {names}")
     for name, tensor in places.items():
         tensor.copy_(state[name])
-        if name in masks:
-            tensor.masked_fill_(~masks[name], 0.0)
+        if name in pruned:
+            tensor.masked_fill_(pruned[name], 0.0)
 
 
 def check_pruned_weights_are_zero(model: nn.Module) -> None:
     """Raise MaskError if any pruned weight of ``model`` is not exactly 0."""
-    parameters = dict(model.named_parameters())
-    for name, mask in (masks_of(model) or {}).items():
-        revived = int(parameters[f"{name}_orig"].detach()[~mask].count_nonzero())
+    for one in held(model):
+        revived = int(one.original.detach()[one.mask == 0].count_nonzero())
         if revived:
-            raise MaskError(f"{revived} pruned weights of {name} are not 0")
-
-
-def _is_pruned(model: nn.Module, name: str) -> bool:
-    module, parameter = owner(model, name)
-    return parameter not in dict(module.named_parameters(recurse=False)) and all(
-        hasattr(module, f"{parameter}{suffix}") for suffix in ("_orig", "_mask")
-    )
+            raise MaskError(f"{revived} pruned weights of {one.name} are not 0")

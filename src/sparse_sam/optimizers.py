@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from sparse_sam.config import SAMParams, TrainingParams
 from sparse_sam.eager import EagerSGD
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.masks import masks_of
+from sparse_sam.masks import held, plain_parameters
 from sparse_sam.sam import SAM, LookSAM, build
 
 
@@ -68,14 +68,13 @@ def forget_pruned(optimizer: Optimizer, model: nn.Module) -> None:
 
     To be called after masks have shrunk: momentum would move the weights that have just gone.
     """
-    parameters = dict(model.named_parameters())
-    for name, mask in (masks_of(model) or {}).items():
-        weight = parameters[f"{name}_orig"]
-        for value in optimizer.state.get(weight, {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.masked_fill_(~mask, 0.0)
+    for one in held(model):
+        pruned = one.mask == 0
+        for value in optimizer.state.get(one.original, {}).values():
+            if isinstance(value, Tensor) and value.shape == pruned.shape:
+                value.masked_fill_(pruned, 0.0)
         if isinstance(optimizer, LookSAM):
-            optimizer.forget(weight, ~mask)
+            optimizer.forget(one.original, pruned)
 
 
 def forget_everything(optimizer: Optimizer) -> None:
@@ -96,7 +95,7 @@ def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
         StaleOptimizerError: it misses a parameter of the model, or holds one that is not.
     """
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parameters = dict(model.named_parameters())
+    parameters = plain_parameters(model)
     missing = [name for name, p in parameters.items() if p.requires_grad and id(p) not in held]
     foreign = len(held - {id(parameter) for parameter in parameters.values()})
     if missing or foreign:

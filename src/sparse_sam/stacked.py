@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
@@ -38,21 +38,35 @@ class Member:
 
 
 class Stack:
-    """The networks as stacked tensors: weights, buffers and masks, by plain names, (S, …)."""
+    """The networks as stacked tensors: weights, buffers and masks, by plain names, (S, …).
+
+    A tensor that layers share is stacked once, under the first of its names.
+    """
 
     def __init__(self, members: Sequence[Member], device: torch.device) -> None:
         self.members = members
         origin = members[0].start.origin
         with torch.random.fork_rng(devices=[]):
             model = build_model(origin.model, origin.image_shape, origin.num_classes)
+        self.names = _first_names(model)
+        # Where a tensor is read: a layer that is used twice counts once, and a tensor that layers
+        # share once in each. (functional_call, left to tie them, loses the layer's own tensors.)
+        modules = dict(model.named_modules())
+        saved = model.state_dict()
+        self.places = [
+            name for name in self.names if name in saved and name.rpartition(".")[0] in modules
+        ]
         self.model = model.to("meta")  # a form for the tensors below
         starts = [member.start for member in members]
         state = {
             name: torch.stack([start.state[name] for start in starts]).to(device)
             for name in self.model.state_dict()
+            if self.names[name] == name
         }
         self.weights = {
-            name: state.pop(name).requires_grad_() for name, _ in self.model.named_parameters()
+            name: state.pop(name).requires_grad_()
+            for name, _ in self.model.named_parameters()
+            if name in state
         }
         self.buffers = state
         self.masks = {name: mask.to(device) for name, mask in _stacked_masks(starts).items()}
@@ -74,7 +88,9 @@ class Stack:
         buffers = {name: buffer[:count] for name, buffer in self.buffers.items()}
 
         def one(weights: Tensors, buffers: Tensors, images: Tensor) -> Tensor:
-            out: Tensor = functional_call(self.model, (weights, buffers), (images,))
+            tensors = {**weights, **buffers}
+            read = {name: tensors[self.names[name]] for name in self.places}
+            out: Tensor = functional_call(self.model, read, (images,), tie_weights=False)
             return out
 
         in_dims = (0, 0, None if shared else 0)
@@ -161,10 +177,20 @@ class Stack:
         member = self.members[index]
         stacked = {**self.weights, **self.buffers}
         state = {
-            name: stacked[name][index].detach().to("cpu", copy=True)
+            name: stacked[self.names[name]][index].detach().to("cpu", copy=True)
             for name in self.model.state_dict()
         }
         return Checkpoint(replace(member.start.origin, arm=member.arm), state, member.start.masks)
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer, with the first name of the same tensor."""
+    first: dict[Tensor, str] = {}
+    tensors = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first.setdefault(tensor, name) for name, tensor in tensors}
 
 
 def _stacked_masks(starts: Sequence[Checkpoint]) -> Tensors:

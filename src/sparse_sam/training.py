@@ -21,11 +21,13 @@ from sparse_sam.epochs import (
     mean_loss,
     run_steps,
     steps_per_epoch,
+    training_loss,
 )
 from sparse_sam.heartbeat import beat
-from sparse_sam.masks import check_pruned_weights_are_zero
+from sparse_sam.masks import check_pruned_weights_are_zero, held
 from sparse_sam.optimizers import check_holds, make_schedule
 from sparse_sam.resume import ResumePoint
+from sparse_sam.watching import Watch
 
 EVALUATION_BATCH = 250
 """How many images are evaluated at once."""
@@ -98,7 +100,7 @@ def train(
     seed: int,
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-    before_step: Callable[[int], None] = lambda _: None,
+    before_step: Callable[[int], bool | None] = lambda _: None,
     restarts: Sequence[int] = (),
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
@@ -115,8 +117,9 @@ def train(
         purpose: calls with the same seed and purpose see the same batches, and draw the same.
         on_epoch: told of every row of the history as soon as it is there.
         before_step: called with the number of the step that comes next, from 0 and without a
-            break from epoch to epoch. It may shrink the masks. What it does must depend on the
-            number, the model and the seed only, so that a resumed training does the same.
+            break from epoch to epoch. It may shrink the masks, and put weights back where they
+            were, of which it tells by returning True. What it does must depend on the number, the
+            model and the seed only, so that a resumed training does the same.
         restarts: at which of these steps the learning rate's schedule begins anew.
         resume: where every epoch is saved, and steps on the way if it says so; an earlier run of
             the same training is gone on with, to the same bits as if it had never stopped.
@@ -128,6 +131,8 @@ def train(
         StaleOptimizerError: the optimizer does not hold exactly the model's parameters.
         DivergenceError: a loss or a weight became infinite or NaN.
         MaskError: a pruned weight was not 0 after an epoch.
+        FrozenWeightError: an epoch did not train a parameter that requires a gradient.
+        DeadWeightError: nor could it have, since units died; a kind of DivergenceError, too.
     """
     check_holds(optimizer, model)
     device = data.train.labels.device
@@ -167,6 +172,7 @@ def train(
             standing = Standing.from_tree(begun, device) if begun else Standing()
             begun = None
             batches = Batches(data, recipe, seed, purpose, epoch)
+            watch = Watch(model, optimizer, standing.watched)
             model.train()
             run_steps(
                 model,
@@ -175,6 +181,7 @@ def train(
                 batches,
                 recipe,
                 standing,
+                watch=watch,
                 before_step=partial(_numbered, before_step, (epoch - 1) * steps),
                 save_every=resume.every_steps if resume else None,
                 save=partial(save, standing),
@@ -185,17 +192,23 @@ def train(
             if name := _not_finite(model):
                 raise divergence(f"{name} in epoch {epoch}, step {steps},", optimizer, recipe)
             check_pruned_weights_are_zero(model)
+            watch.check(epoch, partial(_first_loss, model, batches, recipe))
             record(epoch, standing, train_loss)
     return history
 
 
 def _not_finite(model: nn.Module) -> str | None:
+    plain = {one.keys[0]: one.name for one in held(model, every_name=True)}
     state = model.state_dict().items()
-    return next((name for name, tensor in state if not tensor.isfinite().all()), None)
+    return next((plain.get(key, key) for key, tensor in state if not tensor.isfinite().all()), None)
 
 
-def _numbered(before_step: Callable[[int], None], earlier: int, step: int) -> None:
-    before_step(earlier + step)
+def _first_loss(model: nn.Module, batches: Batches, recipe: TrainingParams) -> Tensor:
+    return training_loss(model, *batches[0], recipe)
+
+
+def _numbered(before_step: Callable[[int], bool | None], earlier: int, step: int) -> bool | None:
+    return before_step(earlier + step)
 
 
 def _progress(

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from sparse_sam.dataset import Split
 from sparse_sam.heartbeat import beat
+from sparse_sam.masks import held
 
 Vector = list[Tensor]
 """One tensor a trainable parameter, in the order of ``weights``."""
@@ -21,16 +22,11 @@ def weights(model: nn.Module) -> Vector:
 
 def masks(model: nn.Module) -> Vector:
     """For each of ``weights``, 1 where it is kept and 0 where it is pruned."""
-    found = []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        mask = None
-        if name.endswith("_orig"):
-            owner, _, last = name.removesuffix("_orig").rpartition(".")
-            mask = getattr(model.get_submodule(owner), f"{last}_mask", None)
-        found.append(torch.ones_like(parameter) if mask is None else mask.to(parameter))
-    return found
+    found: dict[Tensor, Tensor] = {one.original: one.mask for one in held(model)}
+    return [
+        found[weight].to(weight) if weight in found else torch.ones_like(weight)
+        for weight in weights(model)
+    ]
 
 
 def loss(model: nn.Module, split: Split) -> Tensor:

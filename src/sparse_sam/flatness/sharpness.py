@@ -26,7 +26,7 @@ def sharpness(model: nn.Module, split: Split, rho: float, steps: int = 1) -> Sha
     true maximum, and close to it where the loss is not far from quadratic.
 
     Args:
-        model: a network, dense or with masks of ``torch.nn.utils.prune``; left as it was.
+        model: a network, dense or with masks; left as it was.
         split: images to measure on, of the training part, on the model's device.
         rho: the radius, above 0.
         steps: how many gradients to spend, at least 1.

@@ -45,20 +45,24 @@ class ScheduledPruning:
         self._model, self._optimizer, self._steps = model, optimizer, steps
         self._rewind_to = rewind_to
 
-    def before_step(self, step: int) -> None:
+    def before_step(self, step: int) -> bool:
         """Prune if the schedule asks for more at this step, from 0, than at the one before.
+
+        Returns:
+            Whether weights were put back where they were: the schedule rewinds.
 
         Raises:
             MaskError: a tensor would lose all its weights; the message names it.
         """
         if not self._shrinks_at(step):
-            return
+            return False
         masks = self._pruner.masks(self._model, self._asked(step), self._evidence)
         if self._rewind_to is not None:
             load_plain(self._model, self._rewind_to)
             forget_everything(self._optimizer)
         tighten(self._model, masks)
         forget_pruned(self._optimizer, self._model)
+        return self._rewind_to is not None
 
     @property
     def rewinds(self) -> list[int]:

@@ -1,11 +1,10 @@
 """One-shot magnitude pruning, the pruner that most want."""
 
 from torch import nn
-from torch.nn.utils import prune
 
 from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import Masks
+from sparse_sam.masks import Masks, held
 from sparse_sam.pruning.pruner import Pruner
 
 
@@ -37,5 +36,5 @@ def magnitude_masks(
 
 def check_dense(model: nn.Module) -> None:
     """Raise MaskError if ``model`` is pruned."""
-    if prune.is_pruned(model):
+    if held(model):
         raise MaskError("the model is pruned already")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sparse_sam.config_prune import PruneParams
 from sparse_sam.errors import DivergenceError, MaskError
-from sparse_sam.masks import Masks, masks_of
+from sparse_sam.masks import Masks, held, masks_of
 from sparse_sam.pruning.criteria import CRITERIA, Evidence
 from sparse_sam.pruning.ranking import keep_largest
 from sparse_sam.pruning.registry import look_up
@@ -88,14 +88,13 @@ class Pruner:
     def _weights(
         self, model: nn.Module, structure: Structure, before: Masks | None, evidence: Evidence
     ) -> dict[str, Tensor]:
-        parameters = dict(model.named_parameters())
         if before:
-            return {name: parameters[f"{name}_orig"] for name in before}
+            return {one.name: one.original for one in held(model)}
         names = structure.targets(model, evidence, batchnorm=self.batchnorm, biases=self.biases)
         if not names:
             how = "" if self.structure == "unstructured" else f" with structure {self.structure}"
             raise MaskError(f"the model has no weights that can be pruned{how}")
-        return {name: parameters[name] for name in names}
+        return {name: model.get_parameter(name) for name in names}
 
     def _kept(
         self,

@@ -30,16 +30,16 @@ def prunable_parameters(
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of linear and convolutional layers, by name, each once.
+    """The weights of linear and convolutional layers, by the first of their names, each once.
 
     Their first dimension is that of the outputs, and the others are summed over. A transposed
     convolution's are otherwise, so it is not among them.
     """
+    names = {parameter: name for name, parameter in model.named_parameters()}
     chosen: dict[str, nn.Parameter] = {}
-    for prefix, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, WITH_OUTPUTS):
-            for name, parameter in module.named_parameters(prefix, recurse=False):
-                own = name.rpartition(".")[2] == "weight"
-                if own and not any(parameter is other for other in chosen.values()):
-                    chosen[name] = parameter
+            for own, parameter in module.named_parameters(recurse=False):
+                if own == "weight":
+                    chosen.setdefault(names[parameter], parameter)
     return chosen

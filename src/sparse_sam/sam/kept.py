@@ -1,7 +1,7 @@
 """Which weights a sparse network keeps, as SAM sees it.
 
-A network pruned with ``torch.nn.utils.prune`` computes with ``weight_orig · weight_mask``, so the
-gradient of a pruned weight is exactly 0 and nothing need be done to keep ε off it. Masks of
+A network pruned with ``sparse_sam.masks`` or ``torch.nn.utils.prune`` computes with weight · mask,
+so the gradient of a pruned weight is exactly 0 and nothing need be done to keep ε off it. Masks of
 another kind are given, and gradients are projected on the kept weights.
 
 The *dense* gradient, which the mask in the graph hides, is what an implementation that ignores
@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.errors import MaskError
+from sparse_sam.masks import Held, held
 from sparse_sam.sam import vectors
 from sparse_sam.sam.vectors import Vector
 
 
 class KeptWeights:
-    """The masks of a network: those given, and those found as ``torch.nn.utils.prune`` leaves them.
+    """The masks of a network: those given, and those that ``masks.held`` finds in it.
 
     Args:
-        model: where to look for ``<name>_orig`` parameters with a ``<name>_mask`` buffer, anew
-            whenever they are needed: a network may be pruned further during training.
+        model: where to look, anew whenever masks are needed: a network may be pruned further
+            during training.
         masks: for parameters that are pruned by other means, a tensor of the parameter's shape
             each, True (or not 0) where the weight is kept; by parameter or, with a model, by the
             parameter's name.
@@ -86,9 +87,8 @@ class KeptWeights:
     @torch.no_grad()
     def zero_pruned_(self) -> None:
         """Set pruned weights of the found masks to 0, which no output shows."""
-        for module, name in self._found():
-            pruned = module.get_buffer(f"{name}_mask") == 0
-            module.get_parameter(f"{name}_orig").masked_fill_(pruned, 0.0)
+        for one in self._found():
+            one.original.masked_fill_(one.mask == 0, 0.0)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -96,26 +96,19 @@ class KeptWeights:
 
         With pruned weights at 0 the outputs do not change, and gradients are dense.
         """
-        closed = [(module, f"{name}_mask") for module, name in self._found()]
-        masks = [module.get_buffer(name) for module, name in closed]
+        closed = [(one.holder, one.attribute, one.mask) for one in self._found()]
         try:
-            for (module, name), mask in zip(closed, masks, strict=True):
-                setattr(module, name, mask.new_ones(()).expand_as(mask))
+            for holder, name, mask in closed:
+                setattr(holder, name, mask.new_ones(()).expand_as(mask))
             yield
         finally:
-            for (module, name), mask in zip(closed, masks, strict=True):
-                setattr(module, name, mask)
+            for holder, name, mask in closed:
+                setattr(holder, name, mask)
 
     def _all(self, *, found: bool) -> Iterator[tuple[Tensor, Tensor]]:
         yield from self._given
-        for module, name in self._found() if found else ():
-            yield module.get_parameter(f"{name}_orig"), module.get_buffer(f"{name}_mask") == 0
+        for one in self._found() if found else ():
+            yield one.original, one.mask == 0
 
-    def _found(self) -> list[tuple[nn.Module, str]]:
-        modules = self._model.modules() if self._model is not None else ()
-        return [
-            (module, name.removesuffix("_mask"))
-            for module in modules
-            for name, _ in module.named_buffers(recurse=False)
-            if name.endswith("_mask") and hasattr(module, f"{name.removesuffix('_mask')}_orig")
-        ]
+    def _found(self) -> list[Held]:
+        return held(self._model) if self._model is not None else []

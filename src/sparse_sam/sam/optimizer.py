@@ -45,9 +45,9 @@ class SAM(Eager, Optimizer):
         adaptive: measure the distance relative to the weights' sizes (see ``ASAM``).
         eta: what ASAM adds to the sizes, at least 0.
         model: the network. With it, BatchNorm statistics are frozen in the second pass, masks of
-            ``torch.nn.utils.prune`` are found, and under DistributedDataParallel the first
-            backward pass is not synchronised: each worker has the ε of its own examples (the
-            m-sharpness of section 4.1).
+            ``sparse_sam.masks`` and ``torch.nn.utils.prune`` are found, and under
+            DistributedDataParallel the first backward pass is not synchronised: each worker has
+            the ε of its own examples (the m-sharpness of section 4.1).
         masks: for parameters that are pruned by other means, a tensor each, True where the weight
             is kept; by parameter, or by the model's name of it. Gradients are 0 elsewhere.
         dense_gradient: an ablation. ε lies along the gradient that ignores the masks, and revives
