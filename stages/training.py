@@ -37,7 +37,8 @@ def train_arms(
 ) -> None:
     """Train every arm and seed, and write checkpoints, histories and metrics.
 
-    What a run that was killed had trained is gone on with, and forgotten when the stage ends well.
+    What a run that was killed had trained is gone on with, and forgotten when the stage has ended
+    well.
 
     Args:
         stage: the running stage.
@@ -109,8 +110,7 @@ def train_arms(
         journal.metrics({f"{prefix}sparsity": metrics[arm]["sparsity"]})
     write_json(layout.metrics(stage.name), metrics)
     report_checkpoints(stage, list(epochs))
-    for point in points.values():
-        point.remove()
+    stage.afterwards.extend(point.remove for point in points.values())
 
 
 def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
