@@ -193,6 +193,14 @@ def test_a_damaged_journal_keeps_no_later_run_from_being_sent(
     assert refusal(broken) is None
 
 
+def test_a_journal_that_was_deleted_meanwhile_leaves_nothing_to_list(clone: Path) -> None:
+    path = run(clone, "download")
+    tracker = Tracker(clone)
+    shutil.rmtree(path.parent)
+    assert not send_whole(tracker, path)
+    assert not path.parent.exists()
+
+
 def test_the_command_lists_what_was_refused_and_sends_it_where_it_is_told(clone: Path) -> None:
     number = delete(clone, "mine")
     path = run(clone, "download")

@@ -179,7 +179,8 @@ def _advance(replay: "Replay", *, alive: bool) -> bool:
         if not alive and not replay.ended:
             replay.abandon()
     except RefusedError as error:
-        set_aside(replay.journal, str(error))
+        if replay.journal.exists():
+            set_aside(replay.journal, str(error))
         replay.give_up()
         return True
     if alive and not replay.ended:

@@ -199,7 +199,7 @@ class Replay:
             TrackingError: MLflow is not reached, or does not work.
         """
         with self._sending():
-            events = read_events(self.journal, self.sent)
+            events = self._read(self.sent)
             metrics: dict[str, list[Metric]] = {}
             for event in events:
                 if event["event"] == "metrics":
@@ -217,13 +217,19 @@ class Replay:
         """Close the runs of a stage that died without a word."""
         if self._start:
             with self._sending():
-                self._end("KILLED", read_events(self.journal)[-1]["time"])
+                self._end("KILLED", self._read()[-1]["time"])
 
     def give_up(self) -> None:
         """Close what was begun of a run that was refused, as far as MLflow lets it."""
         with suppress(TrackingError), as_tracking_error(self.tracker.shown):
             for run in reversed(self._runs.values()):
                 self.tracker.client.set_terminated(run, "FAILED")
+
+    def _read(self, skip: int = 0) -> list[dict[str, Any]]:
+        try:
+            return read_events(self.journal, skip)
+        except OSError as error:
+            raise RefusedError(f"{self.journal} cannot be read: {error.strerror}") from error
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
