@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sparse_sam.errors import SparseSamError
 from sparse_sam.files import file_hash, write_text
 from sparse_sam.journal import keep_artifact, read_events
 from sparse_sam.redaction import redacted
@@ -191,14 +192,14 @@ def _journal_path(pipeline: Path, stage: str) -> Path:
 
 
 def _finished_run(path: Path) -> str | None:
-    """The identity of the execution that a journal tells of, if that ended well."""
+    """The identity of the execution that a journal tells of, if it does and that ended well."""
     try:
         events = read_events(path)
-    except FileNotFoundError:
-        return None
-    if not events or events[-1].get("status") != "FINISHED":
-        return None
-    return str(events[0].get("source_run") or events[0]["run"])
+        if events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
+            return None
+        return str(events[0].get("source_run") or events[0]["run"])
+    except (OSError, SparseSamError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # missing or damaged: said when it is sent, and no fault of other stages
 
 
 def _entered(pipeline: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TextIO, cast
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -21,16 +22,19 @@ _SHORTEST = 4
 _SURELY = 8
 """From so many on, it is looked for within words, too: it is in none by chance."""
 _NAME = re.compile(
-    r"(PASSWORD|PASSWD|PASSPHRASE|SECRETS?|TOKEN|CREDENTIALS?|API_?KEY|_KEY|_PWD|_PASS|(^|_)PAT)"
-    r"(_|$)(?!(.*_)?(FILE|PATH|DIR)$)",
+    r"(PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|CONNECTION_STRING|TOKEN(?!IZER|S(_|$))|APIKEY"
+    r"|_KEY(_|\d|$)|_PWD$|_PASS$|(^|_)PAT(_|$))(?!.*(FILE|PATH|DIR)$)",
     re.IGNORECASE,
 )
 _NO_SECRETS = {"true", "false", "none", "null"}
-_SCHEME = r"([a-z][a-z0-9+.\-]*://)"
+_SCHEME = r"((?<![a-z0-9+.\-])[a-z0-9+.\-]+://)"
 # A password may have / ? and # in it, as those who forget to encode it write it; a port may not.
-_LOGIN = re.compile(_SCHEME + r"([^\s/?#<>]*|[^\s/?#<>:@]*:(?!\d*[/?#])[^\s<>@]*)@", re.IGNORECASE)
+_LOGIN = re.compile(
+    _SCHEME + r"([^\s/?#<>]*|[^\s/?#<>:@]*:(?!\d*[/?#])[^\s<>@]{0,256})@", re.IGNORECASE
+)
 _QUERY = re.compile(
-    r"([?&;][\w.%\-]*(?:pass|pwd|secret|token|key|sig|cred|auth)[\w.%\-]*=)([^&;#\s\"'<>]+)",
+    r"([?&;][\w.%\-]{0,50}(?:pass|pwd|secret|token|key|sig|cred|auth)[\w.%\-]{0,50}=)"
+    r"([^&;#\s\"'<>]+)",
     re.IGNORECASE,
 )
 
@@ -102,14 +106,20 @@ class _Guarded:
 def _secrets() -> Iterator[str]:
     """The secrets in the environment, as it stands there."""
     for name, value in os.environ.items():
-        if _NAME.search(name) and value.lower() not in _NO_SECRETS:
+        if _NAME.search(name) and not _is_open(value):
             yield value
             yield from (line for line in value.splitlines() if len(line) >= _SURELY)
+            yield from (found for _, found in _QUERY.findall(value))
         if "://" in value:
             for login in _LOGIN.findall(value):
                 user, colon, password = login[1].partition(":")
                 yield password if colon else user
             yield from (found for _, found in _QUERY.findall(value))
+
+
+def _is_open(value: str) -> bool:
+    """Whether a variable that sounds like a secret holds none: a setting, or where one is kept."""
+    return value.lower() in _NO_SECRETS or (value.startswith("/") and Path(value).exists())
 
 
 @lru_cache(maxsize=8)
