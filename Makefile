@@ -52,8 +52,8 @@ repro: setup ## run what is not up to date of the experiment, and print the comp
 show: setup ## print the comparison again
 	@python -m sparse_sam.show
 
-publish: setup ## send to MLflow what it does not have yet
-	@python -m sparse_sam.publish
+publish: setup ## send to MLflow what it does not have yet (EXPERIMENT=name takes what was refused)
+	@python -m sparse_sam.publish $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
 
 export: setup ## write a finetuned network as dense, packed and ONNX files (ARM=… SEED=…; docs/export.md)
 	@python -m stages.export $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED))
@@ -86,11 +86,12 @@ lint: setup ## check style and types
 	@mypy
 
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another port)
-	@mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" \
+	@# Not as arguments, which everybody on this machine can list: passwords may be among them.
+	@MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" mlflow ui \
 		--host 127.0.0.1 --port $(or $(PORT),5000)
 
 server: setup-sweep ## a team's MLflow server: its database in MLFLOW_BACKEND_STORE_URI (docs/sweeps.md)
-	@python -m mlflow server --artifacts-destination "$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" \
+	@MLFLOW_ARTIFACTS_DESTINATION="$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" python -m mlflow server \
 		--host $(or $(HOST),127.0.0.1) --port $(or $(PORT),5000)
 
 figures: setup ## bring the README's table and picture up to date with the results

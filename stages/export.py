@@ -78,4 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    from sparse_sam.redaction import guard_output
+
+    guard_output()
     sys.exit(main())

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stages import layout
@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage's work is given: its name, the parameters, and the journal to report to."""
+    """What a stage's work is given.
+
+    Attributes:
+        name: of the stage.
+        params: all of them.
+        journal: to report to.
+        afterwards: what to do when every output is in place: the work adds to it.
+    """
 
     name: str
     params: Params
     journal: Journal
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def own_params(self) -> dict[str, Any]:
@@ -44,13 +52,36 @@ class _Stopped(BaseException):
         self.number = number
 
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+class _Signals:
+    """What SIGINT and SIGTERM do: stop the work; once that has ended, only the wait for MLflow."""
 
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
-def _stop(number: int, _: object) -> None:
-    for again in _STOPS:  # a second one stops at once
-        signal.signal(again, signal.SIG_DFL)
-    raise _Stopped(number)
+    def __init__(self) -> None:
+        self._working, self._came = True, False
+        for number in self.NUMBERS:
+            signal.signal(number, self._take)
+
+    def work_ended(self) -> None:
+        """From here on the stage ends as its work did, whatever is sent to it."""
+        self._working = False
+
+    def came(self) -> bool:
+        """Whether somebody wants a stage to end whose work has ended."""
+        return self._came
+
+    def ignore(self) -> None:
+        """Python gives signals their default action back while it ends, and that is to kill."""
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _take(self, number: int, _: object) -> None:
+        if not self._working:
+            self._came = True
+            return
+        for again in self.NUMBERS:  # a second one stops at once
+            signal.signal(again, signal.SIG_DFL)
+        raise _Stopped(number)
 
 
 def main(
@@ -61,11 +92,13 @@ def main(
     # From here on, for `--help` answers at once.
     from sparse_sam.config import load_params
     from sparse_sam.errors import SparseSamError
+    from sparse_sam.redaction import guard_output
 
-    for number in _STOPS:
-        signal.signal(number, _stop)
+    guard_output()
     try:
-        _run(name, load_params(layout.PARAMS), outputs, work)
+        signals = _Signals()
+        _run(name, load_params(layout.PARAMS), outputs, work, signals)
+        signals.ignore()
     except SparseSamError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -81,25 +114,44 @@ def main(
         sys.exit(128 + stopped.number)
 
 
-def _run(name: str, params: Params, outputs: Sequence[Path], work: Callable[[Stage], None]) -> None:
+def _run(
+    name: str,
+    params: Params,
+    outputs: Sequence[Path],
+    work: Callable[[Stage], None],
+    signals: _Signals,
+) -> None:
     from sparse_sam.files import atomic_path, dvc_hash
     from sparse_sam.live import open_journal
 
     journal, publisher = open_journal(name, params, layout.STAGE_PARAMS[name])
+    stage = Stage(name, params, journal)
     status: Status = "FAILED"
     try:
-        work(Stage(name, params, journal))
+        work(stage)
+        signals.work_ended()
         journal.tags({f"dvc.out.{path.as_posix()}": dvc_hash(path) for path in outputs})
         status = "FINISHED"
     except _Stopped:
         status = "KILLED"
         raise
     finally:
+        signals.work_ended()
         journal.end(status)
         if status == "FINISHED":
             with atomic_path(layout.run(name)) as temporary:
                 shutil.copyfile(journal.path, temporary)
+            _tidy(stage)
         if status == "FINISHED" and name in layout.BEFORE_EVALUATE and "DVC_STAGE" in os.environ:
-            publisher.leave()  # DVC goes on to the stage that waits
+            publisher.leave(signals.came)  # DVC goes on to the stage that waits
         elif status != "KILLED":  # who stops a stage does not want to wait; the sender goes on
-            publisher.wait()
+            publisher.wait(signals.came)
+
+
+def _tidy(stage: Stage) -> None:
+    """Do what is left to do when all is in place; what fails of it takes no result away."""
+    for act in stage.afterwards:
+        try:
+            act()
+        except OSError as error:
+            sys.stderr.write(f"warning: {error.filename}: {error.strerror}; it was left there\n")

@@ -73,15 +73,17 @@ def register_export(
     tracker = Tracker(repository_root())
     made = register(tracker, folder, example, rows)
     known = "" if made.is_new else ", which was there already"
-    print(f"\nMLflow at {tracker.uri}: {made.name} version {made.version}{known}")
+    print(f"\nMLflow at {tracker.shown}: {made.name} version {made.version}{known}")
     if any(row.fails for row in rows):
         print(f"\n{markdown([row for row in rows if row.fails], revision[:10])}")
         print(f"The gate fails: {CHAMPION} stays {_named(made.champion)}.")
         return 1
     before = _named(made.champion_before)
     print(f"The gate passes: {CHAMPION} is {_named(made.champion)}, was {before}.")
+    # A URI with a secret in it is left to the environment, where it is from.
+    where = f"MLFLOW_TRACKING_URI={tracker.uri} " if tracker.shown == tracker.uri else ""
     print(
-        f"Serve it: MLFLOW_TRACKING_URI={tracker.uri} mlflow models serve "
+        f"Serve it: {where}mlflow models serve "
         f"-m models:/{made.name}@{CHAMPION} --env-manager local --host 127.0.0.1 --port 5001"
     )
     return 0

@@ -73,7 +73,8 @@ def _data(path: Path, device: Device) -> TrainingData:
 def train_arms(stage: Stage, epochs: Mapping[str, int]) -> None:
     """Train every arm and seed, and write checkpoints, histories and metrics.
 
-    What a run that was killed had trained is gone on with, and forgotten when the stage ends well.
+    What a run that was killed had trained is gone on with, and forgotten when the stage has ended
+    well.
 
     Args:
         stage: the running stage.
@@ -132,8 +133,7 @@ def train_arms(stage: Stage, epochs: Mapping[str, int]) -> None:
         journal.metrics({f"{prefix}sparsity": metrics[arm]["sparsity"]})
     write_json(layout.metrics(stage.name), metrics)
     report_checkpoints(stage, list(epochs))
-    for point in points.values():
-        point.remove()
+    stage.afterwards.extend(point.remove for point in points.values())
 
 
 def _resume_points(

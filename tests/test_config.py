@@ -640,3 +640,50 @@ def test_the_command_is_silent_when_all_is_well(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(COMMITTED.read_text())
     done = run(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "https://ann:Tr0ub4dor@example.org/mnist",
+        "https://Tr0ub4dor@example.org/mnist",
+        "https://ann:12?Tr0ub4dor@example.org/mnist",
+        "https://example.org/mnist?sig=Tr0ub4dor",
+        "https://example.org/mnist?Tr0ub4dor",
+        "https://example.org/mnist#Tr0ub4dor",
+        "ann:Tr0ub4dor@example.org:/mnist",
+        "https:/ann:Tr0ub4dor@example.org/mnist",
+    ],
+)
+@pytest.mark.parametrize("data", [{"source": "mnist"}, {"source": "mnist-sample"}])
+def test_a_mirror_with_a_secret_is_refused_and_not_shown(data: dict[str, Any], mirror: str) -> None:
+    content = copy.deepcopy(GOOD)
+    content["data"] |= {**data, "mirror": mirror}
+    with pytest.raises(ConfigError) as raised:
+        parse_params(content)
+    message = str(raised.value)
+    assert message.startswith("params: data.mirror holds a login, a query or a fragment")
+    assert "~/.netrc: machine HOST login NAME password PASSWORD" in message
+    assert "Tr0ub" not in message
+    assert "ann" not in message.partition("Allowed")[0].removeprefix("params: ")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("data", "mirorr", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
+        ("data", "folder", "smb://ann:Tr0ub4dor@example.org/"),
+        ("data", "mirror", ["https://ann:Tr0ub4dor@example.org/"]),
+        ("model", "name", "https://ann:Tr0ub4dor@example.org/"),
+        ("data", "source", "https://ann:Tr0ub4dor@example.org/"),
+    ],
+)
+def test_no_message_shows_a_secret_wherever_it_was_written(
+    section: str, key: str, value: object
+) -> None:
+    content = copy.deepcopy(GOOD)
+    content[section][key] = value
+    with pytest.raises(ConfigError) as raised:
+        parse_params(content)
+    assert "Tr0ub" not in str(raised.value)
+    assert f"{section}.{key}" in str(raised.value)

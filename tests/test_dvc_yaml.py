@@ -26,6 +26,7 @@ OBSERVERS = {
     "src/sparse_sam/journal.py",
     "src/sparse_sam/live.py",
     "src/sparse_sam/pipelines.py",
+    "src/sparse_sam/redaction.py",
     "stages/__init__.py",
     "stages/layout.py",
     "stages/runner.py",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sparse_sam
+from sparse_sam import files
 from sparse_sam.errors import DataError
 from sparse_sam.files import (
     atomic_folder,
@@ -223,3 +224,79 @@ def test_a_table_is_written_as_csv_readers_expect(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write_csv(path, ["arm", "loss"], [["sgd", 0.1], ["a, b", None]])
     assert path.read_bytes() == b'arm,loss\nsgd,0.1\n"a, b",\n'
+
+
+HOLD = (
+    "import sys, time\nfrom pathlib import Path\n"
+    "from sparse_sam.files import atomic_folder, write_text\n"
+    "with atomic_folder(Path(sys.argv[1])) as folder:\n"
+    "    (folder / 'weights').write_text('half')\n    print('ready', flush=True)\n"
+    "    sys.stdin.readline()\n"
+)
+LIBRARY = {"PYTHONPATH": str(Path(sparse_sam.__file__).parent.parent)}
+
+
+def test_a_kill_leaves_what_the_next_writer_removes(tmp_path: Path) -> None:
+    path = tmp_path / "models"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        env={**os.environ, **LIBRARY},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with atomic_folder(path):  # beside one that lives
+            assert len(names(tmp_path)) == 2
+        process.kill()
+    assert len(names(tmp_path)) == 2
+    with atomic_folder(path):
+        pass
+    assert names(tmp_path) == ["models"]
+
+
+def test_a_container_leaves_alone_what_a_process_outside_writes(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
+        pytest.skip("this user may not make a namespace of processes")
+    path = tmp_path / "models"
+    with atomic_folder(path) as folder:
+        (folder / "weights").write_text("whole")
+        # A process in there does not see this one, whatever its number.
+        inside = subprocess.run(
+            ["unshare", "--pid", "--fork", sys.executable, "-c", HOLD, str(path)],
+            env={**os.environ, **LIBRARY},
+            input=b"\n",
+            capture_output=True,
+            check=True,
+        )
+        assert inside.stdout == b"ready\n"
+        assert (folder / "weights").read_text() == "whole"
+    assert (path / "weights").read_text() == "whole"
+    assert names(tmp_path) == ["models"]
+
+
+def test_what_another_computer_left_is_removed_when_it_has_not_changed_for_a_week(
+    tmp_path: Path,
+) -> None:
+    path, elsewhere = tmp_path / "models", "0" * 12
+    left = tmp_path / f".models.{elsewhere}.{2**22 + 1}.abcdefgh.tmp"  # no process has this number
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "weights").touch()
+    longer = tmp_path / f".models.other.{elsewhere}.{2**22 + 1}.abcdefgh.tmp"
+    longer.touch()
+    ago = time.time() - 8 * 24 * 3600
+    for one in (longer, left, left / "new"):  # as they are while only the weights are written
+        os.utime(one, (ago, ago))
+    with atomic_folder(path):
+        assert left.exists()
+    os.utime(left / "new" / "weights", (ago, ago))
+    with atomic_folder(path):
+        assert not left.exists()
+    assert names(tmp_path) == [longer.name, "models"]
+    write_text(tmp_path / "models.other", "")
+    assert names(tmp_path) == ["models", "models.other"]
+
+
+def test_names_of_temporary_files_say_where_their_writer_runs(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "result") as temporary:
+        assert temporary.name.startswith(f".result.{files._here()}.{os.getpid()}.")

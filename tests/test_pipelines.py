@@ -1,12 +1,16 @@
 """Which stage runs belong together: every order that a person may start stages in."""
 
+import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparse_sam.config import load_params
 from sparse_sam.journal import Journal, Status, read_events
+from sparse_sam.live import open_journal
 from sparse_sam.pipelines import (
     BEFORE,
     enter_all,
@@ -41,8 +45,8 @@ class Clone:
         made_by: dict[str, str] | None = None,
     ) -> Path:
         for stage in stages:
-            path = place(self.root, stage, params, self.workspace, made_by or {})
-            journal = Journal(path, stage=stage, params=params, tags={}, launcher={})
+            with place(self.root, stage, params, self.workspace, made_by or {}) as path:
+                journal = Journal(path, stage=stage, params=params, tags={}, launcher={})
             journal.end(status)
             if status == "FINISHED":
                 (self.workspace / "runs").mkdir(exist_ok=True)
@@ -176,3 +180,46 @@ def test_an_experiment_in_a_copy_works_for_the_clone(
     assert repository_root() == tmp_path
     monkeypatch.setenv("DVC_ROOT", "/somewhere/else")
     assert repository_root() == Path("/somewhere/else")
+
+
+def test_equal_stages_that_start_at_once_have_journals_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPARSE_SAM_PUBLISH", "later")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    params = load_params(Path(__file__).resolve().parent.parent / "params.yaml")
+    rounds, together = 10, 3
+    context = multiprocessing.get_context("fork")
+    barrier, paths = context.Barrier(together), context.SimpleQueue()
+
+    def stage() -> None:
+        for _ in range(rounds):
+            barrier.wait(60)
+            journal, _ = open_journal("download", params, ("data",))
+            journal.metrics({"images": os.getpid()})
+            journal.end("FINISHED")
+            paths.put((os.getpid(), journal.path))
+
+    processes = [context.Process(target=stage) for _ in range(together)]
+    for process in processes:
+        process.start()
+    found = [paths.get() for _ in range(rounds * together)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len({path for _, path in found}) == len(found)
+    for writer, path in found:
+        start, metrics, end = read_events(path)
+        assert (start["event"], end["event"]) == ("start", "end")
+        assert metrics["values"]["images"] == writer
+
+
+def test_a_journal_that_is_deleted_makes_no_room_for_two_of_one_name(clone: Clone) -> None:
+    for _ in range(3):
+        clone.run("download", status="FAILED")
+    (pipeline,) = clone.pipelines()
+    journals(pipeline)[0].unlink()
+    clone.run("download")
+    left = [path.name for path in journals(pipeline)]
+    assert left == ["download.1.jsonl", "download.2.jsonl", "download.3.jsonl"]

@@ -33,8 +33,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 
 
 def begin(clone: Path, stage: str) -> Journal:
-    path = place(clone, stage, {}, clone, {})
-    return Journal(path, stage=stage, params={}, tags={}, launcher={})
+    with place(clone, stage, {}, clone, {}) as path:
+        return Journal(path, stage=stage, params={}, tags={}, launcher={})
 
 
 def statuses(clone: Path) -> dict[str, str]:

@@ -32,9 +32,10 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 
 def run_stage(clone: Path, stage: str, *, seeds: int = 2, end: bool = True) -> Path:
     """What a training stage writes, without the training."""
-    path = place(clone, stage, {}, clone, {})
     params = {"finetune.sam.rho": 0.05, "seeds": [0, 1]}
-    journal = Journal(path, stage=stage, params=params, tags={"git.dirty": "false"}, launcher={})
+    tags = {"git.dirty": "false"}
+    with place(clone, stage, {}, clone, {}) as path:
+        journal = Journal(path, stage=stage, params=params, tags=tags, launcher={})
     journal.dataset(name="mnist-sample", fingerprint="f" * 64, context="training")
     weights = clone / f"{stage}.safetensors"
     weights.write_text(stage)
@@ -115,9 +116,9 @@ def test_sending_again_from_any_point_adds_nothing(clone: Path) -> None:
 def test_publish_sends_what_waits_and_then_nothing(clone: Path) -> None:
     run_stage(clone, "download", seeds=0)
     run_stage(clone, "train_dense")
-    assert "sent 2 runs" in publish(clone, clone)
+    assert "sent 2 runs" in publish(clone, clone).said
     before = {name: run.info.run_id for name, run in everything(clone).items()}
-    assert "every run" in publish(clone, clone) or "nothing" in publish(clone, clone)
+    assert "every run" in publish(clone, clone).said or "nothing" in publish(clone, clone).said
     assert {name: run.info.run_id for name, run in everything(clone).items()} == before
     assert not list(clone.glob(".sparse-sam/pipelines/*/artifacts"))
 
@@ -147,8 +148,8 @@ def test_results_from_elsewhere_are_entered_once_as_cached(
         (shutil.copytree if source.is_dir() else shutil.copy)(source, pulled / name)
     for file in clone.glob("*.safetensors"):
         shutil.copy(file, pulled)
-    assert "entered 6 stages" in publish(pulled, pulled)
-    assert "every run" in publish(pulled, pulled)
+    assert "entered 6 stages" in publish(pulled, pulled).said
+    assert "every run" in publish(pulled, pulled).said
     runs = everything(pulled)
     assert len(runs) == 1 + 6 + 6
     cached = runs["prune (cached)"]
@@ -170,7 +171,7 @@ def test_a_shared_store_is_not_told_twice(
     publish(clone, clone)
     pulled = tmp_path / "pulled"
     shutil.copytree(clone, pulled, ignore=shutil.ignore_patterns(".sparse-sam"))
-    assert "every run" in publish(pulled, pulled)
+    assert "every run" in publish(pulled, pulled).said
     assert len(everything(clone)) == 1 + 6 + 6
 
 

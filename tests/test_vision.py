@@ -4,6 +4,7 @@ import hashlib
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,6 +36,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.asked: Counter[str] = Counter()
+        self.logins: list[str | None] = []
+        self.other = ""
         self.closing = threading.Event()
 
     def mirror(self, manner: str) -> str:
@@ -71,6 +74,28 @@ class Handler(BaseHTTPRequestHandler):
     def moved(self) -> None:
         self.send_response(302)
         self.send_header("Location", self.path.replace("moved", "good"))
+        self.end_headers()
+
+    def locked(self) -> None:
+        """As good, for who says a login; it is remembered what each said."""
+        said = self.headers.get("Authorization")
+        self.server.logins.append(said)
+        if said == "Basic " + b64encode(b"ann:Tr0ub4dor").decode():
+            self.good()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="digits"')
+            self.end_headers()
+
+    def within(self) -> None:
+        self.moved_to(self.path.replace("within", "locked"))
+
+    def away(self) -> None:
+        self.moved_to(self.server.other + self.path.replace("away", "locked"))
+
+    def moved_to(self, url: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", url)
         self.end_headers()
 
     def no_length(self) -> None:
@@ -329,6 +354,92 @@ def test_the_source_mnist_comes_from_the_mirror_that_is_named_and_only_once(
     assert_whole(tmp_path / "mnist", files)
     load_raw(params)
     assert server.asked == {"good": 4}
+
+
+LOGIN = "machine 127.0.0.1 login ann password Tr0ub4dor\n"
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file of logins, as ~/.netrc is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    path = tmp_path / ".netrc"
+    path.write_text(LOGIN)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("manner", ["locked", "within"])
+def test_a_mirror_that_asks_for_a_login_gets_the_users(
+    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path, manner: str
+) -> None:
+    fetch(files, [server.mirror(manner)], tmp_path / "cache")
+    assert_whole(tmp_path / "cache", files)
+
+
+def test_the_file_of_logins_may_lie_elsewhere(
+    server: Server,
+    files: vision.Resources,
+    netrc: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    netrc.rename(tmp_path / "logins")
+    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
+    fetch(files[:1], [server.mirror("locked")], tmp_path / "cache")
+    assert_whole(tmp_path / "cache", files[:1])
+
+
+def test_a_login_does_not_go_along_to_another_host(
+    serve: Callable[[Path], Server],
+    files: vision.Resources,
+    idx_folder: Path,
+    netrc: Path,
+    tmp_path: Path,
+) -> None:
+    first, second = serve(idx_folder), serve(idx_folder)
+    # The same computer by another name, and by another port.
+    for other in (f"http://localhost:{second.server_port}", second.mirror("")[:-2]):
+        first.other = other
+        second.logins.clear()
+        with pytest.raises(DataError, match="HTTP 401"):
+            fetch(files[:1], [first.mirror("away")], tmp_path / "cache")
+        assert second.logins == [None]
+
+
+def test_a_login_is_for_its_host_only_and_for_no_default(
+    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path
+) -> None:
+    for text in (
+        LOGIN.replace("127.0.0.1", "example.org"),
+        LOGIN.replace("machine 127.0.0.1", "default"),
+    ):
+        netrc.write_text(text)
+        with pytest.raises(DataError, match="HTTP 401") as raised:
+            fetch(files[:1], [server.mirror("locked")], tmp_path / "cache")
+        assert "its login goes into ~/.netrc, as `machine HOST login NAME" in str(raised.value)
+    assert server.logins == [None, None]
+
+
+@pytest.mark.parametrize("broken", ["machine 127.0.0.1 login ann passwort Tr0ub4dor\n", "\xff"])
+def test_logins_that_cannot_be_read_stop_only_who_needs_them_and_are_not_shown(
+    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path, broken: str
+) -> None:
+    netrc.write_bytes(broken.encode("latin-1"))
+    fetch(files[:1], [server.mirror("good")], tmp_path / "cache")
+    with pytest.raises(DataError, match=r"HTTP 401 .*; ~/\.netrc.* cannot be used") as raised:
+        fetch(files[1:2], [server.mirror("locked")], tmp_path / "cache")
+    assert "Tr0ub" not in str(raised.value)
+
+
+def test_logins_that_others_may_read_are_not_used(
+    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path
+) -> None:
+    netrc.chmod(0o644)
+    with pytest.raises(DataError, match="chmod 600"):
+        fetch(files[:1], [server.mirror("locked")], tmp_path / "cache")
+    assert server.logins == [None]
 
 
 @pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "kmnist"])

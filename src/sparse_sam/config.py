@@ -26,6 +26,7 @@ from sparse_sam.config_base import (
 from sparse_sam.config_prune import PruneParams
 from sparse_sam.config_read import parse_section, read_yaml
 from sparse_sam.errors import ConfigError
+from sparse_sam.redaction import has_login
 
 SourceName = Literal["mnist-sample", "mnist", "fashion-mnist", "kmnist", "idx"]
 ModelName = Literal["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
@@ -74,6 +75,16 @@ def _list_as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_open(key: str, value: str | None) -> None:
+    """Parameters are written into dvc.lock and shown in MLflow."""
+    if value and (has_login(value) or ("://" in value and ("?" in value or "#" in value))):
+        raise ValueError(
+            f"{key} holds a login, a query or a fragment, and is not shown here: parameters are "
+            "written into dvc.lock and MLflow. Allowed: null, a folder, or a URL without these. A "
+            "login goes into ~/.netrc: machine HOST login NAME password PASSWORD"
+        )
+
+
 class DataParams(Section):
     """Which digits, how many of them, and how they are split."""
 
@@ -86,6 +97,8 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> Self:
+        _check_open("mirror", self.mirror)
+        _check_open("folder", self.folder)
         if self.source == "idx" and not self.folder:
             raise ValueError(
                 f"folder = {self.folder!r}: source idx needs the folder of the four files"

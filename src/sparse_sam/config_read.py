@@ -11,6 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sparse_sam.config_base import Section, in_words, is_section
 from sparse_sam.errors import ConfigError
+from sparse_sam.redaction import redacted
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -63,7 +64,7 @@ def _explain(fault: Any, root: type[Section]) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    text = redacted(repr(value))  # before it is cut: half a secret is not recognised
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -2,12 +2,17 @@
 
 Every message is written for the person who must act: what is wrong, where (file, key, value),
 what is allowed, what to do. Command lines print the message alone and exit with a code that is
-not 0; anything else that escapes is a bug and keeps its traceback.
+not 0; anything else that escapes is a bug and keeps its traceback. No message holds a secret.
 """
+
+from sparse_sam.redaction import redacted
 
 
 class SparseSamError(Exception):
     """Base of all errors that a user can cause and cure."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(SparseSamError):
@@ -60,3 +65,7 @@ class ExportError(SparseSamError):
 
 class TrackingError(SparseSamError):
     """MLflow could not be reached, or refused what was sent."""
+
+
+class RefusedError(TrackingError):
+    """MLflow was reached and does not take this run, which keeps no other from being sent."""

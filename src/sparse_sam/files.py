@@ -6,14 +6,21 @@ import hashlib
 import io
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sparse_sam.errors import DataError
+
+_FORGOTTEN_SECONDS = 7 * 24 * 3600
+"""After which a temporary file is no one's, if its writer cannot be asked."""
 
 
 @contextmanager
@@ -66,19 +73,44 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _prefix(path: Path) -> str:
-    """How the names of temporary files beside ``path`` begin: with who writes them.
+    """How the names of temporary files beside ``path`` begin: with who writes them, and where.
 
-    Makes the folder, and removes what writers left there that were killed.
+    Makes the folder, and removes what writers left there that were killed: here, or anywhere if it
+    has not changed for a week, for other computers and containers may share the disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = left.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if writer.isdecimal() and not _is_alive(int(writer)):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-    return f".{path.name}.{os.getpid()}."
+        named = re.fullmatch(r"([0-9a-f]{12})\.(\d+)\.[^.]*", left.name[len(path.name) + 2 : -4])
+        if not named:
+            continue  # of a file whose name begins with this one's
+        place, writer = named.groups()
+        if _is_alive(int(writer)) if place == _here() else _age(left) < _FORGOTTEN_SECONDS:
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+    return f".{path.name}.{_here()}.{os.getpid()}."
+
+
+@cache
+def _here() -> str:
+    """A name for where numbers of processes mean what they mean here: host, boot and container."""
+    known = [platform.node()]
+    with suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+    with suppress(OSError):
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:12]
+
+
+def _age(path: Path) -> float:
+    """Seconds since a file, or anything in a folder, has changed; 0 where that cannot be told."""
+    try:
+        times = [one.lstat().st_mtime for one in (path, *path.rglob("*"))]
+    except OSError:  # its writer is at work
+        return 0.0
+    return time.time() - max(times)
 
 
 def _is_alive(process: int) -> bool:

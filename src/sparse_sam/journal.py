@@ -18,6 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sparse_sam.files import file_hash
+from sparse_sam.redaction import redacted_values
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 PIPELINE = "@pipeline"
@@ -57,8 +58,8 @@ class Journal:
             "start",
             run=uuid.uuid4().hex,
             stage=stage,
-            params=dict(params),
-            tags=dict(tags),
+            params=redacted_values(params),
+            tags=redacted_values(tags),
             launcher=dict(launcher),
         )
 
@@ -68,7 +69,7 @@ class Journal:
 
     def child(self, name: str, params: Mapping[str, Any]) -> None:
         """Begin a nested run, which later events name."""
-        self._write("child", child=name, params=dict(params))
+        self._write("child", child=name, params=redacted_values(params))
 
     def child_end(self, name: str) -> None:
         """End a nested run well."""
@@ -93,7 +94,7 @@ class Journal:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Add tags to the stage's run."""
-        self._write("tags", values=dict(values))
+        self._write("tags", values=redacted_values(values))
 
     def artifact(self, file: Path, *, child: str | None = None) -> None:
         """Keep a file for MLflow: a link beside the journal, since workspaces may go away."""

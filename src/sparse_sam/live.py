@@ -9,13 +9,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparse_sam.config import Params
 from sparse_sam.journal import Journal
-from sparse_sam.pipelines import launcher, place, repository_root
+from sparse_sam.pipelines import launcher, place, refusal, repository_root
 from sparse_sam.sender import Request
 
 _CODE = ("src", "stages", "params.yaml", "dvc.yaml", "pyproject.toml")
@@ -31,20 +31,30 @@ class Publisher:
     """What makes MLflow know a growing journal. ``SPARSE_SAM_PUBLISH=later`` makes it idle."""
 
     def __init__(self, journal: Path, root: Path) -> None:
+        self._journal = journal
         later = os.environ.get("SPARSE_SAM_PUBLISH") == "later"
         self._request = None if later else Request(journal, root)
 
-    def leave(self) -> None:
+    def leave(self, stopped: Callable[[], bool]) -> None:
         """Do not wait for a sender that gets through: a later stage does. Else as ``wait``."""
         if self._request is not None and not self._request.leave():
-            self.wait()
+            self.wait(stopped)
 
-    def wait(self) -> None:
-        """Wait until MLflow knows the whole journal; when it cannot be told, say so and go on."""
+    def wait(self, stopped: Callable[[], bool]) -> None:
+        """Wait until MLflow knows the whole journal; when it cannot be told, say so and go on.
+
+        Args:
+            stopped: asked again and again; True ends the wait at once.
+        """
         if self._request is None:
             return
-        reason = self._request.wait(patience())
-        if reason:
+        reason = self._request.wait(patience(), stopped)
+        if refusal(self._journal):
+            sys.stderr.write(
+                f"warning: MLflow refuses this run ({reason}). The results are safe in files; "
+                "`make publish EXPERIMENT=name` sends it to another experiment.\n"
+            )
+        elif reason:
             sys.stderr.write(
                 f"warning: MLflow does not have this run yet ({reason}). "
                 "The results are safe in files; `make publish` sends what is missing.\n"
@@ -64,14 +74,15 @@ def open_journal(stage: str, params: Params, sections: Sequence[str]) -> tuple[J
     # `mlflow run` names its own run here; a stage that resumed it would collide with the others.
     os.environ.pop("MLFLOW_RUN_ID", None)
     values = params.model_dump(mode="json")
-    path = place(root, stage, values, Path.cwd(), made_by)
-    journal = Journal(
-        path,
-        stage=stage,
-        params=select(params, sections),
-        tags=_provenance(),
-        launcher=made_by,
-    )
+    tags = _provenance()
+    with place(root, stage, values, Path.cwd(), made_by) as path:
+        journal = Journal(
+            path,
+            stage=stage,
+            params=select(params, sections),
+            tags=tags,
+            launcher=made_by,
+        )
     return journal, Publisher(path, root)
 
 

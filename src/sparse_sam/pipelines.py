@@ -12,15 +12,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from sparse_sam.errors import SparseSamError
 from sparse_sam.files import file_hash, write_text
 from sparse_sam.journal import keep_artifact, read_events
+from sparse_sam.redaction import redacted
 
 BEFORE: dict[str, tuple[str, ...]] = {
     "download": (),
@@ -68,10 +71,13 @@ def launcher() -> dict[str, str]:
     return {key: os.environ[name] for name, key in names.items() if os.environ.get(name)}
 
 
+@contextmanager
 def place(
     root: Path, stage: str, params: Mapping[str, Any], workspace: Path, made_by: Mapping[str, str]
-) -> Path:
+) -> Iterator[Path]:
     """The path for the journal of a stage that starts now; the stages before it are entered.
+
+    The journal is to be opened in the block: after it, another stage may be given the path.
 
     Args:
         root: the clone.
@@ -87,7 +93,7 @@ def place(
         free = newest is not None and _is_free(newest, stage, workspace)
         pipeline = newest if newest and free else _new_pipeline(state, key)
         _enter_cached(pipeline, BEFORE[stage], workspace, made_by)
-        return _journal_path(pipeline, stage)
+        yield _journal_path(pipeline, stage)
 
 
 def workspace_content(workspace: Path) -> str | None:
@@ -127,9 +133,23 @@ def is_sent(journal: Path) -> bool:
 def mark_sent(journal: Path) -> None:
     """Remember it. When a pipeline run is sent whole, what it kept for MLflow is let go."""
     _sent_mark(journal).touch()
+    _refusal_file(journal).unlink(missing_ok=True)
     folder = journal.parent
     if all(map(is_sent, journals(folder))):
         shutil.rmtree(folder / "artifacts", ignore_errors=True)
+
+
+def refusal(journal: Path) -> str | None:
+    """Why MLflow does not take the run; None if nobody knows of a reason."""
+    try:
+        return _refusal_file(journal).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
+def set_aside(journal: Path, reason: str) -> None:
+    """Remember that MLflow does not take the run, so that no other waits for it."""
+    write_text(_refusal_file(journal), redacted(reason) + "\n")
 
 
 def started_at(pipeline: Path) -> int:
@@ -141,6 +161,10 @@ def started_at(pipeline: Path) -> int:
 
 def _sent_mark(journal: Path) -> Path:
     return journal.with_suffix(".sent")
+
+
+def _refusal_file(journal: Path) -> Path:
+    return journal.with_suffix(".refused")
 
 
 def _content(runs: Mapping[str, str | None]) -> str | None:
@@ -163,18 +187,19 @@ def _new_pipeline(state: Path, key: str) -> Path:
 
 
 def _journal_path(pipeline: Path, stage: str) -> Path:
-    return pipeline / f"{stage}.{len(list(pipeline.glob(f'{stage}.*.jsonl')))}.jsonl"
+    taken = [int(path.name.split(".")[1]) for path in pipeline.glob(f"{stage}.*.jsonl")]
+    return pipeline / f"{stage}.{max(taken, default=-1) + 1}.jsonl"
 
 
 def _finished_run(path: Path) -> str | None:
-    """The identity of the execution that a journal tells of, if that ended well."""
+    """The identity of the execution that a journal tells of, if it does and that ended well."""
     try:
         events = read_events(path)
-    except FileNotFoundError:
-        return None
-    if not events or events[-1].get("status") != "FINISHED":
-        return None
-    return str(events[0].get("source_run") or events[0]["run"])
+        if events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
+            return None
+        return str(events[0].get("source_run") or events[0]["run"])
+    except (OSError, SparseSamError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # missing or damaged: said when it is sent, and no fault of other stages
 
 
 def _entered(pipeline: Path) -> dict[str, str]:

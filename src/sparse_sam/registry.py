@@ -74,7 +74,7 @@ def register(
         raise ExportError("the gate compared no metric: champion cannot be decided")
     manifest = load_manifest(folder)
     identity = f"export {file_hash(folder / MANIFEST, 'sha256')}"
-    with as_tracking_error(tracker.uri):
+    with as_tracking_error(tracker.shown):
         run = _run_of(tracker, manifest, identity)
         client = tracker.client
         found = _version_of(tracker, name, run)
@@ -100,7 +100,7 @@ def register(
 
 def champion(tracker: Tracker, name: str = MODEL) -> str | None:
     """The version that ``champion`` names; None if there is none. Raises TrackingError."""
-    with as_tracking_error(tracker.uri):
+    with as_tracking_error(tracker.shown):
         try:
             return str(tracker.client.get_model_version_by_alias(name, CHAMPION).version)
         except MlflowException as error:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 import sparse_sam
+from sparse_sam.errors import RefusedError
 from sparse_sam.files import write_text
 from sparse_sam.journal import is_running
-from sparse_sam.pipelines import is_sent, journals, mark_sent, state_folder
+from sparse_sam.pipelines import is_sent, journals, mark_sent, refusal, set_aside, state_folder
+from sparse_sam.redaction import redacted
 
 if TYPE_CHECKING:
-    from sparse_sam.tracking import Tracker
+    from sparse_sam.tracking import Replay, Tracker
 
 LINGER_SECONDS = 10.0
 """How long a sender waits for the next stage. DVC takes about a second between two of them."""
@@ -57,14 +60,15 @@ class Request:
         if not self._is_served():
             self._start()
 
-    def wait(self, patience: float) -> str | None:
+    def wait(self, patience: float, stopped: Callable[[], bool] = lambda: False) -> str | None:
         """Wait until MLflow knows the whole journal, and say why not if it does not.
 
         A sender that was killed, or failed a while ago, is replaced once: what was wrong may have
-        passed. After that, or when ``patience`` seconds are over, the request is withdrawn.
+        passed. After that, or when ``patience`` seconds are over, the request is withdrawn. It
+        stays, for the sender to go on with, when the wait is ``stopped``.
         """
-        fault = self._fault(time.monotonic() + patience)
-        if fault:
+        fault = self._fault(time.monotonic() + patience, stopped)
+        if fault and not stopped():
             self._file.unlink(missing_ok=True)
         return fault
 
@@ -72,11 +76,17 @@ class Request:
         """Whether it can be left to a sender that gets through, or has only just been started."""
         if is_sent(self.journal):
             return True
+        if refusal(self.journal):
+            return False
         new = self._started and time.monotonic() - self._started_at < _STARTING_SECONDS
         return self._is_served() and bool(new or _age(_heartbeat(self.folder)) < _PAUSE_SECONDS)
 
-    def _fault(self, deadline: float) -> str | None:
+    def _fault(self, deadline: float, stopped: Callable[[], bool]) -> str | None:
         while not is_sent(self.journal):
+            if reason := refusal(self.journal):
+                return reason
+            if stopped():
+                return "it was told to wait no longer"
             if not self._is_served() and not is_sent(self.journal):
                 if self._tries > 1 or self._failed_just_now():
                     return self._last_words()
@@ -112,7 +122,9 @@ class Request:
 
     def _last_words(self) -> str:
         said = (self.folder / "log").read_text(encoding="utf-8", errors="replace").strip()
-        return said.splitlines()[-1].removeprefix("error: ") if said else "its sender stopped"
+        if not said:
+            return "its sender stopped"
+        return redacted(said.splitlines()[-1].removeprefix("error: "))
 
 
 def serve(root: Path, folder: Path, linger: float = LINGER_SECONDS) -> None:
@@ -141,19 +153,15 @@ def _serve(root: Path, folder: Path, linger: float) -> None:
         requests = _requests(folder)
         asked_for = {journal for _, journal in requests}
         for request, journal in requests:
-            if not journal.is_file() or is_sent(journal):
+            if not journal.is_file() or is_sent(journal) or refusal(journal):
                 request.unlink(missing_ok=True)
             elif request not in at_work:
                 tracker = tracker or Tracker(root)
                 _send_those_before(tracker, journal, asked_for)
                 at_work[request] = Replay(tracker, journal)
         for request, replay in list(at_work.items()):
-            alive = is_running(replay.journal)  # asked first, so that its last words are read
-            replay.send()
-            if not alive and not replay.ended:
-                replay.abandon()
-            if replay.ended or not alive:
-                mark_sent(replay.journal)
+            # Asked before the rest is sent, so that the last words of a stage are among it.
+            if _advance(replay, alive=is_running(replay.journal)):
                 request.unlink(missing_ok=True)
                 del at_work[request]
             idle_since = time.monotonic()
@@ -161,20 +169,55 @@ def _serve(root: Path, folder: Path, linger: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def send_whole(tracker: "Tracker", journal: Path) -> None:
-    """Send a journal that nobody writes any more, and close its runs if its stage could not."""
+def _advance(replay: "Replay", *, alive: bool) -> bool:
+    """Send what is new of a journal; whether nothing more is to be sent of it.
+
+    A run that MLflow refuses is set aside. Raises TrackingError if MLflow is not reached.
+    """
+    try:
+        replay.send()
+        if not alive and not replay.ended:
+            replay.abandon()
+    except RefusedError as error:
+        if replay.journal.exists():
+            set_aside(replay.journal, str(error))
+        replay.give_up()
+        return True
+    if alive and not replay.ended:
+        return False
+    mark_sent(replay.journal)
+    return True
+
+
+def send_whole(tracker: "Tracker", journal: Path, elsewhere: str | None = None) -> bool:
+    """Send a journal that nobody writes any more, and close its runs if its stage could not.
+
+    Args:
+        tracker: where it goes.
+        journal: what is sent.
+        elsewhere: the experiment that takes it, in place of the one that the journal names.
+
+    Returns:
+        False if MLflow refuses the run; it is then set aside.
+
+    Raises:
+        TrackingError: MLflow is not reached.
+    """
     from sparse_sam.tracking import Replay
 
-    replay = Replay(tracker, journal)
-    replay.send()
-    if not replay.ended:
-        replay.abandon()
+    replay = Replay(tracker, journal, elsewhere)
+    _advance(replay, alive=False)
     for path in replay.missing:
         sys.stderr.write(f"warning: {path} is no longer there and was not sent to MLflow\n")
-    mark_sent(journal)
+    return is_sent(journal)
 
 
 def is_pending(journal: Path) -> bool:
+    """Whether nobody writes the journal any more and MLflow was not asked to take all of it."""
+    return is_left(journal) and refusal(journal) is None
+
+
+def is_left(journal: Path) -> bool:
     """Whether nobody writes the journal any more and MLflow does not have all of it."""
     return not is_sent(journal) and not is_running(journal)
 

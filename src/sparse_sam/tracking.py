@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,26 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from sparse_sam.errors import TrackingError
+from sparse_sam.errors import RefusedError, SparseSamError, TrackingError
 from sparse_sam.journal import PIPELINE, artifact_path, read_events
 from sparse_sam.pipelines import pipeline_content, started_at, state_folder
+from sparse_sam.redaction import redacted
 
 EXPERIMENT = "sparse-sam"
 _RUN, _CONTENT = "sparse_sam.run", "sparse_sam.content"
+# What MLflow answers when it is there, and does not take what it was sent.
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _RUNS_A_PAGE = 1000, 100, 1000
 
 
@@ -49,32 +58,60 @@ def tracking_uri(root: Path) -> str:
 
 @contextmanager
 def as_tracking_error(uri: str) -> Iterator[None]:
-    """Everything that MLflow and its store raise, as TrackingError."""
+    """Everything that MLflow and its store raise, as TrackingError; what they refuse, as its kind.
+
+    A server or database that is not there, hangs, is locked, broken, or wants another password
+    refuses nothing: it may take the same tomorrow.
+    """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise TrackingError(f"MLflow at {uri}: {reason[:300]}") from error
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        kind = RefusedError if _is_refusal(error) else TrackingError
+        # Redacted before it is cut: half a secret is not recognised.
+        reason = " ".join(redacted(str(error)).split())
+        raise kind(f"MLflow at {uri}: {reason[:300]}") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    code = error.error_code if isinstance(error, MlflowException) else None
+    if code == "BAD_REQUEST":  # a proxy's, too, or that of a database which lacks a table
+        return isinstance(error, RestException) or isinstance(
+            error.__cause__, DataError | IntegrityError
+        )
+    return code in _REFUSALS
 
 
 class Tracker:
-    """A connection to one MLflow store. Every method raises TrackingError if it is not reached."""
+    """A connection to one MLflow store. Every method raises TrackingError if it is not reached.
+
+    Attributes:
+        uri: where it is, with what logs in there.
+        shown: the same for people to read.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = tracking_uri(root)
-        with as_tracking_error(self.uri), self._alone():
-            self.client = MlflowClient(self.uri)
+        self.shown = redacted(self.uri)
+        try:
+            with as_tracking_error(self.shown), self._alone():
+                self.client = MlflowClient(self.uri)
+        except RefusedError as error:  # a URI that it does not understand, and no run
+            raise TrackingError(str(error)) from error
 
     def experiment(self, launcher: Mapping[str, str]) -> str:
-        """The id of the experiment that the launcher chose, or of ours, made if need be."""
-        with as_tracking_error(self.uri), self._alone():
+        """The id of the experiment that the launcher chose, or of ours, made if need be.
+
+        Raises:
+            RefusedError: it was deleted, or there is none of this id.
+        """
+        with as_tracking_error(self.shown), self._alone():
             if "mlflow_experiment_id" in launcher:
-                return launcher["mlflow_experiment_id"]
+                return self._open(self.client.get_experiment(launcher["mlflow_experiment_id"]))
             name = launcher.get("mlflow_experiment_name", EXPERIMENT)
             found = self.client.get_experiment_by_name(name)
             if found:
-                return str(found.experiment_id)
+                return self._open(found)
             location = None
             if self.uri.startswith("sqlite:///"):
                 folder = Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts"
@@ -86,12 +123,20 @@ class Tracker:
                 found = self.client.get_experiment_by_name(name)
                 if not found:
                     raise
-                return str(found.experiment_id)
+                return self._open(found)
+
+    def _open(self, found: Experiment) -> str:
+        if found.lifecycle_stage != "active":
+            raise RefusedError(
+                f"MLflow at {self.shown}: the experiment {found.name!r} was deleted "
+                f"(`mlflow experiments restore -x {found.experiment_id}` brings it back)"
+            )
+        return str(found.experiment_id)
 
     def has_content(self, launcher: Mapping[str, str], content: str) -> bool:
         """Whether a pipeline run with these results is there already, whoever sent it."""
         experiment = self.experiment(launcher)
-        with as_tracking_error(self.uri):
+        with as_tracking_error(self.shown):
             return self._find(experiment, _CONTENT, content) is not None
 
     def _alone(self) -> FileLock:
@@ -125,11 +170,18 @@ class Tracker:
 
 
 class Replay:
-    """One journal on its way into MLflow; ``send`` takes what has come since the last time."""
+    """One journal on its way into MLflow; ``send`` takes what has come since the last time.
 
-    def __init__(self, tracker: Tracker, journal: Path) -> None:
+    Args:
+        tracker: where it goes.
+        journal: what is sent.
+        elsewhere: the experiment that takes it, in place of the one that the journal names.
+    """
+
+    def __init__(self, tracker: Tracker, journal: Path, elsewhere: str | None = None) -> None:
         self.tracker = tracker
         self.journal = journal
+        self._elsewhere = elsewhere
         self.sent = 0
         self.ended = False
         self.missing: list[str] = []
@@ -140,9 +192,14 @@ class Replay:
         self._upload = True
 
     def send(self) -> None:
-        """Send the events that are new. Raises TrackingError; what was sent stays sent."""
-        events = read_events(self.journal, self.sent)
-        with as_tracking_error(self.tracker.uri):
+        """Send the events that are new; what was sent stays sent.
+
+        Raises:
+            RefusedError: this run cannot be sent, or its journal is damaged.
+            TrackingError: MLflow is not reached, or does not work.
+        """
+        with self._sending():
+            events = self._read(self.sent)
             metrics: dict[str, list[Metric]] = {}
             for event in events:
                 if event["event"] == "metrics":
@@ -159,9 +216,32 @@ class Replay:
     def abandon(self) -> None:
         """Close the runs of a stage that died without a word."""
         if self._start:
-            last = read_events(self.journal)[-1]["time"]
-            with as_tracking_error(self.tracker.uri):
-                self._end("KILLED", last)
+            with self._sending():
+                self._end("KILLED", self._read()[-1]["time"])
+
+    def give_up(self) -> None:
+        """Close what was begun of a run that was refused, as far as MLflow lets it."""
+        with suppress(TrackingError), as_tracking_error(self.tracker.shown):
+            for run in reversed(self._runs.values()):
+                self.tracker.client.set_terminated(run, "FAILED")
+
+    def _read(self, skip: int = 0) -> list[dict[str, Any]]:
+        try:
+            return read_events(self.journal, skip)
+        except OSError as error:
+            raise RefusedError(f"{self.journal} cannot be read: {error.strerror}") from error
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """What is wrong with the journal is RefusedError, too: no other has to wait for it."""
+        try:
+            with as_tracking_error(self.tracker.shown):
+                yield
+        except TrackingError:
+            raise
+        except (SparseSamError, KeyError, TypeError, ValueError) as error:
+            reason = str(error) if isinstance(error, SparseSamError) else repr(error)
+            raise RefusedError(f"{self.journal.name} is damaged: {reason}") from error
 
     def _handle(self, event: dict[str, Any]) -> None:
         client = self.tracker.client
@@ -184,7 +264,7 @@ class Replay:
 
     def _begin(self, event: dict[str, Any]) -> None:
         self._start = event
-        launcher, pipeline = event["launcher"], self.journal.parent.name
+        launcher, pipeline = self._launcher(event["launcher"]), self.journal.parent.name
         self._experiment = self.tracker.experiment(launcher)
         name = launcher.get("experiment", pipeline.split(".")[0])
         self._runs[PIPELINE], _ = self.tracker.find_or_create(
@@ -215,6 +295,13 @@ class Replay:
             self.tracker.client.update_run(self._runs[PIPELINE], "RUNNING")
         self._log(self._runs[None], params=event["params"])
         self._log(self._runs[PIPELINE], params=event["params"])
+
+    def _launcher(self, named: Mapping[str, str]) -> dict[str, str]:
+        if self._elsewhere is None:
+            return dict(named)
+        # A run of MLflow's own that stands above stays with its experiment.
+        kept = {key: value for key, value in named.items() if not key.startswith("mlflow_")}
+        return {**kept, "mlflow_experiment_name": self._elsewhere}
 
     def _child(self, event: dict[str, Any]) -> None:
         name, stage = event["child"], self._start["stage"]
@@ -289,7 +376,7 @@ class SweepRuns:
     ) -> None:
         self._tracker, self._identity = tracker, f"sweep/{identity}"
         self._experiment = tracker.experiment(launcher)
-        with as_tracking_error(tracker.uri):
+        with as_tracking_error(tracker.shown):
             self._parent, _ = tracker.find_or_create(
                 self._experiment,
                 self._identity,
@@ -325,7 +412,7 @@ class SweepRuns:
         params = [Param(name, str(value)) for name, value in values.items()]
         metrics = [Metric(name, value, end, 0) for name, value in measures.items()]
         client = self._tracker.client
-        with as_tracking_error(self._tracker.uri):
+        with as_tracking_error(self._tracker.shown):
             run = self._begun.get(identity)
             if run is None:
                 tags = {
@@ -346,7 +433,7 @@ class SweepRuns:
 
         Raises TrackingError.
         """
-        with as_tracking_error(self._tracker.uri):
+        with as_tracking_error(self._tracker.shown):
             if table.is_file():
                 self._tracker.client.log_artifact(self._parent, str(table))
             self._tracker.client.set_terminated(self._parent, "FINISHED")

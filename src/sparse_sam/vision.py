@@ -10,9 +10,9 @@ import re
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from sparse_sam.errors import DataError
 from sparse_sam.files import atomic_path, file_hash
+from sparse_sam.logins import cure, open_url
 
 Resources = Sequence[tuple[str, str]]
 """File names and their MD5 digests."""
@@ -144,7 +145,7 @@ def _pieces(url: str, name: str, timeout: float) -> Generator[bytes, None, None]
     if scheme not in _SCHEMES:
         raise _MirrorError(f"{scheme}:// cannot be read; use {', '.join(_SCHEMES)} or a folder")
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - checked above
+        with open_url(url, timeout) as response:
             announced = int(response.headers.get("Content-Length") or 0)
             received = 0
             with tqdm(
@@ -158,8 +159,9 @@ def _pieces(url: str, name: str, timeout: float) -> Generator[bytes, None, None]
             raise ConnectionError(f"the connection was cut after {received} of {announced} bytes")
     except urllib.error.HTTPError as error:
         error.close()
+        login = f"; {cure()}" if error.code == HTTPStatus.UNAUTHORIZED else ""
         raise _MirrorError(
-            f"HTTP {error.code} {error.reason}",
+            f"HTTP {error.code} {error.reason}{login}",
             passing=error.code >= 500 or error.code in _PASSING,
         ) from None
     except (OSError, HTTPException, ValueError) as error:

@@ -1,7 +1,12 @@
 """The pipeline, as a person runs it: results, caching, exactness."""
 
 import json
+import os
+import signal
+import socket
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +100,44 @@ def test_a_stage_works_without_dvc_and_without_mlflow(clone: Clone) -> None:
     runs = len(Store(f"sqlite:///{clone.path / 'mlflow.db'}").runs())
     clone.run("python", "-m", "sparse_sam.publish")
     assert len(Store(f"sqlite:///{clone.path / 'mlflow.db'}").runs()) == runs
+
+
+def process_of(stage: str, folder: Path) -> int:
+    """The process of a stage that runs in a clone; 0 if there is none."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if f"stages.{stage}".encode() in words and (process / "cwd").readlink() == folder:
+                return int(process.name)
+        except OSError:
+            continue
+    return 0
+
+
+def test_dvc_takes_a_stage_that_was_told_to_end_while_it_waited_for_mlflow(clone: Clone) -> None:
+    clone.set(evaluate__equivalence_margin=0.01)
+    journal = clone.path / "runs" / "evaluate.jsonl"
+    before = journal.stat().st_mtime_ns
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        clone.env |= {
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "SPARSE_SAM_PUBLISH_PATIENCE": "300",
+        }
+        try:
+            dvc = clone.start("dvc", "repro")
+            deadline = time.monotonic() + 200
+            while not journal.exists() or journal.stat().st_mtime_ns == before:
+                assert time.monotonic() < deadline
+                assert dvc.poll() is None
+                time.sleep(0.1)
+            time.sleep(1)
+            os.kill(process_of("evaluate", clone.path), signal.SIGTERM)
+            assert dvc.wait(60) == 0
+        finally:
+            for name in ("MLFLOW_TRACKING_URI", "SPARSE_SAM_PUBLISH_PATIENCE"):
+                del clone.env[name]
+    assert executed(clone.run("dvc", "repro", **LATER).stdout) == set()
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_sam.errors import SparseSamError
+from sparse_sam.redaction import guard_output
 from sparse_sam.sweep.declaration import Sweep, load_sweep
 
 if TYPE_CHECKING:
@@ -142,4 +143,5 @@ def engine_of(asked: argparse.Namespace) -> "Iterator[Engine]":
 
 
 if __name__ == "__main__":
+    guard_output()
     sys.exit(main())

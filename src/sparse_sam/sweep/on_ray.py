@@ -22,6 +22,7 @@ import torch
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.errors import SparseSamError
+from sparse_sam.redaction import redacted
 from sparse_sam.sweep import compute
 from sparse_sam.sweep.code import code_version
 from sparse_sam.sweep.compute import Diverged, Result
@@ -81,9 +82,8 @@ class OnRay:
         try:
             ray.init(address=address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SparseSamError(
-                f"Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}"
-            ) from error
+            reason = " ".join(redacted(str(error)).split())[:300]
+            raise SparseSamError(f"Ray at {address or 'this machine'}: {reason}") from error
 
     def close(self) -> None:
         """Leave the cluster; end it if it was begun here."""

@@ -18,6 +18,7 @@ import sparse_sam
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import read_json
 from sparse_sam.pipelines import launcher, repository_root
+from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Sending:
             fault = True
         if fault:
             said = (self._store.folder / "sending.log").read_text(errors="replace").strip()
-            reason = said.splitlines()[-1].removeprefix("error: ") if said else "it took too long"
+            last = said.splitlines()[-1].removeprefix("error: ") if said else "it took too long"
+            reason = redacted(last)
             sys.stderr.write(
                 f"warning: MLflow does not have all of this sweep yet ({reason}). The results are "
                 f"safe in files; `python -m sparse_sam.sweep.sending {self._store.folder}` sends "
@@ -143,7 +145,7 @@ def main() -> int:
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"MLflow at {sender.tracker.uri}: sent {sender.sent} cells.\n")
+    sys.stdout.write(f"MLflow at {sender.tracker.shown}: sent {sender.sent} cells.\n")
     return 0
 
 
@@ -153,4 +155,5 @@ def _input_ended() -> bool:
 
 
 if __name__ == "__main__":
+    guard_output()
     sys.exit(main())

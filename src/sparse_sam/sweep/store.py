@@ -27,6 +27,7 @@ from sparse_sam.arms import DENSE
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import read_json, write_json
+from sparse_sam.redaction import redacted_values
 from sparse_sam.sweep.compute import Diverged, Result
 from sparse_sam.sweep.work import Dense, Work
 
@@ -122,7 +123,8 @@ class Store:
 
     def log(self, event: str, key: str, **more: Any) -> None:
         """Add a line to the log."""
-        line = json.dumps({"event": event, "key": key, "time": round(time.time(), 3), **more})
+        known = redacted_values(more)  # tracebacks among it
+        line = json.dumps({"event": event, "key": key, "time": round(time.time(), 3), **known})
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
