@@ -113,7 +113,7 @@ def test_multiply_adds_are_half_of_torchs_operations(name: str) -> None:
 def test_the_forms_compute_the_same() -> None:
     checkpoint = network("lenet-5", 0.8)
     plain = folded(checkpoint)
-    sparse = with_sparse_linears(plain)
+    sparse = with_sparse_linears(plain, torch.randn(1, 1, 28, 28))
     assert any(isinstance(module, SparseLinear) for module in sparse.modules())
     assert not any(isinstance(module, SparseLinear) for module in plain.modules())
     images = torch.randn(7, 1, 28, 28)
@@ -163,9 +163,24 @@ def test_latency_has_a_row_for_every_form_and_batch() -> None:
     assert [row.relative_to_dense for row in dense] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_can_be_timed(name: str) -> None:
+    """Attention reads the weights of linear layers that it does not call."""
+    torch.manual_seed(0)
+    model = build_model(f"tests.networks:{name}", (1, 5, 5), 3)
+    origin = replace(ORIGIN, model=f"tests.networks:{name}", image_shape=(1, 5, 5), num_classes=3)
+    dense = Checkpoint.of(model, origin)
+    attach(model, magnitude_masks(model, 0.5))
+    sparse = Checkpoint.of(model, origin)
+    images = torch.randn(4, 1, 5, 5)
+    assert len(measure_latency(dense, sparse, images, 0.0)) == 3 * len(BATCHES)
+    linears = [type(one) for one in with_sparse_linears(folded(sparse), images).modules()]
+    assert SparseLinear in linears  # each has at least one that is only called
+
+
 def test_a_form_that_computes_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(model: nn.Module) -> nn.Module:
-        return with_sparse_linears(folded(network("lenet-300-100")))
+    def wrong(_: nn.Module, inputs: torch.Tensor) -> nn.Module:
+        return with_sparse_linears(folded(network("lenet-300-100")), inputs)
 
     monkeypatch.setattr("sparse_sam.latency.with_sparse_linears", wrong)
     sparse = network("lenet-300-100", 0.9)
