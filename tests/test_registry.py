@@ -209,6 +209,21 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
 
 
+def test_the_command_that_serves_it_shows_no_secret(
+    registered: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = Tracker(registered.path).uri
+    code, said = command("--register", "--arm", "sgd")
+    assert f"Serve it: MLFLOW_TRACKING_URI={uri} mlflow models serve" in said
+    # A URI that holds a password and works without a server: the folder's name is one.
+    monkeypatch.setenv("PGPASSWORD", registered.path.name)
+    code, said = command("--register", "--arm", "sgd")
+    assert code == 0, said
+    assert "Serve it: mlflow models serve -m models:/sparse-sam@champion" in said
+    assert registered.path.name not in said
+    assert "MLflow at sqlite:///" in said
+
+
 def test_an_export_that_changed_is_not_registered(registered: Clone, tmp_path: Path) -> None:
     clone = registered
     shutil.copytree("exports/sam-seed-0", tmp_path / "export")

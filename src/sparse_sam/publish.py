@@ -75,9 +75,9 @@ def publish(root: Path, workspace: Path, elsewhere: str | None = None) -> Publis
         waiting = [journal for journal in waiting if refusal(journal) is None]
     sent = sum(send_whole(tracker, journal) for journal in waiting)
     if elsewhere:
-        sent += sum(send_whole(tracker, journal, elsewhere) for journal in _left(root))
+        sent += sum(send_whole(tracker, journal, elsewhere) for journal in _set_aside(root))
     said, refused = [f"sent {sent} runs that were waiting"] if sent else [], {}
-    if results and all(pipeline_content(journal.parent) != results for journal in _left(root)):
+    if results and all(pipeline_content(journal.parent) != results for journal in _set_aside(root)):
         try:
             entered = _enter(tracker, params, workspace, results, elsewhere)
         except RefusedError as error:
@@ -85,7 +85,7 @@ def publish(root: Path, workspace: Path, elsewhere: str | None = None) -> Publis
             refused["the results of this workspace"] = str(error)
         if entered:
             said.append(f"entered {entered} stages from the cache")
-    refused |= {str(one.relative_to(root)): refusal(one) or "" for one in _left(root)}
+    refused |= {str(journal.relative_to(root)): why for journal, why in _set_aside(root).items()}
     nothing = "nothing else is waiting" if refused else "every run of this workspace is there"
     return Published(f"MLflow at {tracker.shown}: {', and '.join(said) or nothing}.", refused)
 
@@ -116,6 +116,12 @@ def _left(root: Path) -> list[Path]:
     """The journals that MLflow does not have, of stages that have ended, oldest first."""
     pipelines = sorted((state_folder(root) / "pipelines").glob("*/"))
     return [journal for folder in pipelines for journal in journals(folder) if is_left(journal)]
+
+
+def _set_aside(root: Path) -> dict[Path, str]:
+    """Those among them that MLflow refused, and why."""
+    reasons = {journal: refusal(journal) for journal in _left(root)}
+    return {journal: why for journal, why in reasons.items() if why is not None}
 
 
 def _complain(refused: Mapping[str, str]) -> None:
