@@ -121,7 +121,7 @@ def measure(case: Case, seconds: float, folder: Path) -> tuple[list[Line], dict[
         wrapped = {
             "PyTorch, dense": networks["dense"],
             "PyTorch, sparse with zeros stored": plain,
-            "PyTorch, linear layers as CSR": with_sparse_linears(plain, images[:1]),
+            "PyTorch, linear layers as CSR": with_sparse_linears(plain, torch.zeros(1, *SHAPE)),
         }
         if narrowed.removed:
             wrapped["PyTorch, channels removed"] = narrowed.model

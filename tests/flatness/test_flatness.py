@@ -30,7 +30,9 @@ from sparse_sam.flatness import (
 from sparse_sam.flatness.loss import masks, undisturbed, weights
 from sparse_sam.flatness.measure import as_metrics, some_images
 from sparse_sam.masks import attach
+from sparse_sam.models import build_model
 from sparse_sam.pruning import magnitude_masks
+from tests.networks import NAMES
 
 SMALL = Settings(images=12, surface_points=3, slice_points=3, probes=2)
 
@@ -274,3 +276,17 @@ def test_the_documentations_example_runs(capsys: pytest.CaptureFixture[str]) -> 
     (code,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(code, "docs/flatness.md", "exec"), {"model": network(0.5), "split": some_split()})  # noqa: S102
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_is_measured_of_every_kind_of_network(name: str) -> None:
+    """The quick kernels of attention have no second derivative."""
+    torch.manual_seed(0)
+    model = build_model(f"tests.networks:{name}", (1, 5, 5), 3)
+    attach(model, magnitude_masks(model, 0.5))
+    split = Split(torch.randn(64, 1, 5, 5), torch.arange(64) % 3)
+    found = measure(model, split, Settings(slice_points=3, surface_points=3))
+    assert found.trace is not None
+    # (Neither is 0 for a network that has just been made.)
+    assert all(map(math.isfinite, [*found.top_eigenvalues, found.trace]))
+    assert found.top_eigenvalues[0] != 0 != found.trace

@@ -1,10 +1,11 @@
 """The loss as a function of the weights, and the weights brought back."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from sparse_sam.dataset import Split
@@ -38,8 +39,11 @@ def loss(model: nn.Module, split: Split) -> Tensor:
 def gradient(model: nn.Module, split: Split, *, create_graph: bool = False) -> Vector:
     """∇L at the weights as they are. It is 0 on pruned weights, the mask being in the graph."""
     parameters = weights(model)
+    # Of all kernels of attention only the plain one has a second derivative.
+    with sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
+        value = loss(model, split)
     found = torch.autograd.grad(
-        loss(model, split), parameters, create_graph=create_graph, materialize_grads=True
+        value, parameters, create_graph=create_graph, materialize_grads=True
     )
     return list(found)
 
