@@ -40,9 +40,10 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
     from sparse_sam.files import file_hash
     from stages.training import load_arm
 
-    arm, seed = chosen(load_params(layout.PARAMS), arm, seed)
+    params = load_params(layout.PARAMS)
+    arm, seed = chosen(params, arm, seed)
     data = load_test_data(layout.DATASET)
-    checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
+    checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm], params.model.name)
     path = layout.checkpoint(arm, seed)
     identity = {"path": path.as_posix(), "sha256": file_hash(path, "sha256")}
     folder = layout.export(arm, seed)

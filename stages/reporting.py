@@ -31,13 +31,13 @@ def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]
     """Flatness of every arm: sharpness for every seed, all else for the first."""
     began = time.perf_counter()
     data, settings = load_training_data(layout.DATASET), Settings()
-    seeds = stage.params.seeds
+    seeds, name = stage.params.seeds, stage.params.model.name
     thorough = [(arm, seeds[0]) for arm in made_by]
     jobs = [*thorough, *((arm, seed) for arm in made_by for seed in seeds[1:])]
 
     def work(job: tuple[str, int], _: object) -> Flatness:
         arm, seed = job
-        model = load_arm(arm, seed, data.info, made_by[arm]).build()
+        model = load_arm(arm, seed, data.info, made_by[arm], name).build()
         return measure(
             model, data.train, settings, thorough=job in thorough, surface=arm in PICTURED
         )
@@ -55,8 +55,8 @@ def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]
 
 def measure_compression(stage: Stage, data: TestData, made_by: Mapping[str, str]) -> dict[str, Any]:
     """What sparsity bought, on the first seed of the dense network and of SGD's."""
-    seed = stage.params.seeds[0]
-    dense, sparse = (load_arm(arm, seed, data.info, made_by[arm]) for arm in ("dense", "sgd"))
+    seed, name = stage.params.seeds[0], stage.params.model.name
+    dense, sparse = (load_arm(arm, seed, data.info, made_by[arm], name) for arm in ("dense", "sgd"))
     plain, packed = sizes(sparse)
     total, kept = multiply_adds(sparse)
     rows = measure_latency(

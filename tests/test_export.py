@@ -22,19 +22,14 @@ from sparse_sam.config import DataParams
 from sparse_sam.dataset import TestData
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import (
-    DENSE,
-    MANIFEST,
-    NARROW,
-    ONNX,
-    SPARSE,
     export,
     header_bytes,
     load_dense,
-    load_manifest,
     load_sparse,
     packed_bytes,
     pixels_of,
 )
+from sparse_sam.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
 from sparse_sam.models import build_model
 from sparse_sam.parts import Dataset
 from sparse_sam.sources import RawData

@@ -104,7 +104,12 @@ class Store:
         if not path.is_file():
             return None
         return load_checkpoint(
-            path, arm=DENSE, seed=dense.seed, dataset=dense.data, stage="train_dense"
+            path,
+            arm=DENSE,
+            seed=dense.seed,
+            dataset=dense.data,
+            stage="train_dense",
+            model=dense.model,
         )
 
     def keep_dense(self, key: str, found: Checkpoint | Diverged, cost: Cost) -> None:
