@@ -28,7 +28,8 @@ def chosen(params: "Params", arm: str | None, seed: int | None) -> tuple[str, in
     if arm is None or seed is None:
         for stage in dict.fromkeys(MADE_BY.values()):
             cure = f"Run `dvc repro {stage}`, or name a network: make export ARM=… SEED=…"
-            metrics |= read_json(layout.metrics(stage), cure)
+            found = read_json(layout.metrics(stage), cure)
+            metrics |= {one: found[one] for one in MADE_BY if one in found}
     return choose(metrics, params.seeds, arm, seed)
 
 

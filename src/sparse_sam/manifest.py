@@ -140,8 +140,9 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        where = ".".join(map(str, fault["loc"])) or "its content"
-        raise ExportError(f"{path} is damaged ({where}: {fault['msg']}). {_CURE}") from None
+        where = ascii(".".join(map(str, fault["loc"])) or "its content")[1:-1][:60]
+        what = f"{where}: {ascii(fault['msg'])[1:-1][:200]}"
+        raise ExportError(f"{path} is damaged ({what}). {_CURE}") from None
     for name, said in manifest["files"].items():
         try:
             content = (folder / name).read_bytes()
