@@ -28,12 +28,13 @@ from torch import Tensor
 
 from sparse_sam import onnxfile
 from sparse_sam.channels import narrow
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compression import folded
 from sparse_sam.export import save_dense, save_sparse
 from sparse_sam.latency import BATCHES, time_in_turn, with_sparse_linears
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import build_model
+from sparse_sam.origin import Origin
 from sparse_sam.pruning import magnitude_masks
 
 SHAPE = (1, 28, 28)

@@ -44,17 +44,17 @@ def work(stage: Stage) -> None:
     from stages.reporting import measure_compression, measure_cost, measure_flatness, write_report
     from stages.training import load_arm
 
-    journal, seeds = stage.journal, stage.params.seeds
+    journal, seeds, name = stage.journal, stage.params.seeds, stage.params.model.name
     device = select_device(stage.params.device)
     torch.set_num_threads(stage.params.threads)
     data = load_test_data(layout.DATASET).to(device)
     journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
     tested, labels = {}, data.test.labels.cpu().numpy()
     models = list(product(MADE_BY, seeds))
-    pruned = load_arm("pruned", seeds[0], data.info, MADE_BY["pruned"])
+    pruned = load_arm("pruned", seeds[0], data.info, MADE_BY["pruned"], name)
     with step_memory(pruned, stage.params.finetune) as memory:
         for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
-            checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
+            checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm], name)
             tested[arm, seed] = evaluate(checkpoint.build().to(device), data.test)
         flatness = measure_flatness(stage, MADE_BY)
         peaks = memory()

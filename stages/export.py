@@ -28,7 +28,8 @@ def chosen(params: "Params", arm: str | None, seed: int | None) -> tuple[str, in
     if arm is None or seed is None:
         for stage in dict.fromkeys(MADE_BY.values()):
             cure = f"Run `dvc repro {stage}`, or name a network: make export ARM=… SEED=…"
-            metrics |= read_json(layout.metrics(stage), cure)
+            found = read_json(layout.metrics(stage), cure)
+            metrics |= {one: found[one] for one in MADE_BY if one in found}
     return choose(metrics, params.seeds, arm, seed)
 
 
@@ -40,9 +41,10 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
     from sparse_sam.files import file_hash
     from stages.training import load_arm
 
-    arm, seed = chosen(load_params(layout.PARAMS), arm, seed)
+    params = load_params(layout.PARAMS)
+    arm, seed = chosen(params, arm, seed)
     data = load_test_data(layout.DATASET)
-    checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm])
+    checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm], params.model.name)
     path = layout.checkpoint(arm, seed)
     identity = {"path": path.as_posix(), "sha256": file_hash(path, "sha256")}
     folder = layout.export(arm, seed)

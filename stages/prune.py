@@ -30,7 +30,7 @@ def work(stage: Stage) -> None:
         for seed in stage.params.seeds:
             child = f"{ARM} seed {seed}"
             journal.child(child, {"arm": ARM, "seed": seed})
-            dense = load_arm("dense", seed, info, "train_dense")
+            dense = load_arm("dense", seed, info, "train_dense", stage.params.model.name)
             started = time.perf_counter()
             pruned.append(prune(dense, stage.params.prune, data))
             seconds.append(time.perf_counter() - started)

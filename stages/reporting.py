@@ -34,6 +34,7 @@ class Measurements:
     """What workers are told: how flatness is measured, and of whom everything (``thorough``)."""
 
     dataset: Path
+    network: str
     settings: Settings
     thorough: tuple[tuple[str, int], ...]
     made_by: dict[str, str]
@@ -42,9 +43,9 @@ class Measurements:
         """Measure one arm's network of one seed."""
         arm, seed = job
         data = _training_data(self.dataset)
-        model = load_arm(arm, seed, data.info, self.made_by[arm]).build()
+        trained = load_arm(arm, seed, data.info, self.made_by[arm], self.network)
         return measure(
-            model,
+            trained.build(),
             data.train,
             self.settings,
             thorough=job in self.thorough,
@@ -61,14 +62,15 @@ def _training_data(path: Path) -> TrainingData:
 def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]:
     """Flatness of every arm: sharpness for every seed, all else for the first."""
     began = time.perf_counter()
-    seeds, settings = stage.params.seeds, Settings()
+    params, settings = stage.params, Settings()
+    seeds = params.seeds
     thorough = [(arm, seeds[0]) for arm in made_by]
     jobs = [*thorough, *((arm, seed) for arm in made_by for seed in seeds[1:])]
     found = run_jobs(
-        Measurements(layout.DATASET, settings, tuple(thorough), dict(made_by)),
+        Measurements(layout.DATASET, params.model.name, settings, tuple(thorough), dict(made_by)),
         jobs,
         on_report=lambda *_: None,
-        threads=stage.params.threads,
+        threads=params.threads,
         name_of=lambda job: f"{stage.name}: flatness of {job[0]} seed {job[1]}",
     )
     measured = {arm: [found[arm, seed] for seed in seeds] for arm in made_by}
@@ -83,8 +85,8 @@ def measure_flatness(stage: Stage, made_by: Mapping[str, str]) -> dict[str, Any]
 
 def measure_compression(stage: Stage, data: TestData, made_by: Mapping[str, str]) -> dict[str, Any]:
     """What sparsity bought, on the first seed of the dense network and of SGD's."""
-    seed = stage.params.seeds[0]
-    dense, sparse = (load_arm(arm, seed, data.info, made_by[arm]) for arm in ("dense", "sgd"))
+    seed, name = stage.params.seeds[0], stage.params.model.name
+    dense, sparse = (load_arm(arm, seed, data.info, made_by[arm], name) for arm in ("dense", "sgd"))
     plain, packed = sizes(sparse)
     total, kept = multiply_adds(sparse)
     rows = measure_latency(

@@ -30,7 +30,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
     ]
     lines += [
         f"{name:<20} {file['raw']:>10,} {file['compressed']:>11,}   "
-        f"yes, {file['largest_difference']:.1e}"
+        f"{_same(file['ties'])}, {file['largest_difference']:.1e}"
         for name, file in manifest["files"].items()
     ]
     for layer, count in manifest["channels_removed"].items():
@@ -38,6 +38,10 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
     for layer, reason in manifest["channels_kept"].items():
         lines.append(f"layer {layer or '(all)'}: {reason}")
     return "\n".join(lines)
+
+
+def _same(ties: int) -> str:
+    return f"but for {ties} ties" if ties else "yes"
 
 
 def check_belongs(manifest: Mapping[str, Any]) -> None:

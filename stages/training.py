@@ -16,7 +16,8 @@ from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compute import select_device
 from sparse_sam.config import Device, Params
 from sparse_sam.dataset import TrainingData, load_training_data
-from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune, train_dense
+from sparse_sam.errors import CheckpointError
+from sparse_sam.experiment import OnEpoch, Trained, arm_recipe, finetune, origin_of, train_dense
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
 from sparse_sam.parallel import run_jobs
 from sparse_sam.parts import DataInfo
@@ -58,7 +59,7 @@ class Trainings:
         if arm == DENSE:
             done = train_dense(data, params.model.name, params.train_dense, seed, report, point)
         else:
-            pruned = load_arm("pruned", seed, data.info, "prune")
+            pruned = load_arm("pruned", seed, data.info, "prune", params.model.name)
             done = finetune(pruned, data, params.finetune, arm, report, point, params.prune)
         save_checkpoint(self.folders[arm] / layout.checkpoint(*job).name, done.checkpoint)
         return done.history
@@ -115,7 +116,10 @@ def train_arms(stage: Stage, epochs: Mapping[str, int]) -> None:
     metrics = {}
     for arm in epochs:
         trained = [
-            Trained(load_arm(arm, seed, info, stage.name), histories[arm, seed]) for seed in seeds
+            Trained(
+                load_arm(arm, seed, info, stage.name, stage.params.model.name), histories[arm, seed]
+            )
+            for seed in seeds
         ]
         rows = [
             [seed, *asdict(row).values()]
@@ -164,10 +168,23 @@ def finetune_arms(stage: Stage, arms: Sequence[str]) -> None:
     train_arms(stage, {arm: arm_recipe(recipe, arm).epochs for arm in arms})
 
 
-def load_arm(arm: str, seed: int, info: DataInfo, stage: str) -> Checkpoint:
-    """One seed's checkpoint of an arm, which ``stage`` made from this data set."""
+def load_arm(arm: str, seed: int, info: DataInfo, stage: str, model: str) -> Checkpoint:
+    """One seed's checkpoint of an arm, which ``stage`` made from this data set.
+
+    Raises:
+        CheckpointError: it is not there, or not the one that params.yaml and the data ask for;
+            ``model`` is ``model.name`` in params.yaml.
+    """
     path = layout.checkpoint(arm, seed)
-    return load_checkpoint(path, arm=arm, seed=seed, dataset=info.fingerprint, stage=stage)
+    checkpoint = load_checkpoint(
+        path, arm=arm, seed=seed, dataset=info.fingerprint, stage=stage, model=model
+    )
+    if checkpoint.origin != origin_of(model, info, arm, seed):
+        raise CheckpointError(
+            f"{path} is of images of another shape, scale or number of classes than "
+            f"{layout.DATASET} holds. Run `dvc repro {stage}`, or `dvc checkout` to restore it."
+        )
+    return checkpoint
 
 
 def report_checkpoints(stage: Stage, arms: Sequence[str]) -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.dataset import TestData, load_test_data
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import build_model
+from sparse_sam.origin import Origin
 from sparse_sam.parts import Dataset, save_dataset
 from sparse_sam.pruning import magnitude_masks
 

@@ -14,13 +14,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from sparse_sam import tensorfile
-from sparse_sam.checkpoint import Checkpoint, Origin, load_checkpoint, save_checkpoint
+from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.errors import CheckpointError, MaskError
 from sparse_sam.masks import Masks, attach, masks_of, plain_parameters, plain_state
 from sparse_sam.models import build_model
+from sparse_sam.origin import Origin
 from sparse_sam.tensorfile import TensorFileError
 
 CURE = "Run `dvc repro prune`, or `dvc checkout` to restore it."
+MODEL = "tiny_nets_for_tests:with_batchnorm"
 KEEP = torch.arange(12 * 25).view(12, 25) % 3 == 0
 
 
@@ -51,7 +53,7 @@ def checkpoint(origin: Origin) -> Checkpoint:
 
 
 def load(path: Path, **changes: Any) -> Checkpoint:
-    expected = {"arm": "pruned", "seed": 4, "dataset": "0123abcd", "stage": "prune"}
+    expected = {"arm": "pruned", "seed": 4, "dataset": "0123abcd", "stage": "prune", "model": MODEL}
     return load_checkpoint(path, **{**expected, **changes})
 
 

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.compression import Layer, folded, layers, multiply_adds, pack, sizes, unpack
 from sparse_sam.errors import CheckpointError
 from sparse_sam.latency import BATCHES, SparseLinear, measure_latency, with_sparse_linears
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import build_model
+from sparse_sam.origin import Origin
 from sparse_sam.pruning import magnitude_masks
 from tests.networks import NAMES
 

@@ -319,10 +319,11 @@ def test_every_saved_network_has_exactly_the_sparsity_that_was_asked_for(
         return
     recipe = make_recipe(epochs=1, momentum=momentum, weight_decay=weight_decay)
     save_checkpoint(path, pruned)
-    pruned = load_checkpoint(path, arm="pruned", seed=3, dataset=dataset, stage="prune")
+    known = {"seed": 3, "dataset": dataset, "model": dense.origin.model}
+    pruned = load_checkpoint(path, arm="pruned", stage="prune", **known)
     tuned = finetune(pruned, data, finetune_params(recipe, rho), arm, silent).checkpoint
     save_checkpoint(path, tuned)
-    tuned = load_checkpoint(path, arm=arm, seed=3, dataset=dataset, stage="finetune")
+    tuned = load_checkpoint(path, arm=arm, stage="finetune", **known)
     for checkpoint in (pruned, tuned):
         assert checkpoint.masks is not None
         assert checkpoint.masks.keys() == sizes.keys()

@@ -18,27 +18,23 @@ import torch
 from sparse_sam import onnxfile
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.choice import choose
-from sparse_sam.config import DataParams
+from sparse_sam.config import DataParams, load_params
 from sparse_sam.dataset import TestData
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import (
-    DENSE,
-    MANIFEST,
-    NARROW,
-    ONNX,
-    SPARSE,
     export,
     header_bytes,
     load_dense,
-    load_manifest,
     load_sparse,
     packed_bytes,
     pixels_of,
 )
+from sparse_sam.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
 from sparse_sam.models import build_model
 from sparse_sam.parts import Dataset
 from sparse_sam.sources import RawData
 from sparse_sam.splitting import build_dataset
+from stages.export import chosen
 from tests.shipping import trained, write_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,6 +209,18 @@ def metrics(accuracy: list[float], loss: list[float] | None = None) -> dict[str,
         name: {"mean": sum(values) / len(values), "values": values}
         for name, values in (("validation_accuracy", accuracy), ("validation_loss", loss))
     }
+
+
+def test_an_arm_that_only_metrics_name_is_not_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = load_params(ROOT / "params.yaml").model_copy(update={"seeds": (3,)})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics").mkdir()
+    for stage, arms in (("finetune_sgd", ["sgd", "sgd_2x", "../../x"]), ("finetune_sam", ["sam"])):
+        of = {arm: metrics([0.99 if arm == "../../x" else 0.5]) for arm in arms}
+        (tmp_path / "metrics" / f"{stage}.json").write_text(json.dumps(of))
+    assert chosen(params, None, None) == ("sgd", 3)
 
 
 def test_the_best_on_validation_is_chosen() -> None:

@@ -43,8 +43,11 @@ def test_a_line_half_written_is_not_read(tmp_path: Path) -> None:
     assert [event["event"] for event in read_events(path)] == ["start", "end"]
 
 
-def test_an_artifact_outlives_the_file_and_keeps_its_name(tmp_path: Path) -> None:
-    file = tmp_path / "seed-0.safetensors"
+def test_an_artifact_outlives_the_file_and_keeps_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("seed-0.safetensors")
     file.write_bytes(b"weights")
     folder = tmp_path / "pipeline"
     folder.mkdir()

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.config import FinetuneParams
 from sparse_sam.masks import Masks, attach
+from sparse_sam.origin import Origin
 from sparse_sam.peak_memory import step_memory
 from tests.recipes import sam_params
 

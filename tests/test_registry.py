@@ -47,6 +47,7 @@ class Clone:
         (path / ".dvc").mkdir()
         (path / "gate.yaml").write_text(GATE)
         params = (ROOT / "params.yaml").read_text().replace("seeds: [0, 1, 2, 3, 4]", "seeds: [0]")
+        params = params.replace("  name: classifier", "  name: lenet-300-100")
         (path / "params.yaml").write_text(params)
         self.accuracy = {}
         for arm, network in networks.items():
@@ -102,7 +103,7 @@ def networks(
     data = write_data(path, dataset)
     found = {
         "sam": trained("lenet-300-100", dataset, 0.95),
-        "sgd": trained("mlpnet", dataset, 0.5, arm="sgd"),
+        "sgd": trained("lenet-300-100", dataset, 0.5, arm="sgd"),
     }
     return path, data, found
 

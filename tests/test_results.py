@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.experiment import Trained
 from sparse_sam.masks import Masks
+from sparse_sam.origin import Origin
 from sparse_sam.results import layer_counts, mean_history, sparsity_metrics, training_metrics
 from sparse_sam.training import Epoch
 

@@ -27,6 +27,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copy(empty_store, folder)
+    monkeypatch.chdir(folder)
     return folder
 
 
@@ -37,7 +38,7 @@ def run_stage(clone: Path, stage: str, *, seeds: int = 2, end: bool = True) -> P
     with place(clone, stage, {}, clone, {}) as path:
         journal = Journal(path, stage=stage, params=params, tags=tags, launcher={})
     journal.dataset(name="mnist-sample", fingerprint="f" * 64, context="training")
-    weights = clone / f"{stage}.safetensors"
+    weights = Path(f"{stage}.safetensors")
     weights.write_text(stage)
     for seed in range(seeds):
         child = f"sam seed {seed}"

@@ -99,6 +99,8 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
 def fit(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Give a network's layers the widths of ``state``, and load it: the inverse of ``narrow``.
 
+    Layers keep their layout in memory, which no file holds and by which a CPU chooses kernels.
+
     Raises:
         CheckpointError: the state is of another network.
     """
@@ -112,7 +114,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
                     given = state.get(f"{name}.{own}")
                     old = holder[own]
                     if given is not None and (old is None or old.dim() == given.dim()):
-                        value = torch.empty_like(given)
+                        value = _room(given, old)
                         holder[own] = nn.Parameter(value) if kind == "parameter" else value  # type: ignore[assignment]
             _say_widths(module)
     try:
@@ -121,6 +123,16 @@ def fit(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the weights do not fit the model: {reason}") from None
     return model
+
+
+def _room(given: Tensor, old: Tensor | None) -> Tensor:
+    """Memory for a tensor, laid out as that in whose place it comes."""
+    layout = torch.contiguous_format
+    if old is not None and old.dim() == 4:
+        # (Of a tensor with one channel ``is_contiguous`` says that it is in every layout.)
+        form = torch.empty(old.shape, device="meta", memory_format=torch.channels_last)
+        layout = torch.channels_last if form.stride() == old.stride() else layout
+    return torch.empty(given.shape, dtype=given.dtype, memory_format=layout)
 
 
 def _links(model: nn.Sequential) -> Iterator[_Link]:

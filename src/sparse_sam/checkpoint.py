@@ -5,6 +5,8 @@ any tool can read them; masks stand beside them. Times, hosts and commits are le
 parameters give the same bytes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,34 +16,10 @@ from torch import Tensor, nn
 from sparse_sam import tensorfile
 from sparse_sam.errors import CheckpointError, SparseSamError
 from sparse_sam.masks import Masks, attach, check_pruned_weights_are_zero, masks_of, plain_state
-from sparse_sam.models import ImageShape, build_model
+from sparse_sam.models import build_model
+from sparse_sam.origin import Origin, check_state, read_origin
 
 _KIND, _VERSION = "checkpoint", 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a checkpoint belongs to.
-
-    Attributes:
-        model: name in the registry, or ``package.module:factory``.
-        image_shape: (channels, height, width) of one input.
-        num_classes: how many logits come out.
-        mean: mean of the training pixels on the 0–1 scale; inputs are (x/255 − mean)/std.
-        std: their standard deviation.
-        dataset: fingerprint of the data set that trained it.
-        arm: ``dense``, ``pruned``, ``sgd``, ``sgd_2x`` or ``sam``.
-        seed: the seed of its initialisation and batch order.
-    """
-
-    model: str
-    image_shape: ImageShape
-    num_classes: int
-    mean: float
-    std: float
-    dataset: str
-    arm: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -61,20 +39,29 @@ class Checkpoint:
     def build(self) -> nn.Module:
         """The network, on the CPU, masks attached. Raises CheckpointError if it does not fit."""
         origin = self.origin
+        with _fitting(origin):
+            check_state(origin, self.state)
         with torch.random.fork_rng(devices=[]):
             model = build_model(origin.model, origin.image_shape, origin.num_classes)
-        try:
+        with _fitting(origin):
             model.load_state_dict(self.state)
             if self.masks:
                 attach(model, self.masks)
-        except (RuntimeError, SparseSamError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"the weights of {origin.arm}, seed {origin.seed}, do not fit the model "
-                f"{origin.model} as it is now: {reason}. Train it again: `dvc repro --force "
-                "train_dense`, then `dvc repro`."
-            ) from None
         return model
+
+
+@contextmanager
+def _fitting(origin: Origin) -> Iterator[None]:
+    """Say whose weights do not fit, and what to do, when they do not."""
+    try:
+        yield
+    except (RuntimeError, SparseSamError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the weights of {origin.arm}, seed {origin.seed}, do not fit the model "
+            f"{origin.model} as it is now: {reason}. Train it again: `dvc repro --force "
+            "train_dense`, then `dvc repro`."
+        ) from None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -86,7 +73,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensorfile.save(path, tensors, kind=_KIND, version=_VERSION, header=header)
 
 
-def load_checkpoint(path: Path, *, arm: str, seed: int, dataset: str, stage: str) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, arm: str, seed: int, dataset: str, stage: str, model: str | None = None
+) -> Checkpoint:
     """Read a checkpoint and check that it is the one that is expected there.
 
     Args:
@@ -95,20 +84,21 @@ def load_checkpoint(path: Path, *, arm: str, seed: int, dataset: str, stage: str
         seed: the seed it must belong to.
         dataset: fingerprint of the data set it must have been trained on.
         stage: the pipeline stage that writes it, named in the cure.
+        model: the network that it must be of; None allows the registered ones, and a network of
+            your own must be named here (``origin.read_origin``).
 
     Raises:
-        CheckpointError: missing, damaged, another arm's, seed's or data set's, not finite, or
-            with a pruned weight that is not 0.
+        CheckpointError: missing, damaged, another arm's, seed's, data set's or network's, not
+            finite, or with a pruned weight that is not 0.
     """
     cure = f"Run `dvc repro {stage}`, or `dvc checkout` to restore it."
     tensors, header = tensorfile.load(path, kind=_KIND, version=_VERSION, cure=cure)
+    origin = read_origin(path, header, model=model, cure=cure)
     try:
-        fields = header["origin"]
-        origin = Origin(**{**fields, "image_shape": tuple(fields["image_shape"])})
         masks = {n.removeprefix("mask/"): t for n, t in tensors.items() if n.startswith("mask/")}
         state = {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
         checkpoint = Checkpoint(origin, state, Masks(masks) if masks else None)
-    except (KeyError, TypeError, SparseSamError) as error:
+    except SparseSamError as error:
         raise CheckpointError(f"{path} is damaged ({error}). {cure}") from None
     for what, found, expected in (
         ("arm", origin.arm, arm),

@@ -1,5 +1,6 @@
 """What sparsity buys: weights, bytes on disk, multiply-adds. Bytes are written and counted."""
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from sparse_sam import tensorfile
 from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.errors import CheckpointError
 from sparse_sam.masks import Masks, held, plain_state
+
+MOST_A_KEPT_WEIGHT, ALWAYS_ALLOWED = 10_000, 2**24
+"""How many weights a packed tensor may have for each that is kept, and in any case: so that a small
+file does not take all memory."""
 
 _MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -63,7 +68,12 @@ def pack(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
-    """The state and the masks that were packed. Raises CheckpointError if they do not fit."""
+    """The state and the masks that were packed.
+
+    Raises:
+        CheckpointError: they do not fit, or a tensor is larger than its kept weights may make it
+            (``MOST_A_KEPT_WEIGHT``, ``ALWAYS_ALLOWED``).
+    """
     state: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
     for key, tensor in packed.items():
@@ -78,6 +88,11 @@ def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
 def _unpack_one(name: str, values: Tensor, packed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     try:
         shape = torch.Size(packed[f"shape/{name}"].tolist())
+        count = math.prod(shape)
+        if any(side < 0 for side in shape):
+            raise ValueError(f"its shape is {tuple(shape)}")
+        if count > max(ALWAYS_ALLOWED, MOST_A_KEPT_WEIGHT * len(values)):
+            raise ValueError(f"{count:,} weights for {len(values):,} that are kept")
         flat = torch.zeros(shape.numel(), dtype=torch.bool)
         if f"index/{name}" in packed:
             flat[packed[f"index/{name}"].long()] = True
@@ -88,10 +103,10 @@ def _unpack_one(name: str, values: Tensor, packed: dict[str, Tensor]) -> tuple[T
             raise ValueError(f"{len(values)} values for {int(flat.sum())} places")
         weight = torch.zeros(len(flat), dtype=values.dtype)
         weight[flat] = values
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        return weight.view(shape), flat.view(shape)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the packed weights of {name} are damaged ({reason})") from None
-    return weight.view(shape), flat.view(shape)
 
 
 def sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:

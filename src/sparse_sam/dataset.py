@@ -17,6 +17,7 @@ from sparse_sam import tensorfile
 from sparse_sam.errors import DataError
 from sparse_sam.parts import KIND, PARTS, VERSION, DataInfo
 
+_LONGEST_TEXT = 200
 _CURE = "Run `dvc repro download`, or `dvc checkout` to restore it."
 
 
@@ -111,7 +112,7 @@ def _load(path: Path, *names: str) -> tuple[dict[str, Split], DataInfo]:
             name: _standardise(name, tensors[f"{name}.images"], tensors[f"{name}.labels"], info)
             for name in parts
         }
-    except (AttributeError, TypeError, ValueError, DataError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, DataError) as error:
         raise DataError(f"{path} is damaged ({error}). {_CURE}") from None
     return splits, info
 
@@ -125,9 +126,23 @@ def _info(header: Mapping[str, Any]) -> DataInfo:
     info = DataInfo.from_json(given)
     if not {"train", "test"} <= info.counts.keys() <= set(PARTS):
         raise ValueError(f"its parts are {sorted(info.counts)}")
-    if not (math.isfinite(info.mean) and math.isfinite(info.std) and info.std > 0):
-        raise ValueError(f"mean {info.mean} and standard deviation {info.std} cannot be")
+    if not (_is_finite(info.mean) and _is_finite(info.std) and info.std > 0):
+        raise ValueError(f"mean {info.mean!a} and standard deviation {info.std!a} cannot be")
+    for name in ("source", "fingerprint"):
+        text = getattr(info, name)
+        if not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST_TEXT):
+            raise ValueError(f"{name} must be text, of up to {_LONGEST_TEXT} characters")
+    if any(type(count) is not int for count in (*info.image_shape, info.num_classes)):
+        raise ValueError("image_shape and num_classes must be whole numbers")
+    # Of so many classes a table is made, before any label is compared.
+    if any(len(counts) != info.num_classes for counts in info.counts.values()):
+        raise ValueError(f"its counts are not of {info.num_classes!a} classes")
     return info
+
+
+def _is_finite(value: Any) -> bool:
+    # (A whole number may be larger than any float.)
+    return type(value) is float and math.isfinite(value)
 
 
 def _standardise(name: str, images: Tensor, labels: Tensor, info: DataInfo) -> Split:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sparse_sam.arms import DENSE, PRUNED, SAM, SGD_2X
 from sparse_sam.batchnorm import reestimate_batchnorm
-from sparse_sam.checkpoint import Checkpoint, Origin
+from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.config_prune import PruneParams
 from sparse_sam.dataset import TrainingData
@@ -21,6 +21,7 @@ from sparse_sam.errors import MaskError
 from sparse_sam.masks import attach, load_plain
 from sparse_sam.models import ImageShape, build_model
 from sparse_sam.optimizers import make_sam, make_sgd
+from sparse_sam.origin import Origin
 from sparse_sam.parts import DataInfo
 from sparse_sam.pruning import Pruner, ScheduledPruning
 from sparse_sam.pruning.criteria import Evidence

@@ -7,10 +7,8 @@ and ``export.json``, which says what they are. It appears whole, after every fil
 disk, has given the original's predictions on the whole test set; or not at all.
 """
 
-import hashlib
-import zlib
+import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam import onnxfile, tensorfile
-from sparse_sam.channels import Narrowed, fit, narrow
-from sparse_sam.checkpoint import Checkpoint, Origin
-from sparse_sam.compression import Size, folded, pack, unpack
+from sparse_sam.channels import fit, narrow
+from sparse_sam.checkpoint import Checkpoint
+from sparse_sam.compression import folded, pack, unpack
 from sparse_sam.dataset import TestData
 from sparse_sam.errors import CheckpointError, ExportError, SparseSamError
-from sparse_sam.files import atomic_folder, read_json, write_json
-from sparse_sam.models import build_model
-
-DENSE, SPARSE, NARROW = "dense.safetensors", "sparse.safetensors", "narrow.safetensors"
-ONNX, MANIFEST = "model.onnx", "export.json"
-FILES = (DENSE, SPARSE, NARROW, ONNX)
-"""In this order; ``NARROW`` may be missing."""
+from sparse_sam.files import atomic_folder, write_json
+from sparse_sam.manifest import (
+    DENSE,
+    FILES,
+    MANIFEST,
+    NARROW,
+    ONNX,
+    SPARSE,
+    Verified,
+    make_manifest,
+)
+from sparse_sam.models import MODELS, build_model
+from sparse_sam.origin import Origin, build_form, check_types, read_origin
 
 TOLERANCE = 1e-3
 """How far logits may be from the original's, relative to the largest of them."""
@@ -39,17 +43,8 @@ _CURE = "Run `make export`."
 _BATCH = 256
 
 
-@dataclass(frozen=True)
-class Verified:
-    """How a file did on the test set, against the network that it stands for."""
-
-    accuracy: float
-    largest_difference: float
-    """Of a logit."""
-
-
 def export(
-    checkpoint: Checkpoint, data: TestData, folder: Path, identity: Mapping[str, Any]
+    checkpoint: Checkpoint, data: TestData, folder: Path, identity: Mapping[str, str]
 ) -> dict[str, Any]:
     """Write an export and give its manifest.
 
@@ -80,7 +75,9 @@ def export(
         with_pixels = onnxfile.FromPixels(narrowed.model, origin.mean, origin.std)
         onnxfile.save(temporary / ONNX, with_pixels, origin.image_shape)
         verified = verify(temporary, checkpoint, data)
-        manifest = _manifest(checkpoint, data, narrowed, temporary, verified, identity)
+        manifest = make_manifest(
+            checkpoint, len(data.test), narrowed, temporary, verified, identity
+        )
         write_json(temporary / MANIFEST, manifest)
     return manifest
 
@@ -91,16 +88,27 @@ def save_dense(path: Path, model: nn.Module, origin: Origin) -> None:
     tensorfile.save(path, model.state_dict(), kind=_DENSE_KIND, version=_VERSION, header=header)
 
 
-def load_dense(path: Path) -> tuple[nn.Module, Origin]:
-    """The network of a dense or narrow file, for inference. Raises SparseSamError."""
+def load_dense(path: Path, model: str | None = None) -> tuple[nn.Module, Origin]:
+    """The network of a dense or narrow file, for inference.
+
+    Args:
+        path: the file.
+        model: the network that it must be of; None allows the registered ones, and a network of
+            your own must be named here: its code is run.
+
+    Raises:
+        SparseSamError: the file is damaged, or of another network; the message names it.
+    """
     state, header = tensorfile.load(path, kind=_DENSE_KIND, version=_VERSION, cure=_CURE)
-    origin = _origin(path, header)
+    origin = read_origin(path, header, model=model, cure=_CURE)
     try:
+        if origin.model in MODELS:
+            return _fit_registered(origin, state), origin
         with torch.random.fork_rng(devices=[]):
-            model = build_model(origin.model, origin.image_shape, origin.num_classes)
-        return fit(model, state).eval(), origin
+            network = build_model(origin.model, origin.image_shape, origin.num_classes)
+        return fit(network, state).eval(), origin
     except SparseSamError as error:
-        raise CheckpointError(f"{path}: {error} {_CURE}") from None
+        raise CheckpointError(f"{path}: {error}. {_CURE}") from None
 
 
 def save_sparse(path: Path, checkpoint: Checkpoint) -> None:
@@ -109,11 +117,20 @@ def save_sparse(path: Path, checkpoint: Checkpoint) -> None:
     tensorfile.save(path, pack(checkpoint), kind=_SPARSE_KIND, version=_VERSION, header=header)
 
 
-def load_sparse(path: Path) -> Checkpoint:
-    """The checkpoint that was packed, bit for bit. Raises SparseSamError, naming the file."""
+def load_sparse(path: Path, model: str | None = None) -> Checkpoint:
+    """The checkpoint that was packed, bit for bit.
+
+    Args:
+        path: the file.
+        model: as in ``load_dense``.
+
+    Raises:
+        SparseSamError: the file is damaged, or of another network; the message names it.
+    """
     packed, header = tensorfile.load(path, kind=_SPARSE_KIND, version=_VERSION, cure=_CURE)
+    origin = read_origin(path, header, model=model, cure=_CURE)
     try:
-        return Checkpoint(_origin(path, header), *unpack(packed))
+        return Checkpoint(origin, *unpack(packed))
     except SparseSamError as error:
         raise CheckpointError(f"{path}: {error}. {_CURE}") from None
 
@@ -141,12 +158,15 @@ def header_bytes(path: Path) -> int:
 def verify(folder: Path, checkpoint: Checkpoint, data: TestData) -> dict[str, Verified]:
     """Compare every file of an export, read from disk, with the network on the whole test set.
 
-    Raises ExportError at the first that gives another prediction, or holds another bit where
-    bits are kept.
+    What is kept bit for bit is tensors. Outputs agree within ``TOLERANCE``, since a sum's order is
+    the kernel's choice, and with it predictions, except where the network itself is undecided.
+
+    Raises:
+        ExportError: a file holds another bit where bits are kept, or gives other outputs.
     """
-    images = data.test.images.cpu()
+    images, model = data.test.images.cpu(), checkpoint.origin.model
     expected = _logits(checkpoint.build().eval(), images)
-    sparse = load_sparse(folder / SPARSE)
+    sparse = load_sparse(folder / SPARSE, model)
     if not _same(sparse, checkpoint):
         raise ExportError(f"{folder / SPARSE} does not bring back the bits that were packed")
     labels, logits = onnxfile.predict(folder / ONNX, pixels_of(data))
@@ -155,31 +175,12 @@ def verify(folder: Path, checkpoint: Checkpoint, data: TestData) -> dict[str, Ve
     found = {SPARSE: _logits(sparse.build().eval(), images), ONNX: logits}
     for name in (DENSE, NARROW):
         if (folder / name).exists():
-            found[name] = _logits(load_dense(folder / name)[0], images)
-    if not torch.equal(found[DENSE], expected):
-        raise ExportError(f"{folder / DENSE} does not give the network's outputs, bit for bit")
+            network, _ = load_dense(folder / name, model)
+            found[name] = _logits(network, images)
+            if name == DENSE:
+                _check_bits(folder / DENSE, network.state_dict(), folded(checkpoint).state_dict())
     right = data.test.labels.cpu()
     return {name: _compare(name, found[name], expected, right) for name in FILES if name in found}
-
-
-def load_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an export whose files are as they were written. Raises ExportError."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ExportError(f"{path} is missing. {_CURE}")
-    manifest = read_json(path, _CURE)
-    try:
-        if not {DENSE, SPARSE, ONNX} <= manifest["files"].keys() <= set(FILES):
-            raise KeyError("files")
-        for name in manifest["files"]:
-            content = (folder / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
-                raise ExportError(f"{folder / name} has changed since it was verified. {_CURE}")
-    except FileNotFoundError as error:
-        raise ExportError(f"{error.filename} is missing. {_CURE}") from None
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ExportError(f"{path} is damaged ({error}). {_CURE}") from None
-    return dict(manifest)
 
 
 def pixels_of(data: TestData) -> Any:
@@ -193,6 +194,52 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([model(batch) for batch in torch.split(images, _BATCH)])
 
 
+def _fit_registered(origin: Origin, state: Mapping[str, Tensor]) -> nn.Module:
+    """A registered network at the widths of ``state``; no memory is taken but the state's.
+
+    Raises:
+        CheckpointError: the state is of another network, or of images of another shape.
+    """
+    form = build_form(origin)
+    check_types(form, state)
+    whole = {name: own.shape for name, own in form.state_dict().items()}
+    network = fit(form, state).eval()
+    if whole != {name: tensor.shape for name, tensor in state.items()}:
+        _check_widths(network, origin)
+    return network
+
+
+def _check_widths(network: nn.Module, origin: Origin) -> None:
+    """Raise CheckpointError if the layers do not follow from images to classes; takes no memory."""
+    form = copy.deepcopy(network).to("meta")
+    try:
+        with torch.no_grad():
+            given = form(torch.empty(1, *origin.image_shape, device="meta"))
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the weights do not fit images {origin.image_shape}: {reason}"
+        ) from None
+    if given.shape != (1, origin.num_classes):
+        raise CheckpointError(
+            f"the weights give {tuple(given.shape)[1:]} and not {origin.num_classes} logits"
+        )
+
+
+def _check_bits(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if found.keys() != expected.keys():
+        raise ExportError(f"{path} holds other tensors than the network")
+    for name, tensor in expected.items():
+        if not _same_bits(found[name], tensor):
+            raise ExportError(f"{path}: {name} is not the network's, bit for bit")
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Also where == says otherwise: 0 and −0, NaN and itself."""
+    bits = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, other)]
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
+
+
 def _same(one: Checkpoint, other: Checkpoint) -> bool:
     return (
         one.origin == other.origin
@@ -203,52 +250,22 @@ def _same(one: Checkpoint, other: Checkpoint) -> bool:
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(
-        one[name].dtype == tensor.dtype and torch.equal(one[name], tensor)
-        for name, tensor in other.items()
+        _same_bits(one[name], tensor) for name, tensor in other.items()
     )
 
 
 def _compare(name: str, logits: Tensor, expected: Tensor, labels: Tensor) -> Verified:
-    others = int((logits.argmax(1) != expected.argmax(1)).sum())
+    """How far a file's outputs are from the network's, both (N, classes). Raises ExportError."""
+    limit = TOLERANCE * float(expected.abs().max())
+    given = logits.argmax(1)
+    margins = expected.max(1).values - expected.gather(1, given.unsqueeze(1)).squeeze(1)
+    differs = given != expected.argmax(1)
+    wrong = int((differs & (margins >= limit)).sum())
     difference = float((logits - expected).abs().max())
-    if others or not difference <= TOLERANCE * float(expected.abs().max()):
+    if wrong or not difference <= limit:  # NaN, too, is not within it
         raise ExportError(
-            f"{name} does not do what the network does: {others} of {len(labels)} predictions "
+            f"{name} does not do what the network does: {wrong} of {len(labels)} predictions "
             f"differ, logits by up to {difference:.3g}. Nothing was exported."
         )
-    return Verified(float((logits.argmax(1) == labels).double().mean()), difference)
-
-
-def _manifest(
-    checkpoint: Checkpoint,
-    data: TestData,
-    narrowed: Narrowed,
-    folder: Path,
-    verified: Mapping[str, Verified],
-    identity: Mapping[str, Any],
-) -> dict[str, Any]:
-    origin, masks = checkpoint.origin, checkpoint.masks
-    files = {}
-    for name in verified:
-        content = (folder / name).read_bytes()
-        size = Size(len(content), len(zlib.compress(content)))
-        digest = hashlib.sha256(content).hexdigest()
-        files[name] = {**asdict(size), "sha256": digest, **asdict(verified[name])}
-    return {
-        "version": _VERSION,
-        "origin": {**vars(origin), "image_shape": list(origin.image_shape)},
-        "checkpoint": dict(identity),
-        "sparsity": masks.sparsity if masks else 0.0,
-        "channels_removed": narrowed.removed,
-        "channels_kept": narrowed.kept,
-        "test": {"images": len(data.test), "accuracy": verified[SPARSE].accuracy},
-        "files": files,
-    }
-
-
-def _origin(path: Path, header: Mapping[str, Any]) -> Origin:
-    try:
-        fields = header["origin"]
-        return Origin(**{**fields, "image_shape": tuple(fields["image_shape"])})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). {_CURE}") from None
+    accuracy = float((given == labels).double().mean())
+    return Verified(accuracy, difference, int(differs.sum()))

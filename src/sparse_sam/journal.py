@@ -13,16 +13,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sparse_sam import events
+from sparse_sam.errors import DataError
 from sparse_sam.files import file_hash
 from sparse_sam.redaction import redacted_values
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-PIPELINE = "@pipeline"
-"""As a ``child``: the event belongs to the pipeline's run, which is the stage's parent."""
+Status = events.Status
+PIPELINE = events.PIPELINE
 
 
 def _now() -> int:
@@ -97,7 +98,10 @@ class Journal:
         self._write("tags", values=redacted_values(values))
 
     def artifact(self, file: Path, *, child: str | None = None) -> None:
-        """Keep a file for MLflow: a link beside the journal, since workspaces may go away."""
+        """Keep a file for MLflow: a link beside the journal, since workspaces may go away.
+
+        The file is named from the working directory, below which it must lie.
+        """
         digest = file_hash(file)
         keep_artifact(self.path.parent, file, digest)
         self._write("artifact", child=child, path=file.as_posix(), md5=digest)
@@ -114,9 +118,16 @@ class Journal:
 
 
 def read_events(path: Path, skip: int = 0) -> list[dict[str, Any]]:
-    """The whole lines of a journal after the first ``skip``; a line half written is not there."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines[skip:]]
+    """The whole lines of a journal after the first ``skip``; a line half written is not there.
+
+    Raises:
+        DataError: a line is not what a stage writes; the message names the journal and the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}). Delete it, or `dvc checkout`.") from None
+    return events.parse_events(path, text, skip)
 
 
 def is_running(path: Path) -> bool:

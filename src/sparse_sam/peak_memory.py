@@ -59,7 +59,12 @@ def step_memory(
         job = Path(folder) / "job.json"
         content = {
             "path": str(path),
-            "expected": {"arm": origin.arm, "seed": origin.seed, "dataset": origin.dataset},
+            "expected": {
+                "arm": origin.arm,
+                "seed": origin.seed,
+                "dataset": origin.dataset,
+                "model": origin.model,
+            },
             "params": params.model_dump(mode="json"),
             "optimizers": sorted(set(_OPTIMIZERS.values())),
             "threads": torch.get_num_threads(),

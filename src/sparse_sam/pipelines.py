@@ -11,6 +11,7 @@ entered from their journals (``runs/<stage>.jsonl``, outputs of DVC) and marked 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 from filelock import FileLock
 
 from sparse_sam.errors import SparseSamError
+from sparse_sam.events import artifact_file
 from sparse_sam.files import file_hash, write_text
 from sparse_sam.journal import keep_artifact, read_events
 from sparse_sam.redaction import redacted
@@ -36,6 +38,9 @@ BEFORE: dict[str, tuple[str, ...]] = {
 """Every stage, in order, and the stages before it."""
 
 _STAMP = "%Y%m%dT%H%M%S.%f"
+_PIPELINE = re.compile(r"\d{8}T\d{6}\.\d{6}-[0-9a-f]{10}")
+_JOURNAL = re.compile(rf"({'|'.join(BEFORE)})\.\d{{1,6}}\.jsonl")
+_LONGEST_PATH = 4096
 
 RUNS = Path("runs")
 """Where a finished stage leaves its journal, as an output of DVC."""
@@ -123,6 +128,21 @@ def journals(pipeline: Path) -> list[Path]:
     return sorted(
         pipeline.glob("*.jsonl"), key=lambda path: (order.index(path.name.split(".")[0]), path.name)
     )
+
+
+def is_journal(state: Path, named: str) -> bool:
+    """Whether a text names a journal of a clone's pipeline runs, in its state folder.
+
+    Links are followed, also those above the clone; the journal need not be there.
+    """
+    if not named.isprintable() or len(named) > _LONGEST_PATH:
+        return False
+    try:
+        path, pipelines = Path(named).resolve(), (state / "pipelines").resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+    is_ours = _PIPELINE.fullmatch(path.parent.name) and _JOURNAL.fullmatch(path.name)
+    return bool(is_ours) and path.parent.parent == pipelines
 
 
 def is_sent(journal: Path) -> bool:
@@ -231,9 +251,9 @@ def _enter_cached(
         start, *events = read_events(source)
         start |= {"run": f"{run}@{pipeline.name}", "source_run": run, "cached": True}
         start |= {"launcher": dict(made_by)}
-        for event in events:
-            file = workspace / event.get("path", "")
-            if event["event"] == "artifact" and file.is_file() and file_hash(file) == event["md5"]:
+        for event in (event for event in events if event["event"] == "artifact"):
+            file = artifact_file(source, workspace, event)
+            if file.is_file() and file_hash(file) == event["md5"]:
                 keep_artifact(pipeline, file, event["md5"])
         lines = "".join(json.dumps(event) + "\n" for event in [start, *events])
         write_text(_journal_path(pipeline, stage), lines)

@@ -23,9 +23,9 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from sparse_sam import onnxfile
 from sparse_sam.errors import ExportError
-from sparse_sam.export import MANIFEST, ONNX, load_manifest
 from sparse_sam.files import file_hash
 from sparse_sam.gate import Row
+from sparse_sam.manifest import MANIFEST, ONNX, load_manifest
 
 MODEL, CHAMPION = "sparse-sam", "champion"
 _EXPORT = "sparse_sam.export"

@@ -49,7 +49,10 @@ class ResumePoint:
         try:
             tensors, header = tensorfile.load(self.path, kind=_KIND, version=_VERSION, cure="")
             return _unpack(header["tree"], tensors)
-        except (tensorfile.TensorFileError, KeyError, TypeError, ValueError):
+        except (
+            *(tensorfile.TensorFileError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError),
+        ):
             return None
 
     def remove(self) -> None:

@@ -64,12 +64,28 @@ def seal(digests: Mapping[str, str], *, kind: str, version: int, header: Mapping
 
 
 def open_seal(sealed: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The header and the digests. Raises ValueError if they are not as they were sealed."""
+    """The header, with its ``kind`` and ``version``, and the digests.
+
+    A seal shows damage and no author, so that what is sealed need not be what ``seal`` writes.
+
+    Raises:
+        ValueError: they are not as they were sealed, or are none.
+    """
     size = len(_sha256(b""))
     if _sha256(sealed[size:].encode()) != sealed[:size]:
         raise ValueError("its header has changed")
-    content = json.loads(sealed[size:])
-    return content["header"], content["digests"]
+    try:
+        content = json.loads(sealed[size:])
+    except RecursionError:
+        raise ValueError("its header is nested too deeply") from None
+    header, digests = (
+        (content.get("header"), content.get("digests")) if isinstance(content, dict) else (0, 0)
+    )
+    if not (isinstance(header, dict) and isinstance(digests, dict)):
+        raise ValueError("its header is none of ours")
+    if not (isinstance(header.get("kind"), str) and type(header.get("version")) is int):
+        raise ValueError("its header names no kind and version")
+    return header, digests
 
 
 def digest(dtype: str, shape: tuple[int, ...], data: Any) -> str:

@@ -23,7 +23,15 @@ import sparse_sam
 from sparse_sam.errors import RefusedError
 from sparse_sam.files import write_text
 from sparse_sam.journal import is_running
-from sparse_sam.pipelines import is_sent, journals, mark_sent, refusal, set_aside, state_folder
+from sparse_sam.pipelines import (
+    is_journal,
+    is_sent,
+    journals,
+    mark_sent,
+    refusal,
+    set_aside,
+    state_folder,
+)
 from sparse_sam.redaction import redacted
 
 if TYPE_CHECKING:
@@ -261,11 +269,19 @@ def _send_those_before(tracker: "Tracker", journal: Path, asked_for: set[Path]) 
 
 
 def _requests(folder: Path) -> list[tuple[Path, Path]]:
-    """The files of the requests, and the journals that they name."""
+    """The files of the requests, and the journals that they name.
+
+    A request for anything but a journal of this clone's pipelines is removed.
+    """
     found = []
     for request in folder.glob("*.request"):
         with suppress(FileNotFoundError):  # withdrawn in this moment
-            found.append((request, Path(request.read_text(encoding="utf-8"))))
+            asked = request.read_text(encoding="utf-8", errors="replace")
+            if is_journal(folder.parent.parent, asked):
+                found.append((request, Path(asked)))
+            else:
+                sys.stderr.write(f"warning: {request} names no journal of this clone: removed\n")
+                request.unlink(missing_ok=True)
     return sorted(found, key=lambda pair: pair[1])
 
 

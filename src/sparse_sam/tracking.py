@@ -453,6 +453,8 @@ class SweepRuns:
                 [self._experiment], query, max_results=_RUNS_A_PAGE, page_token=page
             )
             for run in found:
+                if _RUN not in run.data.tags:  # a person's own, below the sweep's
+                    continue
                 begun[run.data.tags[_RUN]] = str(run.info.run_id)
                 if run.info.status == "FINISHED":
                     sent.add(run.data.tags[_RUN])

@@ -266,15 +266,19 @@ def test_provenance_is_read_from_journals(tmp_path: Path) -> None:
     events = [
         {
             "event": "start",
-            "run": "abc",
+            "time": 1,
+            "run": "0" * 32,
+            "stage": "finetune_sam",
+            "params": {},
             "tags": {"mlflow.source.git.commit": "123", "git.dirty": "false"},
+            "launcher": {},
         },
-        {"event": "tags", "values": {"dvc.out.models/sam": "hash", "other": "x"}},
+        {"event": "tags", "time": 2, "values": {"dvc.out.models/sam": "hash", "other": "x"}},
     ]
     path = tmp_path / "sam.jsonl"
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
     found = read_provenance({"finetune_sam": path, "prune": tmp_path / "none.jsonl"})
-    assert found == [Provenance("finetune_sam", "abc", "123", False, {"models/sam": "hash"})]
+    assert found == [Provenance("finetune_sam", "0" * 32, "123", False, {"models/sam": "hash"})]
     assert read_rows(tmp_path / "none.csv") == []
 
 

@@ -74,6 +74,8 @@ def read_provenance(journals: Mapping[str, Path]) -> list[Provenance]:
         if not path.is_file():
             continue
         events = read_events(path)
+        if not events:
+            continue
         start = events[0]
         outputs = {
             name.removeprefix("dvc.out."): value

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Self
 
 import sparse_sam
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import read_json
 from sparse_sam.pipelines import launcher, repository_root
 from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.sweep.store import Store
@@ -109,8 +108,7 @@ class Sender:
         from sparse_sam.tracking import SweepRuns
 
         finished = self.store.finished()
-        for plan in sorted((self.store.folder / "sweeps").glob("*.json")):
-            content = read_json(plan)
+        for content in self.store.plans():
             name, identity = content["name"], content["identity"]
             if identity not in self._runs:
                 self._runs[identity] = SweepRuns(self.tracker, identity, name, launcher())

@@ -26,9 +26,10 @@ from filelock import FileLock, Timeout
 from sparse_sam.arms import DENSE
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import read_json, write_json
+from sparse_sam.files import write_json
 from sparse_sam.redaction import redacted_values
 from sparse_sam.sweep.compute import Diverged, Result
+from sparse_sam.sweep.records import read_diverged, read_plan, read_record
 from sparse_sam.sweep.work import Dense, Work
 
 
@@ -77,14 +78,8 @@ class Store:
 
     def record(self, key: str) -> tuple[Result, Cost]:
         """What a finished cell found. Raises DataError if its file is damaged."""
-        cure = "Delete it: the cell is then computed again."
-        read = read_json(self.cell_path(key), cure)
-        try:
-            return Result(**read["result"]), Cost(**read["cost"])
-        except (KeyError, TypeError) as error:
-            raise SparseSamError(
-                f"{self.cell_path(key)} is of another version ({error}). {cure}"
-            ) from None
+        result, cost = read_record(self.cell_path(key))
+        return result, Cost(**cost)
 
     def keep(self, key: str, work: Work, result: Result, cost: Cost) -> None:
         """Write what a cell found."""
@@ -101,11 +96,16 @@ class Store:
         """A dense network that is there already. Raises CheckpointError if its file is damaged."""
         diverged, path = self._dense_paths(key)
         if diverged.is_file():
-            return Diverged(**read_json(diverged))
+            return read_diverged(diverged)
         if not path.is_file():
             return None
         return load_checkpoint(
-            path, arm=DENSE, seed=dense.seed, dataset=dense.data, stage="train_dense"
+            path,
+            arm=DENSE,
+            seed=dense.seed,
+            dataset=dense.data,
+            stage="train_dense",
+            model=dense.model,
         )
 
     def keep_dense(self, key: str, found: Checkpoint | Diverged, cost: Cost) -> None:
@@ -120,6 +120,10 @@ class Store:
     def plan(self, identity: str, content: dict[str, Any]) -> None:
         """Write down what a sweep consists of."""
         write_json(self.folder / "sweeps" / f"{identity}.json", content)
+
+    def plans(self) -> list[dict[str, Any]]:
+        """What every sweep of this store consists of. Raises DataError, naming file and key."""
+        return [read_plan(path) for path in sorted((self.folder / "sweeps").glob("*.json"))]
 
     def log(self, event: str, key: str, **more: Any) -> None:
         """Add a line to the log."""

@@ -1,0 +1,363 @@
+"""A file never chooses what code runs, and says nothing of itself that is believed unread."""
+
+import json
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sparse_sam import sealing
+from sparse_sam.channels import narrow
+from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.compression import folded
+from sparse_sam.errors import CheckpointError, SparseSamError
+from sparse_sam.export import load_dense, load_sparse, save_dense, save_sparse
+from sparse_sam.masks import Masks, attach
+from sparse_sam.models import MODELS, build_model
+from sparse_sam.origin import Origin
+from sparse_sam.tensorfile import TensorFileError
+
+ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
+KINDS = ("checkpoint", "dense", "narrow", "packed")
+MODULE = """
+from pathlib import Path
+
+Path(__file__).with_name("imported").touch()
+
+def call(*given):
+    Path(__file__).with_name("called").touch()
+"""
+
+Load = Callable[..., Any]
+
+
+def sparse_network(origin: Origin) -> Checkpoint:
+    """A registered network with half the channels of its first weighted layer pruned."""
+    torch.manual_seed(0)
+    model = build_model(origin.model, origin.image_shape, origin.num_classes)
+    name, weight = next((n, p) for n, p in model.named_parameters() if p.dim() > 1)
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    kept[: len(kept) // 2] = False
+    attach(model, Masks({name: kept}))
+    return Checkpoint.of(model, origin)
+
+
+def write(folder: Path, origin: Origin = ORIGIN) -> dict[str, Path]:
+    """One network as every kind of file that names its network."""
+    paths = {kind: folder / f"{kind}.safetensors" for kind in KINDS}
+    checkpoint = sparse_network(origin)
+    save_checkpoint(paths["checkpoint"], checkpoint)
+    plain = folded(checkpoint)
+    save_dense(paths["dense"], plain, origin)
+    narrowed = narrow(plain, origin.image_shape)
+    assert narrowed.removed
+    save_dense(paths["narrow"], narrowed.model, origin)
+    save_sparse(paths["packed"], checkpoint)
+    return paths
+
+
+def load(kind: str, path: Path, **named: Any) -> Origin:
+    """Load a file as its kind is loaded, and build its network."""
+    if kind in {"dense", "narrow"}:
+        model, origin = load_dense(path, **named)
+        assert not any(one.is_meta for one in model.state_dict().values())
+        return origin
+    if kind == "packed":
+        checkpoint = load_sparse(path, **named)
+    else:
+        expected = {"arm": "sam", "seed": 4, "dataset": "0123abcd", "stage": "finetune_sam"}
+        checkpoint = load_checkpoint(path, **expected, **named)
+    checkpoint.build()
+    return checkpoint.origin
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """All that is sealed: the header, and the tensors' digests."""
+    with safe_open(path, framework="pt") as file:
+        sealed = file.metadata()[sealing.HEADER]
+    return json.loads(sealed[64:])  # type: ignore[no-any-return]
+
+
+def reseal(path: Path, content: Any, to: Path) -> Path:
+    """The same tensors under another header, sealed as well as ours: anybody can do that."""
+    text = content if isinstance(content, str) else json.dumps(content)
+    save_file(load_file(path), to, {sealing.HEADER: sealing._sha256(text.encode()) + text})
+    return to
+
+
+def with_origin(path: Path, to: Path, **changes: Any) -> Path:
+    content = header_of(path)
+    content["header"]["origin"] |= changes
+    return reseal(path, content, to)
+
+
+@pytest.fixture(scope="module")
+def marker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a module that can be imported says so: ``imported``, and ``called``."""
+    folder = tmp_path_factory.mktemp("marker")
+    (folder / "marker_for_tests.py").write_text(MODULE)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Sound files, which were loaded once: what torch imports late is there."""
+    paths = write(tmp_path_factory.mktemp("files"))
+    for kind, path in paths.items():
+        assert load(kind, path) == ORIGIN
+    return paths
+
+
+def traces(marker: Path) -> list[str]:
+    return sorted(path.name for path in marker.iterdir() if path.suffix != ".py")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["subprocess:Popen", "marker_for_tests:call"])
+def test_a_file_does_not_choose_what_is_called(
+    kind: str, model: str, files: dict[str, Path], marker: Path, tmp_path: Path
+) -> None:
+    command = ["touch", str(marker / "started")]
+    path = with_origin(files[kind], tmp_path / "file", model=model, image_shape=command)
+    with pytest.raises(CheckpointError) as raised:
+        load(kind, path)
+    assert str(raised.value).startswith(str(path))
+    path = with_origin(files[kind], tmp_path / "file", model=model)
+    with pytest.raises(CheckpointError) as raised:
+        load(kind, path)
+    said = str(raised.value)
+    assert said.startswith(str(path))
+    assert model in said
+    assert 'model="package.module:factory"' in said
+    assert traces(marker) == []
+    assert "marker_for_tests" not in sys.modules
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_of_ones_own_is_named_by_the_caller(
+    kind: str, tiny_net: str, tmp_path: Path
+) -> None:
+    origin = replace(ORIGIN, model=tiny_net)
+    path = write(tmp_path, origin)[kind]
+    assert load(kind, path, model=tiny_net) == origin
+    other = "mlpnet" if kind == "dense" else tiny_net.replace("with_", "without_")
+    with pytest.raises(CheckpointError, match="named by the caller") as raised:
+        load(kind, path, model=other)
+    assert tiny_net in str(raised.value)
+    assert other in str(raised.value)
+    with pytest.raises(CheckpointError, match="A file does not choose what code runs"):
+        load(kind, path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_registered_network_may_be_named_and_must_be_that(
+    kind: str, files: dict[str, Path]
+) -> None:
+    assert load(kind, files[kind], model="mlpnet") == ORIGIN
+    with pytest.raises(CheckpointError, match=r"mlpnet.*lenet-300-100"):
+        load(kind, files[kind], model="lenet-300-100")
+
+
+BAD = [
+    *[("model", bad) for bad in (None, 3, ["mlpnet"], "", "a b:c", "os.system", "..:x", "a:b:c")],
+    *[("image_shape", bad) for bad in (None, 3, "148", [1, 4], [1, 4, 4, 1], [1, 4, 0])],
+    *[("image_shape", bad) for bad in ([1, 4, -4], [1, 4, 4.0], [1, 4, True], [1, 4, 2**31])],
+    *[("num_classes", bad) for bad in (0, -1, 3.0, True, "3", None, 2**31)],
+    *[("mean", bad) for bad in (math.nan, math.inf, "0", None, True, [0.1], 10**400)],
+    *[("std", bad) for bad in (0, -0.3, math.nan, math.inf, "1", None, 10**400)],
+    *[("dataset", bad) for bad in (None, 3, ["0123abcd"], "a\x1b[31m", "a" * 1000)],
+    *[("arm", bad) for bad in (None, 3, "adam", "../sam", ["sam"])],
+    *[("seed", bad) for bad in (None, -1, 4.0, True, "4", 2**32)],
+]
+
+
+@pytest.mark.parametrize(("field", "bad"), BAD, ids=lambda one: repr(one)[:20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_field_that_cannot_be_is_named(
+    kind: str, field: str, bad: Any, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = with_origin(files[kind], tmp_path / "file", **{field: bad})
+    with pytest.raises(CheckpointError) as raised:
+        load(kind, path)
+    said = str(raised.value)
+    assert said.startswith(f"{path} is damaged (origin.{field} = ")
+    assert "\x1b" not in said
+    assert len(said) < 500
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("field", asdict(ORIGIN))
+def test_a_field_that_is_missing_is_named(
+    kind: str, field: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    content = header_of(files[kind])
+    del content["header"]["origin"][field]
+    with pytest.raises(CheckpointError, match=rf"is damaged \(origin\.{field} is missing\)"):
+        load(kind, reseal(files[kind], content, tmp_path / "file"))
+    path = with_origin(files[kind], tmp_path / "file", **{f"{field}_2": 1})
+    with pytest.raises(CheckpointError, match=rf"is damaged \(origin\.{field}_2 is unknown\)"):
+        load(kind, path)
+
+
+SPECIAL = st.sampled_from(
+    [
+        *("subprocess:Popen", "os:system", "marker_for_tests:call", "marker_for_tests", "../../x"),
+        *("touch called", "mlpnet", "lenet-5", "classifier", [1, 1000000, 1000000], 10**30),
+        math.nan,
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | SPECIAL,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+PLACES = [
+    *[("header", "origin", field) for field in asdict(ORIGIN)],
+    *[("header",), ("header", "origin"), ("header", "kind"), ("header", "version")],
+    *[("digests",), ("digests", "a tensor"), ()],
+]
+
+
+def changed(content: Any, place: tuple[str, ...], value: Any) -> Any:
+    if not place:
+        return value
+    inner = next(iter(content)) if place[0] == "a tensor" else place[0]
+    return {**content, inner: changed(content[inner], place[1:], value)}
+
+
+@given(kind=st.sampled_from(KINDS), place=st.sampled_from(PLACES), value=JSON, twice=SPECIAL)
+def test_whatever_a_sealed_header_says_it_is_loaded_or_refused(
+    kind: str,
+    place: tuple[str, ...],
+    value: Any,
+    twice: Any,
+    files: dict[str, Path],
+    marker: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    content = changed(header_of(files[kind]), place, value)
+    if place[:1] == ("header",) and place[1:] not in {(), ("origin",)}:
+        content["header"]["origin"]["model"] = twice
+    path = tmp_path_factory.getbasetemp() / "header.safetensors"
+    reseal(files[kind], content, path)
+    modules = set(sys.modules)
+    said = ""
+    try:
+        assert load(kind, path).model in MODELS
+    except (CheckpointError, TensorFileError) as error:
+        said = str(error)
+    assert not said or str(path) in said or "do not fit the model" in said
+    assert set(sys.modules) == modules
+    assert traces(marker) == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"header": 1' + "0" * 5000 + "}", "\ud800"[:0]])
+def test_a_header_that_no_parser_takes_is_refused(
+    text: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    path = reseal(files["dense"], text, tmp_path / "file")
+    with pytest.raises(TensorFileError, match="is damaged"):
+        load("dense", path)
+
+
+LARGE = """
+import resource, sys, time
+from pathlib import Path
+from sparse_sam.errors import SparseSamError
+from tests.test_trust import load
+import sparse_sam.channels, torch
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+try:
+    load(sys.argv[1], Path(sys.argv[2]), **{})
+    print("sound file loaded")
+except SparseSamError as error:
+    print("sound file", error)
+before, began = peak(), time.perf_counter()
+for path in sys.argv[3:]:
+    try:
+        load(sys.argv[1], Path(path))
+        print(path, "was loaded")
+    except SparseSamError as error:
+        pass
+print("bytes", peak() - before)
+print("seconds", time.perf_counter() - began)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_header_does_not_make_loading_take_memory(kind: str, tmp_path: Path) -> None:
+    """In a process of its own, which may take a tenth of what the headers ask for."""
+    given = []
+    for model in MODELS:
+        (folder := tmp_path / model).mkdir()
+        origin = replace(ORIGIN, model=model, image_shape=(1, 28, 28))
+        sound = write(folder, origin)[kind]
+        for number, changes in enumerate(
+            (
+                {"image_shape": [1, 1000000, 1000000]},
+                {"image_shape": [1000000, 28, 28]},
+                {"image_shape": [1, 2000, 2000]},
+                {"num_classes": 20_000_000},
+                {"num_classes": 2**31 - 1, "image_shape": [2**31 - 1] * 3},
+            )
+        ):
+            path = with_origin(sound, folder / f"{number}", **changes)
+            given.append(str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, kind, str(sound), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    sound_line, *others, taken, seconds = done.stdout.splitlines()
+    assert sound_line == "sound file loaded"
+    assert others == []
+    assert int(taken.split()[1]) < 64 * 2**20
+    assert float(seconds.split()[1]) < 30
+
+
+def test_a_packed_tensor_is_no_larger_than_it_can_be(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """A shape and one position would otherwise take as much memory as they say."""
+    content = load_file(files["packed"])
+    name = next(key.partition("/")[2] for key in content if key.startswith("values/"))
+    huge = {
+        f"shape/{name}": torch.tensor([2**20, 2**20]),
+        f"values/{name}": torch.ones(1),
+        f"index/{name}": torch.zeros(1, dtype=torch.int32),
+    }
+    sealed = header_of(files["packed"])["header"]
+    del content[f"bits/{name}"]
+    from sparse_sam import tensorfile
+
+    path = tmp_path / "file"
+    header = {"origin": sealed["origin"]}
+    tensorfile.save(path, content | huge, kind="packed network", version=1, header=header)
+    with pytest.raises(CheckpointError, match=rf"{name} are damaged \(1,099,511,627,776 weights"):
+        load_sparse(path)
+    for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
+        content[f"shape/{name}"] = shape
+        tensorfile.save(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
+                        version=1, header=header)  # fmt: skip
+        with pytest.raises(SparseSamError, match="are damaged"):
+            load_sparse(path)
