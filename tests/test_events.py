@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sparse_sam import events as schema
 from sparse_sam import sender
-from sparse_sam.errors import DataError
+from sparse_sam.errors import DataError, RefusedError
 from sparse_sam.files import file_hash
 from sparse_sam.journal import PIPELINE, Journal, keep_artifact, read_events
 from sparse_sam.pipelines import BEFORE, enter_all, place, workspace_content
@@ -79,11 +79,16 @@ def kept(workspace: Path) -> list[str]:
     return sorted(file.read_text() for file in files if file.is_file())
 
 
+def placed(root: Path, stage: str) -> Path:
+    with place(root, stage, {}, root, {}) as path:
+        return path
+
+
 def assert_refused(workspace: Path, path: Path, line: int | None, said: str) -> None:
     where = f"{path}, line {line}: " if line else f"{path}: "
     readers: list[Callable[[], Any]] = [
         lambda: workspace_content(workspace),
-        lambda: place(workspace, "evaluate", {}, workspace, {}),
+        lambda: placed(workspace, "evaluate"),
         lambda: enter_all(workspace, {}, workspace, {}),
         lambda: read_provenance({"prune": path}),
     ]
@@ -176,7 +181,7 @@ def test_nothing_from_outside_is_uploaded(
         if event["event"] == "artifact":
             event |= {"path": "secret", "md5": "../../outside"}
     journal.write_text("".join(json.dumps(event) + "\n" for event in lines))
-    with pytest.raises(DataError, match=r"artifact\.md5 = '\.\./\.\./outside'"):
+    with pytest.raises(RefusedError, match=r"artifact\.md5 = '\.\./\.\./outside'"):
         Replay(Tracker(workspace), journal).send()
     assert not [file for file in (workspace / "mlartifacts").rglob("*") if file.is_file()]
 
@@ -229,7 +234,7 @@ def test_a_line_that_is_no_json_is_named(workspace: Path, text: str) -> None:
 def test_bytes_that_are_no_text_are_refused(workspace: Path) -> None:
     path = workspace / "runs" / "prune.jsonl"
     path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(DataError, match=re.escape(str(path))):
+    with pytest.raises(RefusedError, match=re.escape(str(path))):
         workspace_content(workspace)
 
 
@@ -303,7 +308,7 @@ def test_a_sender_is_asked_for_journals_of_its_own_clone_only(
 ) -> None:
     folder = workspace / ".sparse-sam" / "senders" / "0123456789"
     folder.mkdir(parents=True)
-    journal = place(workspace, "prune", {}, workspace, {})
+    journal = placed(workspace, "prune")
     asked = request(folder, str(journal))
     assert sender._requests(folder) == [(asked, journal)]
     elsewhere = workspace.parent / "elsewhere" / journal.parent.name
@@ -335,7 +340,7 @@ def test_a_clone_behind_a_link_has_its_journals(workspace: Path, tmp_path: Path)
     link.symlink_to(workspace)
     folder = workspace / ".sparse-sam" / "senders" / "0123456789"
     folder.mkdir(parents=True)
-    journal = place(link, "prune", {}, link, {})
+    journal = placed(link, "prune")
     asked = request(folder, str(journal))
     assert sender._requests(folder) == [(asked, journal)]
 

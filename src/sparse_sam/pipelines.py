@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -212,20 +212,28 @@ def _journal_path(pipeline: Path, stage: str) -> Path:
 
 
 def _finished_run(path: Path) -> str | None:
-    """The identity of the execution that a journal tells of, if it does and that ended well."""
+    """The identity of the execution that a journal tells of, if there is one that ended well.
+
+    Raises DataError if it is damaged.
+    """
     try:
         events = read_events(path)
-        if events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
-            return None
-        return str(events[0].get("source_run") or events[0]["run"])
-    except (OSError, SparseSamError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # missing or damaged: said when it is sent, and no fault of other stages
+    except FileNotFoundError:
+        return None
+    if not events or events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
+        return None
+    return str(events[0].get("source_run") or events[0]["run"])
 
 
 def _entered(pipeline: Path) -> dict[str, str]:
     """The finished stages of a pipeline run, and the executions that they stand for."""
-    runs = {path.name.split(".")[0]: _finished_run(path) for path in journals(pipeline)}
-    return {stage: run for stage, run in runs.items() if run}
+    found = {}
+    for path in journals(pipeline):
+        # A damaged one here is no other stage's fault, and said when it is sent.
+        with suppress(SparseSamError, OSError):
+            if run := _finished_run(path):
+                found[path.name.split(".")[0]] = run
+    return found
 
 
 def _is_free(pipeline: Path, stage: str, workspace: Path) -> bool:

@@ -116,7 +116,7 @@ def choose(params: Values, network: str, data: TrainingData, progress: Told) -> 
     seed = params["choosing_seed"]
     with tempfile.TemporaryDirectory() as folder:
         path = train_all_dense(params, network, data, [seed], Path(folder))[seed]
-        dense = _read(path, seed, data)
+        dense = _read(path, network, seed, data)
         work = partial(_validation_error, params, network, dense, data, compression)
         # SGD's takes as long as SAM's: half the gradients a step, twice the steps.
         errors = run_jobs(
@@ -163,7 +163,7 @@ def measure(
     seeds, compressions = params["seeds"], params["networks"][network]["compressions"]
     with tempfile.TemporaryDirectory() as folder:
         paths = train_all_dense(params, network, data, seeds, Path(folder))
-        dense = {seed: _read(path, seed, data) for seed, path in paths.items()}
+        dense = {seed: _read(path, network, seed, data) for seed, path in paths.items()}
         dense_error = {seed: _error(one, test) for seed, one in dense.items()}
     jobs = list(product(chosen, compressions, seeds))
     work = partial(_measured, params, network, data, test, dense, dense_error)
@@ -202,9 +202,15 @@ def _recipe(params: Values, network: str) -> Values:
     return {**params["recipe"], "precision": params["networks"][network]["precision"]}
 
 
-def _read(path: Path, seed: int, data: TrainingData) -> Checkpoint:
-    fingerprint = data.info.fingerprint
-    return load_checkpoint(path, arm=DENSE, seed=seed, dataset=fingerprint, stage="train_dense")
+def _read(path: Path, network: str, seed: int, data: TrainingData) -> Checkpoint:
+    return load_checkpoint(
+        path,
+        arm=DENSE,
+        seed=seed,
+        dataset=data.info.fingerprint,
+        stage="train_dense",
+        model=network,
+    )
 
 
 def _error(checkpoint: Checkpoint, test: Split) -> float:
