@@ -135,3 +135,15 @@ def gru(image_shape: ImageShape, num_classes: int) -> nn.Module:
 
 
 NAMES = ("attention", "transformer", "tied", "embedding", "group_norm", "lstm", "gru")
+
+
+def lazy(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """Layers that draw their weights when they see their first input."""
+    del image_shape
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(num_classes))
+
+
+def writes_to_its_input(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    """A first layer that works in place."""
+    pixels = image_shape[0] * image_shape[1] * image_shape[2]
+    return nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(pixels, num_classes))

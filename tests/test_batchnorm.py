@@ -193,3 +193,13 @@ def test_a_network_without_statistics_is_left_alone() -> None:
     model.register_forward_hook(lambda *_: called.append(1))
     reestimate_batchnorm(model, torch.zeros(4, 2))
     assert not called
+
+
+def test_instance_norms_statistics_are_as_they_were() -> None:
+    layer = nn.InstanceNorm2d(2, track_running_stats=True)
+    layer(torch.randn(4, 2, 3, 3) + 3)
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    assert before["running_mean"].abs().sum() > 0
+    with frozen_batchnorm_statistics(nn.Sequential(layer)):
+        layer(torch.randn(4, 2, 3, 3) + 3)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in layer.named_buffers())

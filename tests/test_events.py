@@ -234,7 +234,7 @@ def test_a_line_that_is_no_json_is_named(workspace: Path, text: str) -> None:
 def test_bytes_that_are_no_text_are_refused(workspace: Path) -> None:
     path = workspace / "runs" / "prune.jsonl"
     path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(RefusedError, match=re.escape(str(path))):
+    with pytest.raises(DataError, match=re.escape(str(path))):
         workspace_content(workspace)
 
 

@@ -88,6 +88,7 @@ def test_finetuning_moves_every_kept_weight_and_no_pruned_one(
         seed=SEED,
         dataset=data.info.fingerprint,
         stage="finetune",
+        model=trained.origin.model,
     )
     assert loaded.masks is not None
     exercised = 0
@@ -118,7 +119,12 @@ def test_a_weight_that_layers_share_is_sparse_in_all_of_them(
         tmp_path / "saved", finetune(start, data, params, arm, lambda _: None).checkpoint
     )
     loaded = load_checkpoint(
-        tmp_path / "saved", arm=arm, seed=SEED, dataset=data.info.fingerprint, stage="finetune"
+        tmp_path / "saved",
+        arm=arm,
+        seed=SEED,
+        dataset=data.info.fingerprint,
+        stage="finetune",
+        model=start.origin.model,
     )
     assert loaded.masks is not None
     # Once each: the embedding, the layer that is used twice, the classes.

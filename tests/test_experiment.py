@@ -357,3 +357,16 @@ def test_the_promise_holds_for_the_classifier(
         )
         assert zeros(loaded, sizes) == {n: round(0.9 * size) for n, size in sizes.items()}
         assert int(loaded.state["3.num_batches_tracked"]) == (6 if arm == "sgd_2x" else 4)
+
+
+def test_lazy_layers_draw_their_weights_from_the_seed(
+    make_data: Callable[..., TrainingData], make_recipe: Callable[..., TrainingParams]
+) -> None:
+    recipe = dense_params(make_recipe())
+    found = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)  # what ran in this process before
+        done = train_dense(make_data(), "tests.networks:lazy", recipe, 3, lambda _: None)
+        found.append(done.checkpoint.state)
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], tensor) for name, tensor in found[1].items())

@@ -1,6 +1,7 @@
 """The networks: their layers as published, their shapes, and models of one's own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,3 +128,17 @@ def test_an_unknown_model_is_told_the_known_ones(name: str) -> None:
     assert str(raised.value).endswith(
         "allowed: classifier, lenet-300-100, lenet-5, mlpnet, or package.module:factory"
     )
+
+
+def with_extra_state(image_shape: Any, num_classes: int) -> nn.Module:
+    class Layer(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    return nn.Sequential(nn.Flatten(), Layer(4, num_classes))
+
+
+def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "extra", with_extra_state)
+    with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
+        build_model("extra", (1, 2, 2), 3)

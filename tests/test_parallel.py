@@ -232,3 +232,12 @@ def _is_gone(process: int) -> bool:
         return ") Z " in Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
         return True
+
+
+def test_a_worker_that_is_suspended_is_named_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no signal but SIGKILL."""
+    monkeypatch.setenv("SPARSE_SAM_STALL_SECONDS", "4")
+    began = time.monotonic()
+    with pytest.raises(StalledError, match="job 1 has not finished"):
+        run_jobs(do.suspend, [0, 1], on_report=lambda *_: None, name_of=lambda job: f"job {job}")
+    assert time.monotonic() - began < 60

@@ -1,13 +1,14 @@
 """Magnitude pruning: exact counts, the smallest weights, and only the weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, prune
+from torch.nn.utils import parameters_to_vector, parametrizations, prune
 
 from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
@@ -236,3 +237,20 @@ def test_global_and_layerwise_differ_as_they_should() -> None:
     assert [int(mask.sum()) for mask in layerwise.values()] == [3, 3]
     assert [int(mask.sum()) for mask in together.values()] == [4, 2]
     assert together["1.weight"].tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize("normed", [parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_gains_of_weight_normalisation_are_left_alone(normed: Any) -> None:
+    model = nn.Sequential(normed(nn.Linear(64, 32)), nn.ReLU(), nn.Linear(32, 4))
+    masks = magnitude_masks(model, 0.5)
+    assert sorted(mask.shape for mask in masks.values()) == [(4, 32), (32, 64)]
+    attach(model, masks)
+    weight = model[0].weight if normed is parametrizations.weight_norm else _read(model[0])
+    assert float((weight == 0).float().mean()) == 0.5
+    assert (weight != 0).any(dim=1).all()
+
+
+def _read(layer: Any) -> Any:
+    layer(torch.zeros(1, 64))  # which computes it
+    return layer.weight

@@ -16,11 +16,14 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Optimizer
 
 from sparse_sam.augmentation import random_shifts, shift
+from sparse_sam.batchnorm import reestimate_batchnorm
 from sparse_sam.config import TrainingParams
 from sparse_sam.dataset import Split, TrainingData
 from sparse_sam.epochs import Batches, split_order
 from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
+from sparse_sam.flatness import sharpness
 from sparse_sam.masks import Masks, attach, plain_state
+from sparse_sam.models import build_model
 from sparse_sam.optimizers import make_sam, make_sgd
 from sparse_sam.seeding import batch_order
 from sparse_sam.training import Epoch, evaluate, train
@@ -544,3 +547,13 @@ def test_images_are_shifted_anew_in_every_epoch_and_alike_for_all_arms(
     assert not seen["finetune", 1].equal(seen["finetune", 2])
     still = Batches(data, make_recipe(batch_size=len(data.train)), 5, "finetune", 1)[0][0]
     assert still.equal(data.train.images[batch_order(len(data.train), 5, "finetune", 1)])
+
+
+def test_a_network_that_works_in_place_leaves_the_data_as_they_are(make_data: Data) -> None:
+    data = make_data()
+    model = build_model("tests.networks:writes_to_its_input", (1, 5, 5), 3)
+    before = data.train.images.clone()
+    evaluate(model, data.train)
+    reestimate_batchnorm(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), data.train.images)
+    sharpness(model, data.train, 0.05)
+    assert torch.equal(data.train.images, before)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
@@ -23,13 +24,22 @@ def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: any module, also inside DistributedDataParallel. BatchNorm of every dimension,
-            synchronised and lazy, is found; other layers are left alone.
+            synchronised and lazy, is found, and InstanceNorm that tracks statistics; other layers
+            are left alone.
     """
     tracking = [
         module
         for module in model.modules()
         if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
+    # InstanceNorm tracks whatever that flag says: what it writes is taken back.
+    written = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, _InstanceNorm) and module.track_running_stats
+        for buffer in module.buffers(recurse=False)
+    ]
+    before = [buffer.clone() for buffer in written]
     try:
         for layer in tracking:
             layer.track_running_stats = False
@@ -37,6 +47,9 @@ def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in tracking:
             layer.track_running_stats = True
+        with torch.no_grad():
+            for buffer, value in zip(written, before, strict=True):
+                buffer.copy_(value)
 
 
 @torch.no_grad()
@@ -71,7 +84,7 @@ def reestimate_batchnorm(model: nn.Module, images: Tensor, batch_size: int = 250
             layer.train()
         for batch in torch.split(images, batch_size):
             if len(batch) == min(batch_size, len(images)):
-                model(batch)
+                model(batch.clone())  # it may work in place
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -7,7 +7,9 @@ arms of a seed start from the same pruned weights and see the same batches.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from sparse_sam.arms import DENSE, PRUNED, SAM, SGD_2X
@@ -167,7 +169,14 @@ def _scheduled(
 
 def _initialised(name: str, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
     with seeded(seed, "initialisation"):
-        return build_model(name, image_shape, num_classes)
+        model = build_model(name, image_shape, num_classes)
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            # Lazy layers draw their weights when they see an input.
+            model.eval()
+            with torch.no_grad():
+                model(torch.zeros(1, *image_shape))
+            model.train()
+        return model
 
 
 def origin_of(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:

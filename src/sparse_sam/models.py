@@ -122,4 +122,10 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Modu
     model = model_factory(name)(image_shape, num_classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name = {name!r} made a {type(model).__name__}, not a Module")
+    for key, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ConfigError(
+                f"model.name = {name!r}: {key} is {type(value).__name__} and no tensor, as "
+                "get_extra_state gives it; checkpoints hold tensors only: register a buffer instead"
+            )
     return model

@@ -15,12 +15,13 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from sparse_sam import worker
@@ -34,6 +35,7 @@ Report = Callable[[Any], None]
 
 _POLL_SECONDS = 0.1
 _TO_WRITE_SECONDS = 0.5
+_TO_END_SECONDS = 2.0
 _IMPORTED_ONCE = ["torch", "pydantic", "ruamel.yaml", "safetensors.torch", "tqdm"]
 """What the server that workers come from imports, so that each of them need not.
 
@@ -144,9 +146,19 @@ def _pool(
             "Fewer side by side need less: set SPARSE_SAM_CORES=1, or 2."
         ) from None
     finally:
-        for child in set(multiprocessing.active_children()) - before:
-            child.terminate()
+        _end(set(multiprocessing.active_children()) - before)
         pool.shutdown(cancel_futures=True)
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    """End workers, also those that are suspended, or stuck where no signal handler runs."""
+    for one in workers:
+        one.terminate()
+    deadline = time.monotonic() + _TO_END_SECONDS
+    for one in workers:
+        one.join(max(0.0, deadline - time.monotonic()))
+        if one.is_alive():
+            one.kill()
 
 
 def _show_where(process: int | None) -> None:

@@ -32,7 +32,8 @@ _FEW = 1024
 _CODE = (
     "Check that the forward pass uses each, without detaching it, and that no hook takes its "
     "gradient away or puts it back. If it is meant to stay as it is, call requires_grad_(False) "
-    "on it."
+    "on it; if it is kept within bounds, bound what the forward pass computes with, not the "
+    "parameter."
 )
 _DEAD = "Between them and the loss units are dead for all images. Lower lr in params.yaml, or rho."
 

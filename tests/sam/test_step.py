@@ -411,3 +411,29 @@ def test_what_cannot_be_meant_is_refused() -> None:
     sam.first_step()
     with pytest.raises(RuntimeError, match="perturbed already"):
         sam.first_step()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_copy_of_model_and_optimizer_trains_on(variant: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = build(variant, model, torch.optim.SGD, 0.05, lr=0.1, momentum=0.9)
+    inputs = torch.randn(8, 4)
+
+    def step(model: nn.Module, optimizer: SAM) -> None:
+        def closure() -> Any:
+            loss = model(inputs).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    step(model, optimizer)
+    twin, other = copy.deepcopy((model, optimizer))
+    for _ in range(6):
+        step(model, optimizer)
+        step(twin, other)
+    for one, twins in zip(model.parameters(), twin.parameters(), strict=True):
+        assert one is not twins
+        assert torch.equal(one, twins)
+    assert other.param_groups is other.base_optimizer.param_groups

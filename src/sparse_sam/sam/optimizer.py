@@ -257,6 +257,10 @@ class SAM(Eager, Optimizer):
             self.base_optimizer.add_param_group(complete)
         self._left.remember_older(self.param_groups[-1:])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it, so that a copy of model and optimizer trains on; but for scratch memory."""
+        return {**self.__dict__, "_left": LeftGradients(), "_excursion": Excursion()}
+
     # What variants do otherwise:
 
     def _radius(self, group: dict[str, Any]) -> float:
