@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,7 @@ def main(
         signals = _Signals()
         _run(name, load_params(layout.PARAMS), outputs, work, signals)
         signals.ignore()
+        _flush()
     except SparseSamError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -143,9 +145,27 @@ def _run(
                 shutil.copyfile(journal.path, temporary)
             _tidy(stage)
         if status == "FINISHED" and name in layout.BEFORE_EVALUATE and "DVC_STAGE" in os.environ:
-            publisher.leave(signals.came)  # DVC goes on to the stage that waits
+            _tell(publisher.leave, signals)  # DVC goes on to the stage that waits
         elif status != "KILLED":  # who stops a stage does not want to wait; the sender goes on
-            publisher.wait(signals.came)
+            _tell(publisher.wait, signals)
+
+
+def _tell(act: Callable[[Callable[[], bool]], None], signals: _Signals) -> None:
+    """See that MLflow is told; whatever fails there, the stage ends as its work did."""
+    try:
+        act(signals.came)
+    except Exception as error:  # noqa: BLE001 - a sender that cannot start, a terminal that is gone
+        with suppress(Exception):
+            sys.stderr.write(f"warning: MLflow was not told of this run: {error}\n")
+
+
+def _flush() -> None:
+    """Let nothing that cannot be written any more change the exit code."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Exception:  # noqa: BLE001 - a broken pipe, a full disk, a closed descriptor
+            setattr(sys, name, None)
 
 
 def _tidy(stage: Stage) -> None:
@@ -154,4 +174,7 @@ def _tidy(stage: Stage) -> None:
         try:
             act()
         except OSError as error:
-            sys.stderr.write(f"warning: {error.filename}: {error.strerror}; it was left there\n")
+            with suppress(Exception):
+                sys.stderr.write(
+                    f"warning: {error.filename}: {error.strerror}; it was left there\n"
+                )

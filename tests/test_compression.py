@@ -187,3 +187,13 @@ def test_a_form_that_computes_something_else_is_not_timed(monkeypatch: pytest.Mo
     sparse = network("lenet-300-100", 0.9)
     with pytest.raises(ArithmeticError, match="does not compute"):
         measure_latency(network("lenet-300-100"), sparse, torch.randn(2, 1, 28, 28), 0.01)
+
+
+def test_many_small_tensors_do_not_take_all_memory() -> None:
+    packed = {}
+    for i in range(20):
+        packed[f"values/{i}"] = torch.ones(1)
+        packed[f"shape/{i}"] = torch.tensor([2**24])
+        packed[f"index/{i}"] = torch.zeros(1, dtype=torch.int32)
+    with pytest.raises(CheckpointError, match=r"3\.36e\+08 weights"):
+        unpack(packed)

@@ -300,3 +300,9 @@ def test_what_another_computer_left_is_removed_when_it_has_not_changed_for_a_wee
 def test_names_of_temporary_files_say_where_their_writer_runs(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "result") as temporary:
         assert temporary.name.startswith(f".result.{files._here()}.{os.getpid()}.")
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="is damaged"):
+        files.read_json(tmp_path / "deep.json")

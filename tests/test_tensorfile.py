@@ -221,3 +221,12 @@ def test_saving_takes_no_reference(tmp_path: Path) -> None:
         weight += 1
     assert not load(path)[0]["weight"].any()
     assert not load(path)[0]["weight"].requires_grad
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    shared = torch.arange(6.0)
+    same: dict[str, Any] = {"kind": "test", "version": 1}
+    tensorfile.save(tmp_path / "f", {"a": shared, "b": shared, "c": shared[2:]}, header={}, **same)
+    found, _ = tensorfile.load(tmp_path / "f", cure="", **same)
+    assert found["a"].tolist() == found["b"].tolist() == shared.tolist()
+    assert found["c"].tolist() == [2.0, 3.0, 4.0, 5.0]

@@ -424,3 +424,67 @@ def test_a_resumed_training_comes_to_the_same_verdict(
         if isinstance(again, PutBackBeforeEachPass):
             again.put_back()  # what a new process would put back
         assert verdict(again, data, recipe, kind, resume, None) == expected
+
+
+class Skipping(nn.Module):
+    """Stochastic depth: a residual layer that half of the steps leave out."""
+
+    def __init__(self, multiplied: bool) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(25, 25), nn.Linear(25, 3)
+        self.multiplied = multiplied
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(1)
+        kept = not self.training or bool(torch.rand(()) < 0.5)
+        if self.multiplied:
+            rows = rows + kept * self.inner(rows).tanh()
+        elif kept:
+            rows = rows + self.inner(rows).tanh()
+        out: Tensor = self.head(rows)
+        return out
+
+
+@pytest.mark.parametrize("multiplied", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_that_steps_leave_out_at_random_are_no_fault(
+    multiplied: bool, seed: int, make_data: Any, make_recipe: Any
+) -> None:
+    torch.manual_seed(seed)
+    model = Skipping(multiplied)
+    recipe = make_recipe(epochs=4, batch_size=16)  # two steps an epoch
+    train(model, make_sgd(model, recipe), make_data(), recipe, seed=seed, purpose="test")
+
+
+def test_a_gradient_that_the_optimizer_takes_away_is_found(
+    make_data: Any, make_recipe: Any
+) -> None:
+    class Lossy(SGD):
+        def step(self, closure: Any) -> Any:  # type: ignore[override]
+            with torch.enable_grad():
+                loss = closure()
+            self.param_groups[0]["params"][0].grad.zero_()
+            super().step()
+            return loss
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(25, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = Lossy(model.parameters(), lr=0.1)
+    with pytest.raises(FrozenWeightError, match=r"1\.weight: its gradient was taken away"):
+        train(model, optimizer, make_data(), make_recipe(), seed=0, purpose="test")
+
+
+def test_a_layer_of_no_width_is_left_alone(make_data: Any, make_recipe: Any) -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none, self.unused = nn.Linear(25, 0), nn.Linear(25, 2)
+            self.head = nn.Linear(25, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            rows = images.flatten(1)
+            out: Tensor = self.head(torch.cat([rows, self.none(rows)], dim=1))
+            return out
+
+    model, recipe = Empty(), make_recipe()
+    with pytest.raises(FrozenWeightError, match=r"2 of 4 tensors \(unused\.weight"):
+        train(model, make_sgd(model, recipe), make_data(), recipe, seed=0, purpose="test")

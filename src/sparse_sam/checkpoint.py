@@ -108,7 +108,11 @@ def load_checkpoint(
         if found != expected:
             raise CheckpointError(f"{path} is of {what} {found}, not {expected}. {cure}")
     for name, tensor in state.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        try:
+            finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        except RuntimeError:  # float8, say
+            raise CheckpointError(f"{path}: {name} is of type {tensor.dtype}. {cure}") from None
+        if not finite:
             raise CheckpointError(f"{path}: {name} is not finite. {cure}")
         if name in masks and (
             masks[name].shape != tensor.shape or tensor[~masks[name]].count_nonzero()

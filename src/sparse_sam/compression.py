@@ -76,6 +76,12 @@ def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
     """
     state: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
+    kept = sum(len(tensor) for key, tensor in packed.items() if key.startswith("values/"))
+    # (In floating point: a product of whole numbers may come round.)
+    shapes = [tensor for key, tensor in packed.items() if key.startswith("shape/")]
+    count = sum(float(shape.double().abs().prod()) for shape in shapes)
+    if count > max(ALWAYS_ALLOWED, MOST_A_KEPT_WEIGHT * kept):
+        raise CheckpointError(f"it is of {count:.3g} weights, and holds the {kept:,} that are kept")
     for key, tensor in packed.items():
         kind, _, name = key.partition("/")
         if kind == "dense":

@@ -7,7 +7,7 @@ read is checked here, and nothing that a journal says leads out of the workspace
 import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -64,6 +64,27 @@ _Path = Annotated[
     StringConstraints(max_length=_LONGEST_PATH, pattern=_NO_CONTROLS),
     AfterValidator(_relative),
 ]
+_DEEPEST = 20
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Parameters are what YAML holds; text that no store can write would hold up all others."""
+    if depth > _DEEPEST:
+        raise ValueError("is nested too deeply")
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            value.encode()  # UnicodeEncodeError is a ValueError
+            return value
+        case list():
+            return [_plain(inner, depth + 1) for inner in value]
+        case dict():
+            return {_plain(key, depth + 1): _plain(one, depth + 1) for key, one in value.items()}
+    raise ValueError("is no plain value")
+
+
+_Params = dict[_Name, Annotated[Any, AfterValidator(_plain)]]
 _Md5 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")]
 _Launched = Literal["experiment", "mlflow_run_id", "mlflow_experiment_id", "mlflow_experiment_name"]
 
@@ -79,7 +100,7 @@ class _Start(_Event):
     event: Literal["start"]
     run: _Run
     stage: Stage
-    params: dict[_Name, Any]
+    params: _Params
     tags: _Tags
     launcher: dict[_Launched, _Text]
     source_run: _Run | None = None
@@ -96,7 +117,7 @@ class _Dataset(_Event):
 class _ChildBegins(_Event):
     event: Literal["child"]
     child: _Child
-    params: dict[_Name, Any]
+    params: _Params
 
 
 class _ChildEnds(_Event):
@@ -192,6 +213,9 @@ def _check_order(path: Path, events: Sequence[dict[str, Any]]) -> None:
     for number, event in enumerate(events):
         if (event["event"] == "start") != (number == 0):
             raise _fault(path, number, "a journal has one start, its first line")
+        own = path.name.partition(".")[0]
+        if number == 0 and own in get_args(Stage) and event["stage"] != own:
+            raise _fault(path, number, f"start.stage = {event['stage']!r}: must be {own!r} here")
         if event["event"] == "child":
             begun.add(event["child"])
         if event.get("child") not in begun:

@@ -5,6 +5,7 @@ the training and not in front of it, and a server that hangs or dies can do noth
 be waited for, a little, at its end.
 """
 
+import math
 import os
 import platform
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sam.config import Params
+from sparse_sam.errors import ConfigError
 from sparse_sam.journal import Journal
 from sparse_sam.pipelines import launcher, place, refusal, repository_root
 from sparse_sam.sender import Request
@@ -23,8 +25,21 @@ _PATIENCE_SECONDS = 30.0
 
 
 def patience() -> float:
-    """For how many seconds MLflow is waited for."""
-    return float(os.environ.get("SPARSE_SAM_PUBLISH_PATIENCE", _PATIENCE_SECONDS))
+    """For how many seconds MLflow is waited for: ``SPARSE_SAM_PUBLISH_PATIENCE``, or 30.
+
+    Raises:
+        ConfigError: the variable is no finite number of at least 0.
+    """
+    text = os.environ.get("SPARSE_SAM_PUBLISH_PATIENCE") or str(_PATIENCE_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(
+            f"SPARSE_SAM_PUBLISH_PATIENCE = {text!r}: must be a number of seconds, at least 0"
+        )
+    return seconds
 
 
 class Publisher:
@@ -69,6 +84,7 @@ def open_journal(stage: str, params: Params, sections: Sequence[str]) -> tuple[J
         params: all parameters: stages of equal parameters belong to one pipeline run.
         sections: the parameters, or sections of them, that the stage reads.
     """
+    patience()  # a fault in it is said before the work, and not after
     root = repository_root()
     made_by = launcher()
     # `mlflow run` names its own run here; a stage that resumed it would collide with the others.

@@ -13,12 +13,13 @@ that used two threads would wait for ever for one that does not exist in it.
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -36,6 +37,8 @@ Report = Callable[[Any], None]
 _POLL_SECONDS = 0.1
 _TO_WRITE_SECONDS = 0.5
 _TO_END_SECONDS = 2.0
+_UNKNOWN = 255
+"""The exit code of a worker of which its server cannot tell any more."""
 _IMPORTED_ONCE = ["torch", "pydantic", "ruamel.yaml", "safetensors.torch", "tqdm"]
 """What the server that workers come from imports, so that each of them need not.
 
@@ -159,6 +162,9 @@ def _end(workers: Iterable[BaseProcess]) -> None:
         one.join(max(0.0, deadline - time.monotonic()))
         if one.is_alive():
             one.kill()
+        elif one.exitcode == _UNKNOWN and one.pid:  # the server died that would have known
+            with suppress(OSError):
+                os.kill(one.pid, signal.SIGTERM)
 
 
 def _show_where(process: int | None) -> None:

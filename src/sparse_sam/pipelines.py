@@ -125,9 +125,8 @@ def enter_all(
 def journals(pipeline: Path) -> list[Path]:
     """A pipeline run's journals, in the order of the stages."""
     order = list(BEFORE)
-    return sorted(
-        pipeline.glob("*.jsonl"), key=lambda path: (order.index(path.name.split(".")[0]), path.name)
-    )
+    own = (path for path in pipeline.glob("*.jsonl") if _JOURNAL.fullmatch(path.name))
+    return sorted(own, key=lambda path: (order.index(path.name.split(".")[0]), path.name))
 
 
 def is_journal(state: Path, named: str) -> bool:
@@ -207,7 +206,8 @@ def _new_pipeline(state: Path, key: str) -> Path:
 
 
 def _journal_path(pipeline: Path, stage: str) -> Path:
-    taken = [int(path.name.split(".")[1]) for path in pipeline.glob(f"{stage}.*.jsonl")]
+    of_stage = [path for path in journals(pipeline) if path.name.startswith(f"{stage}.")]
+    taken = [int(path.name.split(".")[1]) for path in of_stage]
     return pipeline / f"{stage}.{max(taken, default=-1) + 1}.jsonl"
 
 

@@ -11,8 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
@@ -54,7 +53,7 @@ def redacted(text: str) -> str:
 def has_login(address: str) -> bool:
     """Whether a URL, or what could be meant as one (``name:password@host``), holds a secret."""
     if "://" in address:
-        return bool(_LOGIN.search(address))
+        return "@" in address.partition("://")[2]
     return bool(re.match(r"(\w+:/)?[^/\s:@]+:[^/\s@][^\s@]*@", address))
 
 
@@ -72,10 +71,10 @@ def redacted_values(value: Any) -> Any:
 
 def guard_output() -> None:
     """From now on this process writes nothing secret: messages, logs of libraries, tracebacks."""
-    sys.stdout, sys.stderr = (
-        cast("TextIO", _Guarded(sys.stdout)),
-        cast("TextIO", _Guarded(sys.stderr)),
-    )
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:  # as Python has it where the descriptor is closed
+            setattr(sys, name, _Guarded(stream))
 
 
 class _Guarded:
@@ -107,10 +106,13 @@ def _secrets() -> Iterator[str]:
     """The secrets in the environment, as it stands there."""
     for name, value in os.environ.items():
         if _NAME.search(name) and not _is_open(value):
-            yield value
+            yield from {value, value.strip()}
             yield from (line for line in value.splitlines() if len(line) >= _SURELY)
             yield from (found for _, found in _QUERY.findall(value))
         if "://" in value:
+            # The whole value is one URL, or a list of them: whatever stands before the last @.
+            rest = value.partition("://")[2].rpartition("@")[0]
+            yield rest.partition(":")[2] or rest
             for login in _LOGIN.findall(value):
                 user, colon, password = login[1].partition(":")
                 yield password if colon else user
@@ -119,7 +121,7 @@ def _secrets() -> Iterator[str]:
 
 def _is_open(value: str) -> bool:
     """Whether a variable that sounds like a secret holds none: a setting, or where one is kept."""
-    return value.lower() in _NO_SECRETS or (value.startswith("/") and Path(value).exists())
+    return value.lower() in _NO_SECRETS or (value.startswith("/") and os.path.exists(value))  # noqa: PTH110 - does not raise
 
 
 @lru_cache(maxsize=8)

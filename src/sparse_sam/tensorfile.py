@@ -35,16 +35,28 @@ def save(
 
     ``durable`` is that of ``atomic_path``. Raises OSError if the disk does not take it.
     """
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = _apart(tensors)
     digests = {name: _digest(tensor) for name, tensor in contiguous.items()}
     sealed = seal(digests, kind=kind, version=version, header=header)
     with written(path, durable=durable) as temporary:
         save_file(contiguous, temporary, {HEADER: sealed})
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own: a file holds a shared one twice."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        place = one.untyped_storage().data_ptr()
+        found[name] = one.clone() if place in memory else one
+        memory.add(place)
+    return found
+
+
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """A plain safetensors file of the tensors, without a header of ours, in memory."""
-    return serialize({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    return serialize(_apart(tensors))
 
 
 def load(

@@ -21,6 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from filelock import FileLock
+from google.protobuf.json_format import ParseError
 from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
@@ -65,7 +66,7 @@ def as_tracking_error(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ParseError) as error:
         kind = RefusedError if _is_refusal(error) else TrackingError
         # Redacted before it is cut: half a secret is not recognised.
         reason = " ".join(redacted(str(error)).split())
@@ -74,6 +75,10 @@ def as_tracking_error(uri: str) -> Iterator[None]:
 
 def _is_refusal(error: Exception) -> bool:
     code = error.error_code if isinstance(error, MlflowException) else None
+    if isinstance(error.__cause__ or error.__context__, UnicodeError):
+        return True  # text that no store takes
+    if code == "PERMISSION_DENIED" and not isinstance(error, RestException):
+        return False  # a proxy's page, and not MLflow's answer
     if code == "BAD_REQUEST":  # a proxy's, too, or that of a database which lacks a table
         return isinstance(error, RestException) or isinstance(
             error.__cause__, DataError | IntegrityError
@@ -126,6 +131,8 @@ class Tracker:
                 return self._open(found)
 
     def _open(self, found: Experiment) -> str:
+        if not found.experiment_id:
+            raise TrackingError(f"MLflow at {self.shown}: its answer is none of MLflow's")
         if found.lifecycle_stage != "active":
             raise RefusedError(
                 f"MLflow at {self.shown}: the experiment {found.name!r} was deleted "

@@ -228,6 +228,18 @@ def _progress(
     }
 
 
+@torch.no_grad()
+def _lay_out(optimizer: Optimizer) -> None:
+    """Let what an optimizer remembers lie in memory as its weights do, which no file says.
+
+    A sum over it has another order otherwise, and other bits.
+    """
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 def _resumed(
     resume: ResumePoint | None, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
 ) -> tuple[list[Epoch], dict[str, Any] | None]:
@@ -237,5 +249,6 @@ def _resumed(
         return [], None
     model.load_state_dict(progress["model"])
     optimizer.load_state_dict(progress["optimizer"])
+    _lay_out(optimizer)
     schedule.load_state_dict(progress["schedule"])
     return [Epoch(**row) for row in progress["history"]], progress["standing"]

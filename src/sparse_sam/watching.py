@@ -14,8 +14,9 @@ a kind of divergence.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from sparse_sam.sam.kept import KeptWeights
 # At a few roundings' size, momentum may well cancel it.
 _BEYOND_ROUNDING = 1000
 _FEW = 1024
+_PROBES, _ENOUGH_STEPS = 8, 3
+"""A gradient that every step lacked and every one of so many probes has is taken away; after fewer
+steps it may have come with the last of them."""
 _CODE = (
     "Check that the forward pass uses each, without detaching it, and that no hook takes its "
     "gradient away or puts it back. If it is meant to stay as it is, call requires_grad_(False) "
@@ -71,10 +75,12 @@ class Watch:
     def __init__(self, model: nn.Module, optimizer: Optimizer, watched: dict[str, Watched]) -> None:
         self._model, self._optimizer, self._watched = model, optimizer, watched
         trained = plain_parameters(model).items()
-        self._weights = {name: weight for name, weight in trained if weight.requires_grad}
+        self._weights = {
+            name: weight for name, weight in trained if weight.requires_grad and weight.numel()
+        }
         # The buffers themselves, which shrink in place and are another's while SAM opens masks.
         self._masks: dict[Tensor, Tensor] = {one.original: one.mask for one in held(model)}
-        self._looks = 0
+        self._looks = self._steps = 0
         self._moved_before: dict[str, Tensor] = {}
         for name, one in watched.items():
             watched[name] = _on(self._weights[name].device, one)
@@ -122,6 +128,7 @@ class Watch:
     @torch.no_grad()
     def after_step(self) -> None:
         """Take note of the gradients that the optimizer stepped with."""
+        self._steps += 1
         if not self._watched:
             return
         groups = self._optimizer.param_groups
@@ -153,9 +160,7 @@ class Watch:
         without_gradient: dict[str, nn.Parameter] = {}
         for name, one in self._watched.items():
             stuck = one["stuck"] | (one["pulled"] & ~self._differs(name))
-            if not one["reached"]:
-                untrained[name] = "no step left a gradient"
-            elif not one["graded"]:
+            if not one["reached"] or not one["graded"]:
                 without_gradient[name] = self._weights[name]
             elif stuck and not one["moved"]:
                 untrained[name] = (
@@ -163,9 +168,17 @@ class Watch:
                 )
         dead = set()
         if without_gradient:
-            rest = without_gradient.keys() - self._reached(loss, everything=False)
-            dead = rest & self._reached(loss, everything=True)
-            untrained |= dict.fromkeys(rest - dead, "its gradient was exactly 0 in every step")
+            taken, at_random = self._as_it_is(loss)
+            untrained |= dict.fromkeys(
+                without_gradient.keys() & taken, "its gradient was taken away"
+            )
+            rest = without_gradient.keys() - taken - at_random
+            rest -= self._reached(loss, noise="pruned")
+            dead = rest & self._reached(loss, noise="all")
+            for name in rest - dead:
+                reached = self._watched[name]["reached"]
+                never = "its gradient was exactly 0 in every step"
+                untrained[name] = never if reached else "no step left a gradient"
         if untrained:
             raise FrozenWeightError(self._message(epoch, untrained, _CODE))
         if dead:
@@ -196,9 +209,27 @@ class Watch:
             return _somewhere(_is_another_where_kept, weight, start, mask)
         return _somewhere(torch.ne, weight, start)
 
-    def _reached(self, loss: Callable[[], Tensor], *, everything: bool) -> set[str]:
-        """What has a gradient with noise for pruned weights, or for all. All stays as it is."""
-        model, noise = self._model, torch.Generator().manual_seed(0)
+    def _as_it_is(self, loss: Callable[[], Tensor]) -> tuple[set[str], set[str]]:
+        """What has a gradient that the steps had not: it is taken away, or there at random only.
+
+        Layers that are left out at random (stochastic depth) are in the network's evaluation.
+        """
+        found = [self._reached(loss, noise="none") for _ in range(_PROBES)]
+        always = set.intersection(*found) if self._steps >= _ENOUGH_STEPS else set()
+        modes = [(module, module.training) for module in self._model.modules()]
+        self._model.eval()
+        try:
+            evaluated = self._reached(loss, noise="none")
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return always, evaluated.union(*found) - always
+
+    def _reached(
+        self, loss: Callable[[], Tensor], *, noise: Literal["none", "pruned", "all"]
+    ) -> set[str]:
+        """What has a gradient, with noise for these weights. All stays as it is."""
+        model, generator = self._model, torch.Generator().manual_seed(0)
         pruned = {one.original: one.mask == 0 for one in held(model)}
         parameters = list(model.parameters())
         gradients = [parameter.grad for parameter in parameters]
@@ -207,13 +238,13 @@ class Watch:
         try:
             for parameter in parameters:
                 parameter.grad = None
-                size = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 1.0
-                drawn = size * torch.randn(parameter.shape, generator=noise).to(parameter)
-                if everything:
+                size = max(1, parameter[:1].numel()) ** -0.5 if parameter.dim() > 1 else 1.0
+                drawn = size * torch.randn(parameter.shape, generator=generator).to(parameter)
+                if noise == "all":
                     parameter.data.copy_(drawn)
-                elif parameter in pruned:
+                elif noise == "pruned" and parameter in pruned:
                     parameter.data.copy_(torch.where(pruned[parameter], drawn, parameter))
-            with KeptWeights(model).opened():
+            with nullcontext() if noise == "none" else KeptWeights(model).opened():
                 loss().backward()  # type: ignore[no-untyped-call]
             found = {name: weight.grad for name, weight in self._weights.items()}
             return {name for name, g in found.items() if g is not None and g.to_dense().any()}

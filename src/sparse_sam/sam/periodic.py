@@ -139,11 +139,13 @@ class LookSAM(PeriodicSAM):
         directions = {i: self._lookahead[w] for i, w in order if w in self._lookahead}
         return {**super()._own_state(), "lookahead": directions}
 
+    @torch.no_grad()
     def _load_own_state(self, state: dict[str, Any]) -> None:
         super()._load_own_state(state)
         weights = self._weights()
         self._lookahead = {
-            weights[i]: direction.detach().to(weights[i], copy=True)
+            # Laid out in memory as the weight, so that sums have the same order.
+            weights[i]: torch.empty_like(weights[i]).copy_(direction)
             for i, direction in state.get("lookahead", {}).items()
         }
 

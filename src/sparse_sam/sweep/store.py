@@ -138,10 +138,10 @@ class Store:
         if not path.is_file():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8").split("\n"):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 found.append(json.loads(line))
-            except ValueError:  # the writer was killed within it
+            except (ValueError, RecursionError):  # the writer was killed within it
                 continue
         return found
 
