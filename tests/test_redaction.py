@@ -138,7 +138,8 @@ def test_no_secret_is_left_in_any_text(secret: str) -> None:
     secret = secret.encode("utf-8", "ignore").decode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PGPASSWORD", secret)
-        if len(secret) >= 8 and "*" not in secret:
+        # (The path of a file is taken for what it is.)
+        if len(secret) >= 8 and "*" not in secret and not os.path.exists(secret):  # noqa: PTH110
             assert secret not in redacted(f"before{secret}after {quote(secret)}")
             assert quote(secret) not in redacted(f"before{secret}after {quote(secret)}")
 
@@ -233,7 +234,8 @@ def test_a_password_of_a_variables_url_is_hidden_however_it_is_written(
 ) -> None:
     uri = f"postgresql://mlflow:{password}@127.0.0.1:1/db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert password not in redacted(f"error: MLflow at {uri}: boom")
+    said = redacted(f"error: MLflow at {uri}: boom")
+    assert said == "error: MLflow at postgresql://***@127.0.0.1:1/db: boom"
     assert has_login(uri)
 
 

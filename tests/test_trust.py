@@ -353,11 +353,11 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
     path = tmp_path / "file"
     header = {"origin": sealed["origin"]}
     tensorfile.save(path, content | huge, kind="packed network", version=1, header=header)
-    with pytest.raises(CheckpointError, match=rf"{name} are damaged \(1,099,511,627,776 weights"):
+    with pytest.raises(CheckpointError, match=r"it is of 1\.1e\+12 weights"):
         load_sparse(path)
     for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
         content[f"shape/{name}"] = shape
         tensorfile.save(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
                         version=1, header=header)  # fmt: skip
-        with pytest.raises(SparseSamError, match="are damaged"):
+        with pytest.raises(SparseSamError, match="are damaged|it is of"):
             load_sparse(path)

@@ -44,10 +44,11 @@ def redacted(text: str) -> str:
     ``scheme://user:password@host`` becomes ``scheme://***@host``; who logs in is no one's business
     either.
     """
-    text = _LOGIN.sub(rf"\1{HIDDEN}@", text)
-    text = _QUERY.sub(rf"\1{HIDDEN}", text)
+    # What is known first: a password with @ and / in it is no longer whole after the others.
     known = _pattern(frozenset(_secrets()))
-    return known.sub(HIDDEN, text) if known else text
+    text = known.sub(HIDDEN, text) if known else text
+    text = _LOGIN.sub(rf"\1{HIDDEN}@", text)
+    return _QUERY.sub(rf"\1{HIDDEN}", text)
 
 
 def has_login(address: str) -> bool:

@@ -66,7 +66,14 @@ def as_tracking_error(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError, ParseError) as error:
+    except (
+        MlflowException,
+        SQLAlchemyError,
+        OSError,
+        ImportError,
+        ParseError,
+        ValueError,
+    ) as error:
         kind = RefusedError if _is_refusal(error) else TrackingError
         # Redacted before it is cut: half a secret is not recognised.
         reason = " ".join(redacted(str(error)).split())
