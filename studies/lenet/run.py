@@ -109,7 +109,7 @@ def choose(params: Values, network: str, data: TrainingData, progress: Told) -> 
         path = train_all_dense(params, network, data, [seed], Path(folder))[seed]
 
         def work(recipe: Recipe, report: Told) -> float:
-            dense = _read(path, seed, data)
+            dense = _read(path, seed, data, network)
             _, accuracy = finetuned(params, network, dense, data, recipe, compression)
             report(1)
             return 100 * (1 - (accuracy or 0.0))
@@ -144,7 +144,7 @@ def measure(
     seeds, compressions = params["seeds"], params["networks"][network]["compressions"]
     with tempfile.TemporaryDirectory() as folder:
         paths = train_all_dense(params, network, data, seeds, Path(folder))
-        dense = {seed: _read(path, seed, data) for seed, path in paths.items()}
+        dense = {seed: _read(path, seed, data, network) for seed, path in paths.items()}
         dense_error = {seed: _error(one, test) for seed, one in dense.items()}
     jobs = list(product(chosen, compressions, seeds))
 
@@ -172,9 +172,11 @@ def _recipe(params: Values, network: str) -> Values:
     return {**params["recipe"], "precision": params["networks"][network]["precision"]}
 
 
-def _read(path: Path, seed: int, data: TrainingData) -> Checkpoint:
-    fingerprint = data.info.fingerprint
-    return load_checkpoint(path, arm=DENSE, seed=seed, dataset=fingerprint, stage="train_dense")
+def _read(path: Path, seed: int, data: TrainingData, network: str) -> Checkpoint:
+    dataset = data.info.fingerprint
+    return load_checkpoint(
+        path, arm=DENSE, seed=seed, dataset=dataset, stage="train_dense", model=network
+    )
 
 
 def _error(checkpoint: Checkpoint, test: Split) -> float:
