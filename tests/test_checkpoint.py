@@ -367,7 +367,7 @@ def test_weights_of_a_type_that_cannot_be_are_refused(tmp_path: Path) -> None:
     origin = Origin("mlpnet", (1, 2, 2), 10, 0.1, 0.3, "0123abcd", "dense", 0)
     weights = {"1.weight": torch.zeros(40, 4).to(torch.float8_e4m3fn)}
     save_checkpoint(tmp_path / "file", Checkpoint(origin, weights, None))
-    with pytest.raises(CheckpointError, match="float8"):
+    with pytest.raises(CheckpointError, match="Float8"):
         load_checkpoint(
             tmp_path / "file", arm="dense", seed=0, dataset="0123abcd", stage="x", model="mlpnet"
         )

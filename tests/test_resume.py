@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from sparse_sam import tensorfile
 from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
 from sparse_sam.dataset import Split, TrainingData
 from sparse_sam.epochs import steps_per_epoch
@@ -112,6 +113,16 @@ def test_a_damaged_point_is_no_point(
     loaded = point.load()
     # (A bit of the padding between header and tensors means nothing.)
     assert loaded is None or same(loaded, {"weights": torch.ones(5), "epoch": 3})
+
+
+@pytest.mark.parametrize("tree", [[1], 7, {"tensor": "t9"}, {"list": 1}, {"exec": "x"}, {}])
+def test_a_sealed_file_that_holds_no_tree_is_no_point(tree: Any, tmp_path: Path) -> None:
+    point = ResumePoint(tmp_path, "key")
+    point.save({"a": torch.zeros(2)})
+    assert point.load() is not None
+    header = {"tree": tree} if tree else {}
+    tensorfile.save(point.path, {}, kind="resume point", version=2, header=header)
+    assert point.load() is None
 
 
 def test_removing_leaves_no_old_ones_behind(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sparse_sam import sealing
+from sparse_sam import sealing, tensorfile
 from sparse_sam.channels import narrow
 from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.compression import folded
@@ -26,7 +27,9 @@ from sparse_sam.export import load_dense, load_sparse, save_dense, save_sparse
 from sparse_sam.masks import Masks, attach
 from sparse_sam.models import MODELS, build_model
 from sparse_sam.origin import Origin
+from sparse_sam.parts import DataInfo
 from sparse_sam.tensorfile import TensorFileError
+from stages.training import load_arm
 
 ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
 KINDS = ("checkpoint", "dense", "narrow", "packed")
@@ -264,6 +267,64 @@ def test_whatever_a_sealed_header_says_it_is_loaded_or_refused(
     assert traces(marker) == []
 
 
+TYPES = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.float64, torch.complex64]
+TYPES += [torch.bfloat16, torch.uint16, torch.uint64, torch.int8, torch.bool]
+OTHERWISE: list[Callable[[torch.Tensor], torch.Tensor | None]] = [
+    *(lambda one, dtype=dtype: one.float().to(dtype) for dtype in TYPES),  # type: ignore[misc]
+    lambda one: one.reshape(-1).clone(),
+    lambda one: one.unsqueeze(0).clone(),
+    lambda one: one.flatten()[:0].clone(),
+    lambda one: one.flatten()[0].clone(),
+    lambda _: None,
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_sealed_tensor_is_it_is_loaded_or_refused(
+    kind: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of another type, of another shape, or not there."""
+    content, header = load_file(files[kind]), header_of(files[kind])["header"]
+    path, refused = tmp_path / "file", 0
+    for name, act in product(content, OTHERWISE):
+        given = {**content, name: act(content[name])}
+        tensors = {name: one for name, one in given.items() if one is not None}
+        own = {"kind": header["kind"], "version": header["version"]}
+        tensorfile.save(path, tensors, **own, header={"origin": header["origin"]})
+        try:
+            load(kind, path)
+        except (CheckpointError, TensorFileError):
+            refused += 1
+    assert refused > len(content) * len(TYPES) / 2
+
+
+@pytest.mark.parametrize("kind", ["dense", "narrow"])
+def test_no_tensor_of_a_loaded_network_is_made_up(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path, replace(ORIGIN, model="classifier", image_shape=(1, 8, 8)))[kind]
+    content = load_file(path)
+    del content["3.num_batches_tracked"]
+    own = {"kind": "dense network", "version": 1}
+    header = {"origin": header_of(path)["header"]["origin"]}
+    tensorfile.save(path, content, **own, header=header)
+    with pytest.raises(CheckpointError, match=r"lacking or unknown are 3\.num_batches_tracked"):
+        load_dense(path)
+
+
+def test_a_checkpoint_is_of_the_images_that_the_data_set_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    origin = replace(ORIGIN, image_shape=(1, 5, 5))
+    save_checkpoint(Path("models/sam/seed-4.safetensors"), sparse_network(origin))
+    info = DataInfo("here", "0123abcd", (1, 5, 5), 3, 0.13, 0.31, {}, {})
+    assert load_arm("sam", 4, info, "finetune_sam", "mlpnet").origin == origin
+    for changes in ({"image_shape": (1, 4, 4)}, {"num_classes": 4}, {"mean": 0.2}, {"std": 0.2}):
+        with pytest.raises(CheckpointError, match=r"seed-4\.safetensors is of images of another"):
+            load_arm("sam", 4, replace(info, **changes), "finetune_sam", "mlpnet")
+    with pytest.raises(CheckpointError, match=r"named by the caller or by model\.name in params"):
+        load_arm("sam", 4, info, "finetune_sam", "lenet-300-100")
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"header": 1' + "0" * 5000 + "}", "\ud800"[:0]])
 def test_a_header_that_no_parser_takes_is_refused(
     text: str, files: dict[str, Path], tmp_path: Path
@@ -331,7 +392,7 @@ def test_a_header_does_not_make_loading_take_memory(kind: str, tmp_path: Path) -
     sound_line, *others, taken, seconds = done.stdout.splitlines()
     assert sound_line == "sound file loaded"
     assert others == []
-    assert int(taken.split()[1]) < 64 * 2**20
+    assert int(taken.split()[1]) < 256 * 2**20  # 60 MiB of it are modules that torch imports late
     assert float(seconds.split()[1]) < 30
 
 
@@ -348,8 +409,6 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
     }
     sealed = header_of(files["packed"])["header"]
     del content[f"bits/{name}"]
-    from sparse_sam import tensorfile
-
     path = tmp_path / "file"
     header = {"origin": sealed["origin"]}
     tensorfile.save(path, content | huge, kind="packed network", version=1, header=header)
@@ -359,5 +418,5 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
         content[f"shape/{name}"] = shape
         tensorfile.save(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
                         version=1, header=header)  # fmt: skip
-        with pytest.raises(SparseSamError, match="are damaged|it is of"):
+        with pytest.raises(SparseSamError, match=r"are damaged|it is of"):
             load_sparse(path)

@@ -109,13 +109,18 @@ def load_checkpoint(
             raise CheckpointError(f"{path} is of {what} {found}, not {expected}. {cure}")
     for name, tensor in state.items():
         try:
-            finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
-        except RuntimeError:  # float8, say
-            raise CheckpointError(f"{path}: {name} is of type {tensor.dtype}. {cure}") from None
-        if not finite:
-            raise CheckpointError(f"{path}: {name} is not finite. {cure}")
-        if name in masks and (
-            masks[name].shape != tensor.shape or tensor[~masks[name]].count_nonzero()
-        ):
-            raise CheckpointError(f"{path}: pruned weights of {name} are not 0. {cure}")
+            fault = _fault(name, tensor, masks.get(name))
+        except RuntimeError as error:  # of a type that torch keeps and does not compute with
+            fault = f"{name} cannot be read: {error}"
+        if fault:
+            raise CheckpointError(f"{path}: {fault}. {cure}")
     return checkpoint
+
+
+def _fault(name: str, tensor: Tensor, mask: Tensor | None) -> str:
+    """What no tensor of a network may be; "" if it is sound."""
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        return f"{name} is not finite"
+    if mask is not None and (mask.shape != tensor.shape or tensor[~mask].count_nonzero()):
+        return f"pruned weights of {name} are not 0"
+    return ""

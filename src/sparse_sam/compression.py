@@ -76,7 +76,7 @@ def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
     """
     state: dict[str, Tensor] = {}
     masks: dict[str, Tensor] = {}
-    kept = sum(len(tensor) for key, tensor in packed.items() if key.startswith("values/"))
+    kept = sum(tensor.numel() for key, tensor in packed.items() if key.startswith("values/"))
     # (In floating point: a product of whole numbers may come round.)
     shapes = [tensor for key, tensor in packed.items() if key.startswith("shape/")]
     count = sum(float(shape.double().abs().prod()) for shape in shapes)

@@ -203,6 +203,9 @@ def _fit_registered(origin: Origin, state: Mapping[str, Tensor]) -> nn.Module:
     form = build_form(origin)
     check_types(form, state)
     whole = {name: own.shape for name, own in form.state_dict().items()}
+    if whole.keys() != state.keys():  # BatchNorm would make up its count of batches
+        names = ", ".join(sorted(whole.keys() ^ state.keys()))
+        raise CheckpointError(f"the weights do not fit the model: lacking or unknown are {names}")
     network = fit(form, state).eval()
     if whole != {name: tensor.shape for name, tensor in state.items()}:
         _check_widths(network, origin)

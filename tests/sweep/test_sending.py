@@ -80,6 +80,16 @@ def test_sending_again_sends_nothing(store: Store, tracker: Tracker) -> None:
     assert {run.info.run_id for run in runs(tracker)} == before
 
 
+def test_a_run_of_ones_own_below_a_sweep_is_passed_over(store: Store, tracker: Tracker) -> None:
+    Sender(store, tracker).send()
+    (parent,) = [run for run in runs(tracker) if "mlflow.parentRunId" not in run.data.tags]
+    tags = {"mlflow.parentRunId": parent.info.run_id}
+    tracker.client.create_run(parent.info.experiment_id, tags=tags, run_name="a note")
+    again = Sender(store, tracker)
+    again.send()
+    assert again.sent == 0
+
+
 def test_sending_that_breaks_off_is_gone_on_with(
     store: Store, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
