@@ -46,20 +46,20 @@ $(READY_SWEEP): $(READY)
 repro: setup ## run what is not up to date of the experiment, and print the comparison
 	@python -m sparse_sam.config
 	@dvc repro
-	@python -m sparse_sam.publish || true
-	@python -m sparse_sam.show
+	@python -m sparse_sam.tracking.publish || true
+	@python -m sparse_sam.evaluation.table
 
 show: setup ## print the comparison again
-	@python -m sparse_sam.show
+	@python -m sparse_sam.evaluation.table
 
 publish: setup ## send to MLflow what it does not have yet (EXPERIMENT=name takes what was refused)
-	@python -m sparse_sam.publish $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
+	@python -m sparse_sam.tracking.publish $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
 
 export: setup ## write a finetuned network as dense, packed and ONNX files (ARM=… SEED=…; docs/export.md)
-	@python -m stages.export $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED))
+	@python -m sparse_sam.tracking.release $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED))
 
 register: setup ## export, and put it into MLflow's model registry; champion if `make check` passes
-	@python -m stages.export --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
+	@python -m sparse_sam.tracking.release --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BASE),--base $(BASE))
 
 sweep: setup-sweep ## run what is not done of a sweep (FILE=sweep.yaml ADDRESS=…; docs/sweeps.md)
@@ -78,12 +78,13 @@ test-sweep: setup-sweep ## sweeps on a real Ray cluster, a team's server on Post
 	@OMP_NUM_THREADS=1 python -m pytest -m sweep -p no:xdist
 
 check: setup ## compare the metrics with the base branch's, as gate.yaml says
-	@python -m sparse_sam.gate
+	@python -m sparse_sam.evaluation.gate
 
 lint: setup ## check style and types
 	@ruff check .
 	@ruff format --check .
 	@mypy
+	@lint-imports --quiet
 
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another port)
 	@# Not as arguments, which everybody on this machine can list: passwords may be among them.

@@ -15,11 +15,8 @@ from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report,
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sparse_sam.dataset import Split
-from sparse_sam.epochs import split_order
-from sparse_sam.reading import read_data
-from sparse_sam.seeding import batch_order
-from sparse_sam.vision import import_torchvision
+from sparse_sam.data import Split, batch_order, import_torchvision, read_data
+from sparse_sam.training import split_order
 
 BATCH = 64
 

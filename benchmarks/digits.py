@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from sparse_sam.config import DataParams, Params, load_params
-from sparse_sam.dataset import Split
+from sparse_sam.config import Params, load_params
+from sparse_sam.data import DataParams, Split
 
 
 def reference(root: Path, **changes: Any) -> Params:

@@ -26,16 +26,22 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from sparse_sam import onnxfile
-from sparse_sam.channels import narrow
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compression import folded
-from sparse_sam.export import save_dense, save_sparse
-from sparse_sam.latency import BATCHES, time_in_turn, with_sparse_linears
-from sparse_sam.masks import Masks, attach
-from sparse_sam.models import build_model
-from sparse_sam.origin import Origin
-from sparse_sam.pruning import magnitude_masks
+from sparse_sam.export import (
+    BATCHES,
+    INPUT,
+    FromPixels,
+    folded,
+    narrow,
+    onnx_session,
+    save_dense,
+    save_onnx,
+    save_sparse,
+    time_in_turn,
+    with_sparse_linears,
+)
+from sparse_sam.networks import build_model
+from sparse_sam.pruning import Masks, attach, magnitude_masks
+from sparse_sam.training import Checkpoint, Origin
 
 SHAPE = (1, 28, 28)
 BEGIN = "<!-- benchmark: written by `make bench-inference` -->"
@@ -110,12 +116,10 @@ def measure(case: Case, seconds: float, folder: Path) -> tuple[list[Line], dict[
     networks = {"dense": folded(dense), "sparse": plain, "narrow": narrowed.model}
     for name, network in networks.items():
         save_dense(folder / f"{name}.safetensors", network, dense.origin)
-        onnxfile.save(folder / f"{name}.onnx", onnxfile.FromPixels(network, 0.13, 0.31), SHAPE)
+        save_onnx(folder / f"{name}.onnx", FromPixels(network, 0.13, 0.31), SHAPE)
     save_sparse(folder / "packed.safetensors", sparse)
     threads = torch.get_num_threads()
-    runtime = {
-        name: onnxfile.session(folder / f"{name}.onnx", threads) for name in ("dense", "narrow")
-    }
+    runtime = {name: onnx_session(folder / f"{name}.onnx", threads) for name in ("dense", "narrow")}
     lines = []
     for batch in BATCHES:
         pixels = torch.randint(0, 256, (batch, *SHAPE)).to(torch.uint8)
@@ -127,7 +131,7 @@ def measure(case: Case, seconds: float, folder: Path) -> tuple[list[Line], dict[
         if narrowed.removed:
             wrapped["PyTorch, channels removed"] = narrowed.model
         forms: dict[str, Any] = {
-            form: onnxfile.FromPixels(network, 0.13, 0.31) for form, network in wrapped.items()
+            form: FromPixels(network, 0.13, 0.31) for form, network in wrapped.items()
         }
         forms["ONNX Runtime, dense"] = caller(runtime["dense"])
         what = "channels removed" if narrowed.removed else "sparse with zeros stored"
@@ -168,7 +172,7 @@ def caller(session: Any) -> Any:
     """ONNX Runtime as a function of the same tensor."""
 
     def call(pixels: Tensor) -> Any:
-        return session.run(None, {onnxfile.INPUT: pixels.numpy()})
+        return session.run(None, {INPUT: pixels.numpy()})
 
     return call
 

@@ -18,14 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_sam.compute import select_device
-from sparse_sam.config import TrainingParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import make_sgd
-from sparse_sam.parts import DataInfo
-from sparse_sam.training import train
-from sparse_sam.vision import import_torchvision
+from sparse_sam.data import DataInfo, TrainingData, import_torchvision
+from sparse_sam.networks import build_model
+from sparse_sam.training import TrainingParams, make_sgd, select_device, train
 
 
 def measure(*, quick: bool) -> list[Value]:

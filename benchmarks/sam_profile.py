@@ -17,16 +17,15 @@ from unittest.mock import patch
 import torch
 from sam_step import CASES, ROWS, Row, Runner, ours
 
-from sparse_sam.sam import VARIANTS, vectors
-from sparse_sam.sam.excursion import Excursion
+from sparse_sam.sam import VARIANTS, Perturbation, vectors
 
 WARM_UP = 20
 
 PARTS: dict[str, tuple[Any, str]] = {
     "norm of the gradient": (vectors, "norm"),
-    "copy of the weights": (Excursion, "_remember"),
+    "copy of the weights": (Perturbation, "_remember"),
     "move to w + ε": (vectors, "add_scaled_"),
-    "return to w": (Excursion, "end"),
+    "return to w": (Perturbation, "end"),
 }
 
 

@@ -63,9 +63,8 @@ Timed = tuple[Step, Optimizer]
 
 def make_model(name: str, masked: bool) -> nn.Module:
     """A registered network of the library, or ResNet-18; with masks if they are wanted."""
-    from sparse_sam.masks import attach
-    from sparse_sam.models import build_model
-    from sparse_sam.pruning import magnitude_masks
+    from sparse_sam.networks import build_model
+    from sparse_sam.pruning import attach, magnitude_masks
 
     torch.manual_seed(0)
     shape = CASES[name].image_shape
@@ -77,7 +76,7 @@ def make_model(name: str, masked: bool) -> nn.Module:
 
 def cifar_resnet18() -> nn.Module:
     """Torchvision's ResNet-18 with the usual stem for 32 × 32 images: 11.2 million weights."""
-    from sparse_sam.vision import import_torchvision
+    from sparse_sam.data import import_torchvision
 
     model: Any = import_torchvision().models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
@@ -101,9 +100,9 @@ def ours(variant: str, **settings: Any) -> Callable[[nn.Module], Timed]:
     """A variant of this library."""
 
     def make(model: nn.Module) -> Timed:
-        from sparse_sam.sam import build
+        from sparse_sam.sam import build_sam
 
-        optimizer = build(variant, model, SGD, RHO, settings=settings, **SGD_OPTIONS)
+        optimizer = build_sam(variant, model, SGD, RHO, settings=settings, **SGD_OPTIONS)
         return optimizer.step, optimizer.base_optimizer
 
     return make
@@ -287,7 +286,7 @@ def peak_memory(name: str, row: str, device: torch.device, results: Any) -> None
             runner.run()
         results.put(torch.cuda.max_memory_allocated() / 2**20)
         return
-    from sparse_sam.sam import build  # noqa: F401 - what is imported is no part of it
+    from sparse_sam.sam import build_sam  # noqa: F401 - what is imported is no part of it
 
     # The first optimizer of a process imports part of torch's compiler, which no step needs.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

@@ -20,13 +20,9 @@ from digits import made_up
 from harness import Value, arguments_of, in_turn, machine, report, value
 from torch import nn
 
-from sparse_sam.compute import select_device
-from sparse_sam.config import TrainingParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.optimizers import make_sgd
-from sparse_sam.parts import DataInfo
+from sparse_sam.data import DataInfo, TrainingData
 from sparse_sam.pruning import magnitude_masks
-from sparse_sam.training import train
+from sparse_sam.training import TrainingParams, make_sgd, select_device, train
 
 BATCH = 64
 

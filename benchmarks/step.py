@@ -22,12 +22,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from sparse_sam.batched import initial
-from sparse_sam.compression import multiply_adds
-from sparse_sam.compute import select_device
-from sparse_sam.dataset import TrainingData
-from sparse_sam.models import build_model
-from sparse_sam.parts import DataInfo
+from sparse_sam.data import DataInfo, TrainingData
+from sparse_sam.export import multiply_adds
+from sparse_sam.networks import build_model
+from sparse_sam.training import initial_checkpoint, select_device
 
 BATCH, MODEL, SHAPE = 64, "classifier", (1, 28, 28)
 
@@ -35,7 +33,7 @@ BATCH, MODEL, SHAPE = 64, "classifier", (1, 28, 28)
 def operations() -> int:
     """Floating-point operations of one step."""
     info = DataInfo("made-up", "", SHAPE, 10, 0.0, 1.0, {}, {})
-    total, _ = multiply_adds(initial(TrainingData(made_up(1), None, info), MODEL, 0))
+    total, _ = multiply_adds(initial_checkpoint(TrainingData(made_up(1), None, info), MODEL, 0))
     model = build_model(MODEL, SHAPE, 10)
     first = next(model.parameters()).numel() * (SHAPE[1] // 2) * (SHAPE[2] // 2)
     return 2 * BATCH * (3 * total - first)

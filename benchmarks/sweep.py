@@ -38,11 +38,16 @@ from harness import (
 )
 from ruamel.yaml import YAML
 
-from sparse_sam.sweep.declaration import SET_BY_SWEEP, Sweep, parse_sweep
-from sparse_sam.sweep.engines import Engine, Sequential
-from sparse_sam.sweep.on_ray import OnRay
-from sparse_sam.sweep.store import Store
-from sparse_sam.sweep.sweeping import run_sweep
+from sparse_sam.sweep import (
+    SET_BY_SWEEP,
+    Engine,
+    OnRay,
+    Sequential,
+    Store,
+    Sweep,
+    parse_sweep,
+    run_sweep,
+)
 
 PAGE = ROOT / "docs" / "sweeps.md"
 CORES = 2

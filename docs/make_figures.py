@@ -10,8 +10,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from sparse_sam.evaluation import comparison_table
 from sparse_sam.files import write_text
-from sparse_sam.show import render
 
 LABELS = {
     "dense": "dense",
@@ -34,7 +34,7 @@ def write_table(summary: dict[str, Any]) -> None:
     page = Path("README.md")
     before, _, rest = page.read_text(encoding="utf-8").partition("-->\n")
     _, mark, after = rest.partition("<!-- end of result -->")
-    write_text(page, f"{before}-->\n```\n{render(summary)}\n```\n{mark}{after}")
+    write_text(page, f"{before}-->\n```\n{comparison_table(summary)}\n```\n{mark}{after}")
 
 
 def draw(summary: dict[str, Any]) -> None:

@@ -1,105 +1,115 @@
 """Measure every arm on the test set, and compare the arms."""
 
-from stages import layout
+from functools import partial
+from itertools import product
+from typing import Any
+
 from stages.runner import Stage, main
 
-MADE_BY = {
-    "dense": "train_dense",
-    "pruned": "prune",
-    "sgd": "finetune_sgd",
-    "sgd_2x": "finetune_sgd",
-    "sam": "finetune_sam",
-}
-OUTPUTS = (
-    layout.metrics("evaluate"),
-    layout.SUMMARY,
-    layout.metrics("flatness"),
-    layout.metrics("compression"),
-    layout.metrics("cost"),
-    layout.SLICE,
-    layout.SURFACE,
-    layout.REPORT.parent,
-)
+FINETUNED, PICTURED = ("sgd", "sgd_2x", "sam"), ("sgd", "sam")
+"""The arms whose histories are shown, and those whose loss surfaces are."""
 
 
 def work(stage: Stage) -> None:
-    """Test every arm and seed once, and write the summary."""
-    from sparse_sam.parallel import begin_to_start
+    """Test every arm and seed once, compare, measure, and write metrics and report."""
+    from sparse_sam.training import evaluate, prepare_workers, select_device
 
-    begin_to_start()
-    from itertools import product
-
-    import numpy as np
+    prepare_workers()
     import torch
     from tqdm import tqdm
 
-    from sparse_sam.compute import select_device
-    from sparse_sam.dataset import load_test_data
-    from sparse_sam.files import read_json, write_json
-    from sparse_sam.journal import PIPELINE
-    from sparse_sam.peak_memory import step_memory
-    from sparse_sam.statistics import summarize
-    from sparse_sam.summary import headline, summarize_experiment
-    from sparse_sam.training import evaluate
-    from stages.reporting import measure_compression, measure_cost, measure_flatness, write_report
-    from stages.training import load_arm
+    from sparse_sam.data import load_test_data
+    from sparse_sam.evaluation import (
+        compare_arms,
+        finetuning_cost,
+        headline,
+        measure_arms,
+        step_memory,
+    )
+    from sparse_sam.export import compression_metrics
+    from sparse_sam.files import read_json, write_csv, write_json
+    from sparse_sam.tracking import MADE_BY, PIPELINE, layout
 
-    journal, seeds, name = stage.journal, stage.params.seeds, stage.params.model.name
-    device = select_device(stage.params.device)
-    torch.set_num_threads(stage.params.threads)
-    data = load_test_data(layout.DATASET).to(device)
-    journal.dataset(name=data.info.source, fingerprint=data.info.fingerprint, context="evaluation")
-    tested, labels = {}, data.test.labels.cpu().numpy()
-    models = list(product(MADE_BY, seeds))
-    pruned = load_arm("pruned", seeds[0], data.info, MADE_BY["pruned"], name)
-    with step_memory(pruned, stage.params.finetune) as memory:
-        for arm, seed in tqdm(models, desc=stage.name, unit="model", disable=None):
-            checkpoint = load_arm(arm, seed, data.info, MADE_BY[arm], name)
-            tested[arm, seed] = evaluate(checkpoint.build().to(device), data.test)
-        flatness = measure_flatness(stage, MADE_BY)
+    params, journal, seeds, arms = stage.params, stage.journal, stage.params.seeds, tuple(MADE_BY)
+    threads, device = params.threads, select_device(params.device)
+    torch.set_num_threads(threads)
+    data = load_test_data(layout.dataset).to(device)
+    info = data.info
+    journal.dataset(name=info.source, fingerprint=info.fingerprint, context="evaluation")
+    load = partial(layout.load_arm, info=info, model=params.model.name)
+    tested = {}
+    with step_memory(load("pruned", seeds[0]), params.finetune) as memory:
+        for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
+            tested[job] = evaluate(load(*job).build().to(device), data.test)
+        flatness, slices, surfaces = measure_arms(
+            load,
+            layout.dataset,
+            arms,
+            seeds,
+            pictured=PICTURED,
+            threads=threads,
+            name=stage.name,
+        )
         peaks = memory()
     for seed in seeds:
         journal.child(f"seed {seed}", {"seed": seed})
-        values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in MADE_BY}
+        values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in arms}
         journal.metrics(values, child=f"seed {seed}")
         journal.child_end(f"seed {seed}")
-    metrics = {
-        arm: {
-            "test_accuracy": summarize([tested[arm, seed].accuracy for seed in seeds]),
-            "test_loss": summarize([tested[arm, seed].loss for seed in seeds]),
-        }
-        for arm in MADE_BY
-    }
-    predictions = {
-        arm: np.stack([tested[arm, seed].predictions.numpy() for seed in seeds]) for arm in MADE_BY
-    }
-    stages = {
-        name: read_json(layout.metrics(name), cure=f"Run `dvc repro {name}`.")
-        for name in set(MADE_BY.values())
-    }
-    summary = summarize_experiment(
-        dataset=data.info.source,
-        model=checkpoint.origin.model,
-        seeds=list(seeds),
-        accuracy={arm: metrics[arm]["test_accuracy"] for arm in MADE_BY},
-        correct={arm: predictions[arm] == labels for arm in MADE_BY},
-        costs={arm: stages[made_by][arm] for arm, made_by in MADE_BY.items()},
-        margin=stage.params.evaluate.equivalence_margin,
+    metrics, summary, predictions = compare_arms(
+        tested,
+        data.test.labels.cpu().numpy(),
+        dataset=info.source,
+        model=params.model.name,
+        seeds=seeds,
+        costs={
+            arm: read_json(layout.metrics(made_by), cure=f"Run `dvc repro {made_by}`.")[arm]
+            for arm, made_by in MADE_BY.items()
+        },
+        margin=params.evaluate.equivalence_margin,
     )
-    write_json(layout.metrics("evaluate"), metrics)
-    write_json(layout.SUMMARY, summary)
+    networks, images = (load("dense", seeds[0]), load("sgd", seeds[0])), data.test.images.cpu()
     measured = {
         "flatness": flatness,
-        "cost": measure_cost(summary, peaks),
-        "compression": measure_compression(stage, data, MADE_BY),
+        "cost": finetuning_cost(summary, peaks),
+        "compression": compression_metrics(*networks, images, params.evaluate.latency_seconds),
     }
-    write_report(stage, data, summary, predictions, measured)
+    written = {"evaluate": metrics, "summary": summary, **measured}
+    for name, content in written.items():
+        write_json(layout.metrics(name), content)
+    write_csv(layout.slices, ["arm", "seed", "x", "loss"], slices)
+    write_csv(layout.surfaces, ["arm", "seed", "x", "y", "loss"], surfaces)
+    _write_report(stage, data, summary, predictions, measured)
     for target in (None, PIPELINE):
         journal.metrics(headline(summary), child=target)
-    journal.artifact(layout.REPORT, child=PIPELINE)
-    for path in (layout.SUMMARY, *map(layout.metrics, ("evaluate", *measured))):
-        journal.artifact(path)
+    journal.artifact(layout.report, child=PIPELINE)
+    for name in written:
+        journal.artifact(layout.metrics(name))
+
+
+def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measured: Any) -> None:
+    """Write ``reports/``, from this stage's numbers and the files of those before it."""
+    from sparse_sam.evaluation import Content, read_rows, render_html, render_markdown
+    from sparse_sam.files import write_text
+    from sparse_sam.tracking import STAGES, layout, read_provenance
+
+    images = data.test.images.cpu()[:, 0] * data.info.std + data.info.mean
+    content = Content(
+        summary=summary,
+        params=stage.params.flat(),
+        fingerprint=data.info.fingerprint,
+        histories={arm: read_rows(layout.history(arm)) for arm in FINETUNED},
+        provenance=read_provenance(STAGES[name] for name in STAGES[stage.name].before),
+        slices=read_rows(layout.slices),
+        surfaces=read_rows(layout.surfaces),
+        labels=data.test.labels.cpu().numpy(),
+        predictions=predictions,
+        images=images.numpy(),
+        **measured,
+    )
+    write_text(layout.report, render_html(content))
+    write_text(layout.report.with_suffix(".md"), render_markdown(content))
 
 
 if __name__ == "__main__":
-    main("evaluate", __doc__, OUTPUTS, work)
+    main("evaluate", __doc__, work)

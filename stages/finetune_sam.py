@@ -1,21 +1,17 @@
 """Finetune every pruned network with sharpness-aware minimization."""
 
-from stages import layout
 from stages.runner import Stage, main
-
-ARMS = ("sam",)
-OUTPUTS = (layout.models("sam"), layout.history("sam"), layout.metrics("finetune_sam"))
 
 
 def work(stage: Stage) -> None:
-    """Finetune from the same pruned weights, with the same batches, as the SGD arms."""
-    from sparse_sam.parallel import begin_to_start
+    """Train its arms, from the same weights and with the same batches for every arm of a seed."""
+    from sparse_sam.training import prepare_workers
 
-    begin_to_start()
-    from stages.training import finetune_arms
+    prepare_workers()
+    from stages.training import train_stage
 
-    finetune_arms(stage, ARMS)
+    train_stage(stage)
 
 
 if __name__ == "__main__":
-    main("finetune_sam", __doc__, OUTPUTS, work)
+    main("finetune_sam", __doc__, work)

@@ -1,20 +1,17 @@
-"""Train a dense network for every seed, with SGD or a variant of SAM."""
+"""Train a dense network for every seed."""
 
-from stages import layout
 from stages.runner import Stage, main
-
-OUTPUTS = (layout.models("dense"), layout.history("dense"), layout.metrics("train_dense"))
 
 
 def work(stage: Stage) -> None:
-    """Train every seed from its own initialisation."""
-    from sparse_sam.parallel import begin_to_start
+    """Train its arms, from the same weights and with the same batches for every arm of a seed."""
+    from sparse_sam.training import prepare_workers
 
-    begin_to_start()
-    from stages.training import train_arms
+    prepare_workers()
+    from stages.training import train_stage
 
-    train_arms(stage, {"dense": stage.params.train_dense.epochs})
+    train_stage(stage)
 
 
 if __name__ == "__main__":
-    main("train_dense", __doc__, OUTPUTS, work)
+    main("train_dense", __doc__, work)

@@ -20,13 +20,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from sparse_sam.arms import SGD_2X
-from sparse_sam.compute import select_device
-from sparse_sam.config import DataParams
+from sparse_sam.data import DataParams, read_data
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import read_json
-from sparse_sam.reading import read_data
-from sparse_sam.worker import on_threads
+from sparse_sam.training import SGD_2X, on_threads, select_device
 
 HERE = Path(__file__).parent
 Pair = tuple[str, Any, Any]
@@ -71,8 +68,7 @@ def lenet(folder: str | None) -> Iterator[Pair]:
 
 def regimes(folder: str | None) -> Iterator[Pair]:
     """A reported cell of each network, drawn anew every time."""
-    from sparse_sam.sweep.__main__ import reproduce
-    from sparse_sam.sweep.declaration import load_sweep
+    from sparse_sam.sweep import load_sweep, reproduce
 
     for network in ("lenet-300-100", "classifier"):
         with (HERE / "regimes" / "results" / f"{network}.csv").open(newline="") as file:

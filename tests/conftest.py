@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from sparse_sam.config import DataParams, TrainingParams
-    from sparse_sam.dataset import Split, TrainingData
-    from sparse_sam.sources import RawData
+    from sparse_sam.data.params import DataParams
+    from sparse_sam.data.sources import RawData
+    from sparse_sam.data.splits import Split, TrainingData
+    from sparse_sam.training.params import TrainingParams
 
 # No deadline: the machines that run these tests do other things besides.
 settings.register_profile("sparse-sam", deadline=None)
@@ -60,7 +61,7 @@ def tiny_net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def make_recipe() -> Callable[..., TrainingParams]:
     """A short training recipe, with what the test says otherwise."""
-    from sparse_sam.config import TrainingParams
+    from sparse_sam.training.params import TrainingParams
 
     def make(**changes: Any) -> TrainingParams:
         values = {
@@ -82,7 +83,7 @@ def make_recipe() -> Callable[..., TrainingParams]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's store as it is when new. Making one takes seconds, and a copy does as well."""
-    from sparse_sam.tracking import Tracker
+    from sparse_sam.tracking.mlflow_store import Tracker
 
     root = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +96,7 @@ def make_split(count: int, generator: torch.Generator) -> Split:
     """Images of 5 × 5 in three classes, which a network can learn: a row each is bright."""
     import torch
 
-    from sparse_sam.dataset import Split
+    from sparse_sam.data.splits import Split
 
     labels = torch.arange(count) % 3
     images = 0.5 * torch.randn(count, 1, 5, 5, generator=generator)
@@ -108,8 +109,8 @@ def make_data() -> Callable[..., TrainingData]:
     """A data set in memory: so many images for training and for validation (0: no such part)."""
     import torch
 
-    from sparse_sam.dataset import TrainingData
-    from sparse_sam.parts import DataInfo
+    from sparse_sam.data.dataset import DataInfo
+    from sparse_sam.data.splits import TrainingData
 
     def make(train: int = 30, validation: int = 15, seed: int = 0) -> TrainingData:
         generator = torch.Generator().manual_seed(seed)
@@ -137,7 +138,7 @@ def make_data() -> Callable[..., TrainingData]:
 @pytest.fixture(scope="session")
 def data_params() -> Callable[..., DataParams]:
     """Parameters of a data set, those of params.yaml but for what the test says."""
-    from sparse_sam.config import DataParams
+    from sparse_sam.data.params import DataParams
 
     def make(**changes: Any) -> DataParams:
         values = {
@@ -156,7 +157,7 @@ def data_params() -> Callable[..., DataParams]:
 @pytest.fixture(scope="session")
 def digits(data_params: Callable[..., DataParams]) -> RawData:
     """5,000 genuine digits, 4,000 of them for training."""
-    from sparse_sam.sources import load_raw
+    from sparse_sam.data.sources import load_raw
 
     return load_raw(data_params())
 
@@ -183,7 +184,7 @@ def idx_folder(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder of four idx files, 200 genuine digits and 50: to be read only."""
-    from sparse_sam.idx import NAMES
+    from sparse_sam.data.idx import NAMES
 
     folder = tmp_path_factory.mktemp("idx")
     for key, count in [

@@ -6,7 +6,7 @@ Factories as params.yaml names them: ``tests.networks:transformer``.
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.models import ImageShape
+from sparse_sam.networks.build import ImageShape
 
 WIDTH = 8
 TOKENS = 5

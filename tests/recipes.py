@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sparse_sam.config import SAMParams
-from sparse_sam.config_prune import PruneParams
+from sparse_sam.pruning.params import PruneParams
+from sparse_sam.sam.params import SAMParams
 
 
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:

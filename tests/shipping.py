@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.dataset import TestData, load_test_data
-from sparse_sam.masks import Masks, attach
-from sparse_sam.models import build_model
-from sparse_sam.origin import Origin
-from sparse_sam.parts import Dataset, save_dataset
-from sparse_sam.pruning import magnitude_masks
+from sparse_sam.data.dataset import Dataset, save_dataset
+from sparse_sam.data.splits import TestData, load_test_data
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import Masks, attach
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
 
 
 def prunable(model: nn.Module) -> list[str]:

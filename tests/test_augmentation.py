@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam.augmentation import random_shifts, shift
+from sparse_sam.data.augmentation import random_shifts, shift
 
 BACKGROUND = -7.0
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam.batchnorm import frozen_batchnorm_statistics, reestimate_batchnorm
+from sparse_sam.networks.batchnorm import frozen_batchnorm_statistics, reestimate_batchnorm
 
 
 def network() -> nn.Sequential:

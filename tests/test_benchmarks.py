@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sparse_sam.reading import read_data
+from sparse_sam.data.prepare import read_data
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_sam.channels import fit, narrow
 from sparse_sam.errors import CheckpointError
-from sparse_sam.models import build_model
+from sparse_sam.export.channels import fit, narrow
+from sparse_sam.networks.build import build_model
 
 SHAPE = (1, 28, 28)
 

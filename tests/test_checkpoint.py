@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from sparse_sam import tensorfile
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.errors import CheckpointError, MaskError
-from sparse_sam.masks import Masks, attach, masks_of, plain_parameters, plain_state
-from sparse_sam.models import build_model
-from sparse_sam.origin import Origin
-from sparse_sam.tensorfile import TensorFileError
+from sparse_sam.files import tensorfile
+from sparse_sam.files.tensorfile import TensorFileError
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_parameters, plain_state
+from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.training.origin import Origin
 
 CURE = "Run `dvc repro prune`, or `dvc checkout` to restore it."
 MODEL = "tiny_nets_for_tests:with_batchnorm"
@@ -230,9 +230,9 @@ def test_a_pickle_is_refused_and_not_run(
 def test_another_kind_and_version_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "file"
     header = {"origin": asdict(checkpoint.origin)}
-    tensorfile.save(path, checkpoint.state, kind="data set", version=1, header=header)
+    tensorfile.save_tensors(path, checkpoint.state, kind="data set", version=1, header=header)
     assert_refused(path, "is a data set, not a checkpoint")
-    tensorfile.save(path, checkpoint.state, kind="checkpoint", version=99, header=header)
+    tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=99, header=header)
     assert_refused(path, "has format version 99; this version of sparse-sam reads 1")
 
 
@@ -242,7 +242,7 @@ def write_by_hand(path: Path, checkpoint: Checkpoint, **tensors: Tensor) -> None
     content["mask/1.weight"] = KEEP
     header = {"origin": asdict(checkpoint.origin)}
     content |= tensors
-    tensorfile.save(path, content, kind="checkpoint", version=1, header=header)
+    tensorfile.save_tensors(path, content, kind="checkpoint", version=1, header=header)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -292,7 +292,7 @@ def test_an_origin_that_is_none_is_refused(
 ) -> None:
     header = {"origin": change(asdict(checkpoint.origin))}
     path = tmp_path / "file"
-    tensorfile.save(path, checkpoint.state, kind="checkpoint", version=1, header=header)
+    tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=1, header=header)
     assert_refused(path, "is damaged")
 
 

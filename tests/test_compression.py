@@ -10,14 +10,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compression import Layer, folded, layers, multiply_adds, pack, sizes, unpack
 from sparse_sam.errors import CheckpointError
-from sparse_sam.latency import BATCHES, SparseLinear, measure_latency, with_sparse_linears
-from sparse_sam.masks import Masks, attach
-from sparse_sam.models import build_model
-from sparse_sam.origin import Origin
-from sparse_sam.pruning import magnitude_masks
+from sparse_sam.export.compression import (
+    Layer,
+    file_sizes,
+    folded,
+    layer_sizes,
+    multiply_adds,
+    pack,
+    unpack,
+)
+from sparse_sam.export.latency import BATCHES, SparseLinear, measure_latency, with_sparse_linears
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import Masks, attach
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
 from tests.networks import NAMES
 
 ORIGIN = Origin("classifier", (1, 28, 28), 10, 0.13, 0.31, "fingerprint", "pruned", 0)
@@ -75,22 +83,22 @@ def test_what_does_not_fit_is_refused(victim: str) -> None:
 def test_the_sparser_the_smaller() -> None:
     # Half of 4-byte weights, and a bit for each: 4/2 + 1/8 of 4 bytes. Positions take less only
     # where fewer than 1 in 32 weights is kept.
-    dense, half = sizes(network(sparsity=0.5))
+    dense, half = file_sizes(network(sparsity=0.5))
     assert half.raw / dense.raw == pytest.approx(0.5 + 1 / 32, abs=0.01)
     tiny = network(sparsity=0.99)
     assert "index/2.weight" in pack(tiny)
-    assert sizes(tiny)[1].raw / dense.raw == pytest.approx(0.02, abs=0.012)
-    plain, packed = sizes(network())
+    assert file_sizes(tiny)[1].raw / dense.raw == pytest.approx(0.02, abs=0.012)
+    plain, packed = file_sizes(network())
     assert packed.raw == pytest.approx(plain.raw, rel=1e-3)
     assert half.compressed < dense.compressed
 
 
 def test_layers_are_counted() -> None:
-    found = layers(network("lenet-300-100", 0.9))
+    found = layer_sizes(network("lenet-300-100", 0.9))
     sizes_by_hand = [784 * 300, 300 * 100, 100 * 10]
     assert [layer.weights for layer in found] == sizes_by_hand
     assert [layer.kept for layer in found] == [round(size / 10) for size in sizes_by_hand]
-    assert layers(network()) == []
+    assert layer_sizes(network()) == []
     assert isinstance(found[0], Layer)
 
 
@@ -183,7 +191,7 @@ def test_a_form_that_computes_something_else_is_not_timed(monkeypatch: pytest.Mo
     def wrong(_: nn.Module, inputs: torch.Tensor) -> nn.Module:
         return with_sparse_linears(folded(network("lenet-300-100")), inputs)
 
-    monkeypatch.setattr("sparse_sam.latency.with_sparse_linears", wrong)
+    monkeypatch.setattr("sparse_sam.export.latency.with_sparse_linears", wrong)
     sparse = network("lenet-300-100", 0.9)
     with pytest.raises(ArithmeticError, match="does not compute"):
         measure_latency(network("lenet-300-100"), sparse, torch.randn(2, 1, 28, 28), 0.01)

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import sparse_sam
-from sparse_sam.config import MODEL_NAMES, VARIANT_SETTINGS, Params, load_params, parse_params
+from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.errors import ConfigError
+from sparse_sam.networks.params import MODEL_NAMES
+from sparse_sam.sam.params import VARIANT_SETTINGS
 from tests.recipes import prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"

@@ -8,11 +8,11 @@ from pathlib import Path
 import joblib
 import pytest
 
-from sparse_sam.cores import available_cores
 from sparse_sam.errors import ConfigError
+from sparse_sam.training.cores import available_cores
 
 SOURCE = str(Path(__file__).resolve().parent.parent / "src")
-COUNT = "from sparse_sam.cores import available_cores; print(available_cores())"
+COUNT = "from sparse_sam.training.cores import available_cores; print(available_cores())"
 
 
 def counted(*before: str, **environment: str) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sparse_sam.cost import finetuning_cost
+from sparse_sam.evaluation.cost import finetuning_cost
 
 
 def summary(**accuracy: float) -> dict[str, Any]:

@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sparse_sam import tensorfile
-from sparse_sam.config import DataParams
-from sparse_sam.dataset import Split, load_test_data, load_training_data
+from sparse_sam.data.dataset import DataInfo, Dataset, save_dataset
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import RawData, load_raw
+from sparse_sam.data.splits import Split, load_test_data, load_training_data
+from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import DataError, SparseSamError
-from sparse_sam.parts import DataInfo, Dataset, save_dataset
-from sparse_sam.sources import RawData, load_raw
-from sparse_sam.splitting import build_dataset
-from sparse_sam.tensorfile import TensorFileError
+from sparse_sam.files import tensorfile
+from sparse_sam.files.tensorfile import TensorFileError
 
 MakeParams = Callable[..., DataParams]
 CURE = "Run `dvc repro download`, or `dvc checkout` to restore it."
@@ -142,7 +142,7 @@ class TestDamage:
 
     def write(self, path: Path, tensors: dict[str, Tensor], info: Any) -> Path:
         header = {} if info is None else {"info": info}
-        tensorfile.save(path, tensors, kind="data set", version=1, header=header)
+        tensorfile.save_tensors(path, tensors, kind="data set", version=1, header=header)
         return path
 
     def assert_refused(self, path: Path, reason: str) -> None:
@@ -230,9 +230,9 @@ class TestDamage:
         self.assert_refused(tmp_path / "nothing", "is missing")
         (tmp_path / "cut").write_bytes(saved.read_bytes()[:-1])
         self.assert_refused(tmp_path / "cut", "is damaged")
-        tensorfile.save(tmp_path / "mask", {}, kind="mask", version=1, header={})
+        tensorfile.save_tensors(tmp_path / "mask", {}, kind="mask", version=1, header={})
         self.assert_refused(tmp_path / "mask", "is a mask, not a data set")
-        tensorfile.save(tmp_path / "new", parts(), kind="data set", version=2, header={})
+        tensorfile.save_tensors(tmp_path / "new", parts(), kind="data set", version=2, header={})
         self.assert_refused(tmp_path / "new", "has format version 2")
 
 
@@ -260,7 +260,7 @@ def test_a_split_that_cannot_be_is_refused(images: Tensor, labels: Tensor) -> No
 def test_loading_imports_nothing_that_only_downloading_needs() -> None:
     """A training stage would wait seconds for them."""
     code = (
-        "import sys, sparse_sam.dataset, sparse_sam.idx, sparse_sam.sources, sparse_sam.vision\n"
+        "import sys, sparse_sam.data.splits, sparse_sam.data.idx, sparse_sam.data.sources, sparse_sam.data.downloads\n"
         "print({'mlxtend', 'sklearn', 'torchvision'} & set(sys.modules))"
     )
     assert run_alone(code) == "set()"
@@ -273,9 +273,9 @@ def test_digits_are_split_and_written_without_torch(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "import stages.download, stages.runner\n"
         "from sparse_sam.config import load_params\n"
-        "from sparse_sam.parts import save_dataset\n"
-        "from sparse_sam.sources import load_raw\n"
-        "from sparse_sam.splitting import build_dataset\n"
+        "from sparse_sam.data.dataset import save_dataset\n"
+        "from sparse_sam.data.sources import load_raw\n"
+        "from sparse_sam.data.stratify import build_dataset\n"
         "params = load_params(Path('params.yaml')).data\n"
         f"save_dataset(Path({str(tmp_path / 'data')!r}), build_dataset(load_raw(params), params))\n"
         "print('torch' in sys.modules)"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sparse_sam.pipelines import BEFORE
-from sparse_sam.sweep.code import imports
+from sparse_sam.sweep.code_version import imports
+from sparse_sam.tracking.pipelines import BEFORE
 from stages import layout
 
 ROOT = Path(__file__).resolve().parent.parent

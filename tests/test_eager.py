@@ -10,10 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 
-from sparse_sam.config import VARIANT_SETTINGS
-from sparse_sam.eager import EagerSGD
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.sam.uncompiled import SGD
 
 TRAINING = """
 import sys
@@ -80,11 +79,11 @@ def descend(optimizer: Optimizer, weight: Tensor, steps: int) -> None:
 def test_it_is_torchs_own_sgd(options: dict[str, Any], steps: int) -> None:
     start = torch.linspace(-2, 2, 7)
     one, other = (nn.Parameter(start.clone()) for _ in range(2))
-    ours, torchs = EagerSGD([one], **options), SGD([other], **options)
+    ours, torchs = SGD([one], **options), SGD([other], **options)
     descend(ours, one, steps)
     descend(torchs, other, steps)
     assert torch.equal(one, other)
-    again = EagerSGD([one], lr=1.0)
+    again = SGD([one], lr=1.0)
     again.load_state_dict(copy.deepcopy(torchs.state_dict()))
     descend(again, one, 2)
     descend(torchs, other, 2)
@@ -93,9 +92,9 @@ def test_it_is_torchs_own_sgd(options: dict[str, Any], steps: int) -> None:
 
 def test_no_graph_is_made_of_a_step() -> None:
     weight = nn.Parameter(torch.ones(2))
-    optimizer = EagerSGD([weight], lr=0.1, momentum=0.9)
+    optimizer = SGD([weight], lr=0.1, momentum=0.9)
     descend(optimizer, weight, 2)
     assert weight.is_leaf
     assert torch.is_grad_enabled()
     with pytest.raises(ValueError, match="Invalid learning rate"):
-        EagerSGD([weight], lr=-1.0)
+        SGD([weight], lr=-1.0)

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam import events as schema
-from sparse_sam import sender
 from sparse_sam.errors import DataError, RefusedError
-from sparse_sam.files import file_hash
-from sparse_sam.journal import PIPELINE, Journal, keep_artifact, read_events
-from sparse_sam.pipelines import BEFORE, enter_all, place, workspace_content
-from sparse_sam.report.content import read_provenance
-from sparse_sam.tracking import Replay, Tracker
+from sparse_sam.evaluation.report.content import read_provenance
+from sparse_sam.files.atomic import file_hash
+from sparse_sam.tracking import events as schema
+from sparse_sam.tracking import sender
+from sparse_sam.tracking.journal import PIPELINE, Journal, keep_artifact, read_events
+from sparse_sam.tracking.mlflow_store import Replay, Tracker
+from sparse_sam.tracking.pipelines import BEFORE, enter_all, place, workspace_content
 
 Change = Callable[[list[dict[str, Any]]], Any]
 

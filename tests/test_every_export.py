@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparse_sam import export as exports
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compression import folded
-from sparse_sam.config import DataParams
-from sparse_sam.dataset import Split, TestData
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import RawData
+from sparse_sam.data.splits import Split, TestData
+from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import ExportError
-from sparse_sam.export import TOLERANCE, export, load_dense, verify
-from sparse_sam.manifest import DENSE, NARROW, SPARSE
-from sparse_sam.masks import attach
-from sparse_sam.models import MODELS, build_model
-from sparse_sam.origin import Origin
-from sparse_sam.pruning import Pruner
+from sparse_sam.export import files as exports
+from sparse_sam.export.compression import folded
+from sparse_sam.export.manifest import DENSE, NARROW, SPARSE
+from sparse_sam.export.network_files import TOLERANCE, export, load_dense, verify
+from sparse_sam.networks.build import NETWORKS, build_model
 from sparse_sam.pruning.criteria import Evidence
-from sparse_sam.sources import RawData
-from sparse_sam.splitting import build_dataset
+from sparse_sam.pruning.masks import attach
+from sparse_sam.pruning.pruner import Pruner
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
 from tests.recipes import prune_params
 from tests.shipping import write_data
 
@@ -63,7 +63,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     (folder / "convolutional_nets_for_tests.py").write_text(CONVOLUTIONAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield [*MODELS, "convolutional_nets_for_tests:with_batchnorm"]
+        yield [*NETWORKS, "convolutional_nets_for_tests:with_batchnorm"]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def bits(tensor: Tensor) -> bytes:
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("place", range(len(MODELS) + 1), ids=[*MODELS, "one's own"])
+@pytest.mark.parametrize("place", range(len(NETWORKS) + 1), ids=[*NETWORKS, "one's own"])
 def test_every_network_and_structure(
     place: int, structure: str, networks: list[str], exported: Callable[[str, str], Exported]
 ) -> None:
@@ -129,7 +129,7 @@ def test_every_network_and_structure(
     files = one.manifest["files"]
     assert NARROW in files or structure != "channels"
     assert {file["ties"] for file in files.values()} == {0}
-    named = {} if networks[place] in MODELS else {"model": networks[place]}
+    named = {} if networks[place] in NETWORKS else {"model": networks[place]}
     model, _ = load_dense(one.folder / DENSE, **named)
     plain = folded(one.checkpoint).state_dict()
     assert list(plain) == list(model.state_dict())

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sparse_sam.config import VARIANT_SETTINGS, DenseParams, FinetuneParams, TrainingParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.experiment import finetune, prune, train_dense
+from sparse_sam.data.splits import TrainingData
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.training.experiment import finetune, prune, train_dense
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from tests.networks import NAMES
 from tests.recipes import prune_params, sam_params
 

@@ -11,21 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sparse_sam.config import (
-    VARIANT_SETTINGS,
-    DenseParams,
-    FinetuneParams,
-    TrainingParams,
-)
-from sparse_sam.dataset import TrainingData
+from sparse_sam.data.seeding import seeded
+from sparse_sam.data.splits import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
-from sparse_sam.experiment import arm_recipe, finetune, prune, train_dense
-from sparse_sam.masks import plain_parameters
-from sparse_sam.models import build_model
-from sparse_sam.pruning import pruned_count
-from sparse_sam.seeding import seeded
-from sparse_sam.training import Epoch, evaluate
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.masks import plain_parameters
+from sparse_sam.pruning.ranking import pruned_count
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.training.experiment import arm_recipe, finetune, prune, train_dense
+from sparse_sam.training.loop import Epoch, evaluate
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]

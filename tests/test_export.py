@@ -14,14 +14,18 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
+from stages.export import chosen
 
-from sparse_sam import onnxfile
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.choice import choose
-from sparse_sam.config import DataParams, load_params
-from sparse_sam.dataset import TestData
+from sparse_sam.config import load_params
+from sparse_sam.data.dataset import Dataset
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import RawData
+from sparse_sam.data.splits import TestData
+from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
-from sparse_sam.export import (
+from sparse_sam.export import onnxfile
+from sparse_sam.export.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
+from sparse_sam.export.network_files import (
     export,
     header_bytes,
     load_dense,
@@ -29,12 +33,9 @@ from sparse_sam.export import (
     packed_bytes,
     pixels_of,
 )
-from sparse_sam.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
-from sparse_sam.models import build_model
-from sparse_sam.parts import Dataset
-from sparse_sam.sources import RawData
-from sparse_sam.splitting import build_dataset
-from stages.export import chosen
+from sparse_sam.export.selection import select_best
+from sparse_sam.networks.build import build_model
+from sparse_sam.training.checkpoint import Checkpoint
 from tests.shipping import trained, write_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,7 +162,7 @@ def test_a_wrong_file_is_not_done(
     """The ONNX file gets another normalisation: what was there stays, nothing is left behind."""
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "old").write_text("old")
-    right = onnxfile.save
+    right = onnxfile.save_onnx
 
     def wrong(path: Path, network: onnxfile.FromPixels, shape: tuple[int, int, int]) -> None:
         path.write_bytes(b"")
@@ -225,13 +226,13 @@ def test_an_arm_that_only_metrics_name_is_not_chosen(
 
 def test_the_best_on_validation_is_chosen() -> None:
     both = {"sgd": metrics([0.8, 0.99, 0.7]), "sam": metrics([0.9, 0.92, 0.92], [1.0, 0.3, 0.2])}
-    assert choose(both, [3, 5, 8]) == ("sam", 8)
-    assert choose(both, [3, 5, 8], arm="sgd") == ("sgd", 5)
-    assert choose(both, [3, 5, 8], seed=3) == ("sam", 3)
-    assert choose({}, [3, 5, 8], "sgd_2x", 5) == ("sgd_2x", 5)
+    assert select_best(both, [3, 5, 8]) == ("sam", 8)
+    assert select_best(both, [3, 5, 8], arm="sgd") == ("sgd", 5)
+    assert select_best(both, [3, 5, 8], seed=3) == ("sam", 3)
+    assert select_best({}, [3, 5, 8], "sgd_2x", 5) == ("sgd_2x", 5)
     with pytest.raises(ConfigError, match=r"SEED=4 was not trained; allowed: 3, 5, 8"):
-        choose(both, [3, 5, 8], seed=4)
+        select_best(both, [3, 5, 8], seed=4)
     with pytest.raises(ConfigError, match=r"no validation accuracy.*ARM=… SEED=…"):
-        choose({"sam": {"validation_accuracy": None}}, [3])
+        select_best({"sam": {"validation_accuracy": None}}, [3])
     with pytest.raises(ConfigError, match=r"3 seeds, and params\.yaml names 2"):
-        choose(both, [3, 5])
+        select_best(both, [3, 5])

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import sparse_sam
-from sparse_sam import files
 from sparse_sam.errors import DataError
-from sparse_sam.files import (
+from sparse_sam.files import atomic as files
+from sparse_sam.files.atomic import (
     atomic_folder,
     atomic_path,
     dvc_hash,
@@ -60,7 +60,7 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     path.write_text("old")
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom sparse_sam.files import atomic_path\n"
+        "import sys, time\nfrom pathlib import Path\nfrom sparse_sam.files.atomic import atomic_path\n"
         f"with atomic_path(Path({str(path)!r})) as temporary:\n"
         "    temporary.write_text('ne')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )
@@ -199,7 +199,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     write_text(path, "a" * 100_000)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sparse_sam.files import write_text\n"
+        "import sys\nfrom pathlib import Path\nfrom sparse_sam.files.atomic import write_text\n"
         "print('ready', flush=True)\n"
         f"while True:\n    for letter in 'ab': write_text(Path({str(path)!r}), letter * 100_000)\n"
     )
@@ -228,7 +228,7 @@ def test_a_table_is_written_as_csv_readers_expect(tmp_path: Path) -> None:
 
 HOLD = (
     "import sys, time\nfrom pathlib import Path\n"
-    "from sparse_sam.files import atomic_folder, write_text\n"
+    "from sparse_sam.files.atomic import atomic_folder, write_text\n"
     "with atomic_folder(Path(sys.argv[1])) as folder:\n"
     "    (folder / 'weights').write_text('half')\n    print('ready', flush=True)\n"
     "    sys.stdin.readline()\n"

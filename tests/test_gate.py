@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sparse_sam
-from sparse_sam.gate import RULES, load_rules
+from sparse_sam.evaluation.gate import RULES, load_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 VALUES = [0.950, 0.954, 0.952, 0.948, 0.946]
@@ -66,7 +66,7 @@ class Repository:
     def gate(self, *arguments: str) -> tuple[int, str]:
         library = str(Path(sparse_sam.__file__).parent.parent)
         done = subprocess.run(
-            [sys.executable, "-m", "sparse_sam.gate", *arguments],
+            [sys.executable, "-m", "sparse_sam.evaluation.gate", *arguments],
             cwd=self.path,
             env=os.environ | {"PYTHONPATH": library},
             capture_output=True,
@@ -210,10 +210,10 @@ def test_an_unknown_base_is_named(repository: Repository) -> None:
 
 def test_our_own_rules_find_their_metrics() -> None:
     make: Callable[[str], Any] = lambda file: json.loads((ROOT / file).read_text())  # noqa: E731
-    from sparse_sam.gate import compare
+    from sparse_sam.evaluation.gate import compare_metrics
 
     rules = load_rules(ROOT / RULES)
     contents = {rule.file: make(rule.file) for rule in rules.metrics}
-    rows = compare(rules, contents, contents)
+    rows = compare_metrics(rules, contents, contents)
     assert len(rows) == 4 * 5
     assert {found.outcome for found in rows} == {"same"}

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, log_softmax, normalize
 from torch.utils.checkpoint import checkpoint
 
-from sparse_sam.dataset import Split, TrainingData
+from sparse_sam.data.splits import Split, TrainingData
 from sparse_sam.errors import MaskError
-from sparse_sam.experiment import Trained, prune, train_dense
-from sparse_sam.models import MODELS, build_model
-from sparse_sam.pruning import Pruner
+from sparse_sam.networks.build import NETWORKS, build_model
 from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.pruner import Pruner
+from sparse_sam.training.experiment import Trained, prune, train_dense
 from tests.recipes import prune_params, sam_params
 
 SHAPE = (1, 5, 5)
@@ -266,7 +266,7 @@ def test_what_cannot_be_told_is_refused_by_name(compute: Any, said: str) -> None
 # Without an example
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_plain_sequential_is_read_in_its_order(name: str) -> None:
     shape = (1, 28, 28)
     model = build_model(name, shape, 10)
@@ -309,7 +309,7 @@ def backwards(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
 def test_the_experiment_prunes_no_class(
     given: bool, make_data: Callable[..., TrainingData], make_recipe: Callable[..., Any]
 ) -> None:
-    from sparse_sam.config import DenseParams
+    from sparse_sam.training.params import DenseParams
 
     data = make_data()
     recipe = DenseParams(**make_recipe().model_dump(), optimizer="sgd", sam=sam_params())

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
+from sparse_sam.data.idx import NAMES, read_files, read_folder, read_idx
 from sparse_sam.errors import DataError
-from sparse_sam.idx import NAMES, read_files, read_folder, read_idx
 
 Write = Callable[[Path, NDArray[np.uint8]], Path]
 

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam.channels import Narrowed
-from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.errors import ExportError
-from sparse_sam.files import write_json
-from sparse_sam.manifest import (
+from sparse_sam.export.channels import Narrowed
+from sparse_sam.export.manifest import (
     DENSE,
     FILES,
     MANIFEST,
@@ -24,8 +22,10 @@ from sparse_sam.manifest import (
     load_manifest,
     make_manifest,
 )
-from sparse_sam.models import build_model
-from sparse_sam.origin import Origin
+from sparse_sam.files.atomic import write_json
+from sparse_sam.networks.build import build_model
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
 
 ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
 

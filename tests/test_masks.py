@@ -14,18 +14,18 @@ from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import (
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import (
     Masks,
     attach,
+    attached_masks,
     check_pruned_weights_are_zero,
-    held,
     masks_of,
     plain_parameters,
     plain_state,
     tighten,
 )
-from sparse_sam.models import build_model
-from sparse_sam.pruning import magnitude_masks
 from tests.networks import NAMES
 
 KEEP = torch.tensor([[True, False], [False, True]])
@@ -289,7 +289,7 @@ def step(model: nn.Module, batch: Tensor) -> None:
 def check_sparse(model: nn.Module) -> None:
     """Every pruned weight is 0 where it is kept, and where it is read."""
     check_pruned_weights_are_zero(model)
-    for one in held(model, every_name=True):
+    for one in attached_masks(model, every_name=True):
         layer, _, own = one.name.rpartition(".")
         weight = getattr(model.get_submodule(layer), own)
         assert weight.dtype == one.original.dtype == one.mask.dtype

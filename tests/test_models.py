@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparse_sam.config import MODEL_NAMES
 from sparse_sam.errors import ConfigError
-from sparse_sam.models import MODELS, ImageShape, build_model, model_factory
+from sparse_sam.networks.build import NETWORKS, ImageShape, build_model, model_factory
+from sparse_sam.networks.params import MODEL_NAMES
 
 MNIST: ImageShape = (1, 28, 28)
 
@@ -19,7 +19,7 @@ def shapes(model: nn.Module) -> list[tuple[int, ...]]:
 
 
 def test_the_names_allowed_in_params_are_those_of_the_registry() -> None:
-    assert tuple(MODELS) == MODEL_NAMES
+    assert tuple(NETWORKS) == MODEL_NAMES
 
 
 def test_the_classifier_is_that_of_the_protocol() -> None:
@@ -61,7 +61,7 @@ def test_how_many_parameters_a_network_has(name: str, weights: int) -> None:
     assert sum(p.numel() for p in build_model(name, MNIST, 10).parameters()) == weights
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", [MNIST, (3, 32, 32), (1, 20, 24)])
 def test_a_network_maps_images_to_logits(name: str, shape: ImageShape) -> None:
     logits = build_model(name, shape, 7)(torch.zeros(3, *shape))
@@ -69,7 +69,7 @@ def test_a_network_maps_images_to_logits(name: str, shape: ImageShape) -> None:
     assert logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, MNIST, 10).eval()
@@ -77,7 +77,7 @@ def test_images_of_a_batch_do_not_mix(name: str) -> None:
     torch.testing.assert_close(model(images)[2:3], model(images[2:3]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_initialisation_comes_from_the_generator_and_from_nothing_else(name: str) -> None:
     torch.manual_seed(3)
     first = build_model(name, MNIST, 10)
@@ -139,6 +139,6 @@ def with_extra_state(image_shape: Any, num_classes: int) -> nn.Module:
 
 
 def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "extra", with_extra_state)
+    monkeypatch.setitem(NETWORKS, "extra", with_extra_state)
     with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
         build_model("extra", (1, 2, 2), 3)

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.masks import Masks, attach, masks_of, plain_state
-from sparse_sam.optimizers import check_holds, make_sam, make_schedule, make_sgd
-from sparse_sam.sam import SAM, VARIANTS, variant_settings
+from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_state
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.sam.variants import VARIANTS, variant_settings
+from sparse_sam.training.optimizers import check_holds, make_sam, make_schedule, make_sgd
+from sparse_sam.training.params import TrainingParams
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

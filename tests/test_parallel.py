@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sparse_sam.errors import ConfigError, DivergenceError, SparseSamError, StalledError
-from sparse_sam.parallel import run_jobs
+from sparse_sam.training.jobs import run_jobs
 from tests import jobs_for_workers as do
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,7 +206,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "import sys\n"
         "from functools import partial\n"
         "from pathlib import Path\n"
-        "from sparse_sam.parallel import run_jobs\n"
+        "from sparse_sam.training.jobs import run_jobs\n"
         "from tests.jobs_for_workers import wait_beside_a_file\n"
         "if __name__ == '__main__':\n"
         "    run_jobs(partial(wait_beside_a_file, Path(sys.argv[1])), [0, 1], on_report=print)\n"

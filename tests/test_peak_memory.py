@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.config import FinetuneParams
-from sparse_sam.masks import Masks, attach
-from sparse_sam.origin import Origin
-from sparse_sam.peak_memory import step_memory
+from sparse_sam.evaluation.peak_memory import step_memory
+from sparse_sam.pruning.masks import Masks, attach
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
+from sparse_sam.training.params import FinetuneParams
 from tests.recipes import sam_params
 
 WIDE = """

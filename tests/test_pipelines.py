@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from sparse_sam.config import load_params
-from sparse_sam.journal import Journal, Status, read_events
-from sparse_sam.live import open_journal
-from sparse_sam.pipelines import (
+from sparse_sam.tracking.journal import Journal, Status, read_events
+from sparse_sam.tracking.pipelines import (
     BEFORE,
     enter_all,
     journals,
@@ -21,6 +20,7 @@ from sparse_sam.pipelines import (
     started_at,
     workspace_content,
 )
+from sparse_sam.tracking.stage_run import open_journal
 
 PARAMS: dict[str, Any] = {"rho": 0.05}
 

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, parametrizations, prune
 
-from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import Masks, attach, plain_state
-from sparse_sam.models import build_model
-from sparse_sam.pruning import magnitude_masks, prunable_parameters, pruned_count
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import Masks, attach, plain_state
+from sparse_sam.pruning.params import Scope
+from sparse_sam.pruning.prunable import prunable_parameters
+from sparse_sam.pruning.ranking import pruned_count
 
 SPARSITIES = st.one_of(
     st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 0.5, 0.9, 0.98, 1 / 3])

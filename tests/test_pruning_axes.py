@@ -10,28 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam.config_prune import (
+from sparse_sam.data.splits import Split
+from sparse_sam.errors import MaskError
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning import ranking as ranking_module
+from sparse_sam.pruning.criteria import CRITERIA, Evidence
+from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_parameters, plain_state, tighten
+from sparse_sam.pruning.params import (
     SCHEDULE_SETTINGS,
     Criterion,
     PruneScheduleName,
     Scope,
     kept_of_group,
 )
-from sparse_sam.dataset import Split
-from sparse_sam.errors import MaskError
-from sparse_sam.masks import (
-    Masks,
-    attach,
-    masks_of,
-    plain_parameters,
-    plain_state,
-    tighten,
-)
-from sparse_sam.models import build_model
-from sparse_sam.pruning import Pruner, pruned_count
-from sparse_sam.pruning import ranking as ranking_module
-from sparse_sam.pruning.criteria import CRITERIA, Evidence
-from sparse_sam.pruning.ranking import keep_largest
+from sparse_sam.pruning.pruner import Pruner
+from sparse_sam.pruning.ranking import keep_largest, pruned_count
 from sparse_sam.pruning.registry import look_up
 from sparse_sam.pruning.schedules import SCHEDULES, Gradual, Iterative, OneShot, make_schedule
 from sparse_sam.pruning.scopes import SCOPES, Layer, erk

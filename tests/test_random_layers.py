@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.resume import ResumePoint
-from sparse_sam.training import train
+from sparse_sam.data.splits import TrainingData
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training.loop import train
+from sparse_sam.training.optimizers import make_sam, make_sgd
+from sparse_sam.training.params import TrainingParams
+from sparse_sam.training.resume import ResumePoint
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from sparse_sam.show import render
+from sparse_sam.evaluation.table import comparison_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +19,7 @@ def committed(path: str) -> str:
 def test_the_published_table_is_that_of_the_committed_summary() -> None:
     summary = json.loads(committed("metrics/summary.json"))
     readme = committed("README.md")
-    assert f"```\n{render(summary)}\n```" in readme, "run: python docs/make_figures.py"
+    assert f"```\n{comparison_table(summary)}\n```" in readme, "run: python docs/make_figures.py"
 
 
 def test_every_page_that_is_linked_exists() -> None:

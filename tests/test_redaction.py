@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_sam.errors import ConfigError, TrackingError
-from sparse_sam.journal import Journal
 from sparse_sam.redaction import _Guarded, has_login, redacted, redacted_values
+from sparse_sam.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 

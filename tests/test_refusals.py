@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sparse_sam import sender
 from sparse_sam.errors import RefusedError, TrackingError
-from sparse_sam.journal import Journal
-from sparse_sam.pipelines import BEFORE, is_sent, place, refusal
-from sparse_sam.publish import publish
-from sparse_sam.sender import Request, is_pending, send_whole
-from sparse_sam.tracking import Replay, Tracker
+from sparse_sam.tracking import sender
+from sparse_sam.tracking.journal import Journal
+from sparse_sam.tracking.mlflow_store import Replay, Tracker
+from sparse_sam.tracking.pipelines import BEFORE, is_sent, place, refusal
+from sparse_sam.tracking.publish import publish
+from sparse_sam.tracking.sender import Request, is_pending, send_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
@@ -74,7 +74,7 @@ def runs_of(clone: Path, experiment: str) -> dict[str, str]:
 
 def command(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "sparse_sam.publish", *arguments],
+        [sys.executable, "-m", "sparse_sam.tracking.publish", *arguments],
         cwd=clone,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,

@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stages.export
 import torch
 from mlflow.tracking import MlflowClient
 
-import stages.export
-from sparse_sam.checkpoint import Checkpoint, save_checkpoint
-from sparse_sam.config import DataParams
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import RawData
+from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import ExportError
-from sparse_sam.export import pixels_of
-from sparse_sam.registry import champion, register
-from sparse_sam.sources import RawData
-from sparse_sam.splitting import build_dataset
-from sparse_sam.tracking import Tracker
+from sparse_sam.export.network_files import pixels_of
+from sparse_sam.tracking.mlflow_store import Tracker
+from sparse_sam.tracking.model_registry import champion, register_export
+from sparse_sam.training.checkpoint import Checkpoint, save_checkpoint
 from tests.shipping import trained, write_data
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +207,7 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     versions = client.search_model_versions("name = 'sparse-sam'")
     assert sorted(version.version for version in versions) == [1, 2]
     tags = client.get_model_version("sparse-sam", "1").tags
-    assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
+    assert (tags["arm"], tags["seed"], tags["sparse_sam.evaluation.gate"]) == ("sam", "0", "passed")
 
 
 def test_the_command_that_serves_it_shows_no_secret(
@@ -230,12 +230,16 @@ def test_an_export_that_changed_is_not_registered(registered: Clone, tmp_path: P
     shutil.copytree("exports/sam-seed-0", tmp_path / "export")
     file = tmp_path / "export" / "model.onnx"
     file.write_bytes(file.read_bytes()[:-1])
-    from sparse_sam.gate import check
+    from sparse_sam.evaluation.gate import check_gate
 
     with pytest.raises(ExportError, match=r"model\.onnx has changed since it was verified"):
-        register(Tracker(clone.path), tmp_path / "export", pixels_of(clone.data)[:2], check()[0])
+        register_export(
+            Tracker(clone.path), tmp_path / "export", pixels_of(clone.data)[:2], check_gate()[0]
+        )
     with pytest.raises(ExportError, match="the gate compared no metric"):
-        register(Tracker(clone.path), Path("exports/sam-seed-0"), pixels_of(clone.data)[:2], [])
+        register_export(
+            Tracker(clone.path), Path("exports/sam-seed-0"), pixels_of(clone.data)[:2], []
+        )
 
 
 def test_the_champion_loads_without_pickle(

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.experiment import Trained
-from sparse_sam.masks import Masks
-from sparse_sam.origin import Origin
-from sparse_sam.results import layer_counts, mean_history, sparsity_metrics, training_metrics
-from sparse_sam.training import Epoch
+from sparse_sam.pruning.masks import Masks
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.experiment import Trained
+from sparse_sam.training.loop import Epoch
+from sparse_sam.training.metrics import (
+    layer_counts,
+    mean_history,
+    sparsity_metrics,
+    training_metrics,
+)
+from sparse_sam.training.origin import Origin
 
 ORIGIN = Origin("mlpnet", (1, 2, 2), 3, 0.1, 0.2, "f", "sam", 0)
 FIRST = {"a": torch.tensor([True, False, False, False]), "b": torch.tensor([[True, True]])}

@@ -15,19 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam import tensorfile
-from sparse_sam.config import VARIANT_SETTINGS, TrainingParams
-from sparse_sam.dataset import Split, TrainingData
-from sparse_sam.epochs import steps_per_epoch
-from sparse_sam.masks import attach, plain_state
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.parts import DataInfo
-from sparse_sam.pruning import magnitude_masks
-from sparse_sam.resume import ResumePoint, resume_key
-from sparse_sam.seeding import seeded
-from sparse_sam.training import Epoch, train
-from sparse_sam.worker import on_threads
+from sparse_sam.data.dataset import DataInfo
+from sparse_sam.data.seeding import seeded
+from sparse_sam.data.splits import Split, TrainingData
+from sparse_sam.files import tensorfile
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach, plain_state
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training.epoch import steps_per_epoch
+from sparse_sam.training.loop import Epoch, train
+from sparse_sam.training.optimizers import make_sam, make_sgd
+from sparse_sam.training.params import TrainingParams
+from sparse_sam.training.resume import ResumePoint, resume_key
+from sparse_sam.training.worker import on_threads
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -92,7 +93,7 @@ def test_a_key_depends_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     others += [resume_key({"lr": 0.1}, "sam", 4), resume_key({"lr": 0.1}, "sam", 3, "hash")]
     monkeypatch.setattr(torch, "__version__", "0")
     others.append(resume_key({"lr": 0.1}, "sam", 3))
-    monkeypatch.setattr("sparse_sam.resume._code_hash", lambda: "other code")
+    monkeypatch.setattr("sparse_sam.training.resume._code_hash", lambda: "other code")
     others.append(resume_key({"lr": 0.1}, "sam", 3))
     assert len({key, *others}) == 7
 
@@ -121,7 +122,7 @@ def test_a_sealed_file_that_holds_no_tree_is_no_point(tree: Any, tmp_path: Path)
     point.save({"a": torch.zeros(2)})
     assert point.load() is not None
     header = {"tree": tree} if tree else {}
-    tensorfile.save(point.path, {}, kind="resume point", version=2, header=header)
+    tensorfile.save_tensors(point.path, {}, kind="resume point", version=2, header=header)
     assert point.load() is None
 
 

@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_sam import experiment
-from sparse_sam.batchnorm import reestimate_batchnorm
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
-from sparse_sam.config_prune import PruneParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.experiment import finetune, prune, train_dense
-from sparse_sam.masks import masks_of, plain_state
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import make_schedule, make_sgd
-from sparse_sam.pruning import ScheduledPruning, magnitude_masks
-from sparse_sam.seeding import seeded
+from sparse_sam.data.seeding import seeded
+from sparse_sam.data.splits import TrainingData
+from sparse_sam.networks.batchnorm import reestimate_batchnorm
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import masks_of, plain_state
+from sparse_sam.pruning.params import PruneParams
+from sparse_sam.training import experiment
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.experiment import finetune, prune, train_dense
+from sparse_sam.training.optimizers import make_schedule, make_sgd
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]

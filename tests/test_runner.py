@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = """
 import os, shutil, signal, sys
 from pathlib import Path
-import sparse_sam.files
+import sparse_sam.files.atomic
 from stages import layout, runner
 
 moment, number, times = sys.argv.pop(), *map(int, os.environ["SIGNAL"].split())
@@ -43,7 +43,7 @@ def work(stage):
     stage.afterwards.append(struck(resume.unlink) if moment == "tidying" else resume.unlink)
 
 if moment == "hashes":
-    sparse_sam.files.dvc_hash = struck(sparse_sam.files.dvc_hash)
+    sparse_sam.files.atomic.dvc_hash = struck(sparse_sam.files.atomic.dvc_hash)
 if moment == "journal":
     shutil.copyfile = struck(shutil.copyfile)
 if moment == "last lines":

@@ -9,21 +9,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparse_sam import experiment
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.config import VARIANT_SETTINGS, DenseParams, FinetuneParams, TrainingParams
-from sparse_sam.dataset import TrainingData
+from sparse_sam.data.seeding import seeded
+from sparse_sam.data.splits import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
-from sparse_sam.experiment import Trained, finetune, prune, train_dense
-from sparse_sam.masks import Masks, attach, held, load_plain, masks_of, plain_state, tighten
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import forget_everything, forget_pruned, make_sam, make_sgd
-from sparse_sam.pruning import Pruner, ScheduledPruning, pruned_count
+from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.masks import (
+    Masks,
+    attach,
+    attached_masks,
+    load_plain,
+    masks_of,
+    plain_state,
+    tighten,
+)
+from sparse_sam.pruning.pruner import Pruner
+from sparse_sam.pruning.ranking import pruned_count
 from sparse_sam.pruning.schedules import make_schedule
-from sparse_sam.resume import ResumePoint
-from sparse_sam.seeding import seeded
-from sparse_sam.training import Epoch
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training import experiment
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.experiment import Trained, finetune, prune, train_dense
+from sparse_sam.training.loop import Epoch
+from sparse_sam.training.optimizers import forget_everything, forget_pruned, make_sam, make_sgd
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -302,11 +313,11 @@ def test_masks_only_shrink() -> None:
         tighten(model, Masks({"1.weight": torch.eye(2).bool()}))
     with pytest.raises(MaskError, match="has shape"):
         tighten(model, Masks({"0.weight": torch.eye(3).bool()}))
-    mask, weight = held(model)[0].mask, held(model)[0].original
+    mask, weight = attached_masks(model)[0].mask, attached_masks(model)[0].original
     tighten(model, Masks({"0.weight": torch.tensor([[True, False], [False, False]])}))
     # In place: what an optimizer and SAM hold is still the model's.
-    assert held(model)[0].mask is mask
-    assert held(model)[0].original is weight
+    assert attached_masks(model)[0].mask is mask
+    assert attached_masks(model)[0].original is weight
     assert mask.tolist() == [[1, 0], [0, 0]]
     assert weight.detach().count_nonzero() == 1
     assert torch.equal(model[0].weight, weight)
@@ -319,7 +330,7 @@ def test_weights_that_became_nan_are_no_fault_of_the_masks(make_recipe: Recipe) 
     optimizer = make_sgd(model, make_recipe())
     scheduled = ScheduledPruning(Pruner(), schedule, Evidence(), model, optimizer, steps=2)
     with torch.no_grad():
-        held(model)[0].original[1, 2] = torch.nan
+        attached_masks(model)[0].original[1, 2] = torch.nan
     with pytest.raises(DivergenceError, match=r"weight cannot be pruned by magnitude: .* Lower lr"):
         scheduled.before_step(1)
 
@@ -351,7 +362,7 @@ def test_what_is_remembered_of_pruned_weights_does_not_move_them(
     forget_pruned(optimizer, model)
     for _ in range(6):
         optimizer.step(closure)
-        assert not held(model)[0].original[~kept].any()
+        assert not attached_masks(model)[0].original[~kept].any()
     forget_everything(optimizer)
     assert not optimizer.state
     optimizer.step(closure)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam.seeding import batch_order, derive_seed, seeded
+from sparse_sam.data.seeding import batch_order, derive_seed, seeded
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sparse_sam import sender
-from sparse_sam.journal import Journal
-from sparse_sam.pipelines import is_sent, place
-from sparse_sam.sender import Request, serve, settle
-from sparse_sam.tracking import Tracker
+from sparse_sam.tracking import sender
+from sparse_sam.tracking.journal import Journal
+from sparse_sam.tracking.mlflow_store import Tracker
+from sparse_sam.tracking.pipelines import is_sent, place
+from sparse_sam.tracking.sender import Request, serve, settle
 
 PATIENCE = 60.0
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import sparse_sam
-from sparse_sam.arms import ARMS
-from sparse_sam.show import render
-from sparse_sam.statistics import summarize
-from sparse_sam.summary import summarize_experiment
+from sparse_sam.evaluation.statistics import summarize
+from sparse_sam.evaluation.summary import summarize_experiment
+from sparse_sam.evaluation.table import comparison_table
+from sparse_sam.training.arms import ARMS
 
 THREE = {
     "dense": [0.96, 0.97, 0.98],
@@ -46,7 +46,7 @@ def summary(accuracy: dict[str, list[float]], sam_evaluations: int = 300) -> dic
 
 def tables(content: dict[str, Any]) -> str:
     """What is printed above the verdicts, which have tests of their own."""
-    text, _, verdicts = render(content).rpartition("\n\n")
+    text, _, verdicts = comparison_table(content).rpartition("\n\n")
     assert verdicts.splitlines() == [one["verdict"] for one in content["comparisons"].values()]
     return text
 
@@ -105,7 +105,7 @@ def test_what_is_read_back_from_the_file_is_shown_alike() -> None:
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
     library = str(Path(sparse_sam.__file__).parent.parent)
     return subprocess.run(
-        [sys.executable, "-m", "sparse_sam.show"],
+        [sys.executable, "-m", "sparse_sam.evaluation.table"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": library, "PYTHONUTF8": "1"},
         capture_output=True,
@@ -138,8 +138,8 @@ def test_the_command_says_what_to_do_without_a_summary(tmp_path: Path, content: 
 
 
 def test_compute_is_called_equal_only_where_it_is() -> None:
-    assert "equal compute" in render(summary(THREE))
-    cheaper = render(summary(THREE, sam_evaluations=200))
+    assert "equal compute" in comparison_table(summary(THREE))
+    cheaper = comparison_table(summary(THREE, sam_evaluations=200))
     assert "equal compute" not in cheaper
     assert "SAM - SGD at 2x epochs" in cheaper
     assert "SGD, 2x epochs" in cheaper

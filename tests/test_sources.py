@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparse_sam import idx, vision
-from sparse_sam.config import DataParams, SourceName
+from sparse_sam.data import downloads as vision
+from sparse_sam.data import idx
+from sparse_sam.data.idx import NAMES
+from sparse_sam.data.params import DataParams, SourceName
+from sparse_sam.data.sources import SOURCES, RawData, cache_folder, load_raw
 from sparse_sam.errors import DataError
-from sparse_sam.files import file_hash
-from sparse_sam.idx import NAMES
-from sparse_sam.sources import SOURCES, RawData, cache_folder, load_raw
+from sparse_sam.files.atomic import file_hash
 
 MakeParams = Callable[..., DataParams]
 

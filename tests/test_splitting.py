@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam.config import DataParams
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import RawData
+from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import DataError
-from sparse_sam.sources import RawData
-from sparse_sam.splitting import build_dataset
 
 MakeParams = Callable[..., DataParams]
 FRACTIONS = st.one_of(st.just(1.0), st.floats(0.05, 1.0))

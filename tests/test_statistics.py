@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparse_sam.statistics import (
+from sparse_sam.evaluation.statistics import (
     adjust,
     compare_paired,
     compare_predictions,
@@ -192,8 +192,8 @@ def simulate(true_difference: float, margin: float = MARGIN) -> list[dict[str, A
     draws = rng.normal(true_difference, SPREAD, (TRIALS, SEEDS))
     # The resampling tests have tests of their own, and cost a minute here.
     with (
-        patch("sparse_sam.statistics._bootstrap", lambda _: None),
-        patch("sparse_sam.statistics._permutation", lambda _: None),
+        patch("sparse_sam.evaluation.statistics._bootstrap", lambda _: None),
+        patch("sparse_sam.evaluation.statistics._permutation", lambda _: None),
     ):
         return [compare_paired(draw, np.zeros(SEEDS), margin) for draw in draws]
 

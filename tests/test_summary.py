@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sam.arms import ARMS
-from sparse_sam.statistics import compare_paired, summarize
-from sparse_sam.summary import headline, summarize_experiment
+from sparse_sam.evaluation.statistics import compare_paired, summarize
+from sparse_sam.evaluation.summary import headline, summarize_experiment
+from sparse_sam.training.arms import ARMS
 
 ACCURACY = {
     "dense": [0.96, 0.97],

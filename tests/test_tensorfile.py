@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparse_sam import tensorfile
-from sparse_sam.sealing import save_arrays
-from sparse_sam.tensorfile import TensorFileError
+from sparse_sam.files import tensorfile
+from sparse_sam.files.sealing import save_arrays
+from sparse_sam.files.tensorfile import TensorFileError
 
 CURE = "Run `dvc repro download`."
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
@@ -31,12 +31,14 @@ def example() -> dict[str, Tensor]:
 
 def save(path: Path, tensors: dict[str, Tensor] | None = None, **header: Any) -> Path:
     content = example() if tensors is None else tensors
-    tensorfile.save(path, content, kind="dataset", version=2, header=header)
+    tensorfile.save_tensors(path, content, kind="dataset", version=2, header=header)
     return path
 
 
 def load(path: Path, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return tensorfile.load(path, **{"kind": "dataset", "version": 2, "cure": CURE, **changes})
+    return tensorfile.load_tensors(
+        path, **{"kind": "dataset", "version": 2, "cure": CURE, **changes}
+    )
 
 
 def assert_refused(path: Path, reason: str, **changes: Any) -> None:
@@ -226,7 +228,9 @@ def test_saving_takes_no_reference(tmp_path: Path) -> None:
 def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
     shared = torch.arange(6.0)
     same: dict[str, Any] = {"kind": "test", "version": 1}
-    tensorfile.save(tmp_path / "f", {"a": shared, "b": shared, "c": shared[2:]}, header={}, **same)
-    found, _ = tensorfile.load(tmp_path / "f", cure="", **same)
+    tensorfile.save_tensors(
+        tmp_path / "f", {"a": shared, "b": shared, "c": shared[2:]}, header={}, **same
+    )
+    found, _ = tensorfile.load_tensors(tmp_path / "f", cure="", **same)
     assert found["a"].tolist() == found["b"].tolist() == shared.tolist()
     assert found["c"].tolist() == [2.0, 3.0, 4.0, 5.0]

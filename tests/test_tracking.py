@@ -11,10 +11,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from sparse_sam.errors import TrackingError
-from sparse_sam.journal import PIPELINE, Journal
-from sparse_sam.pipelines import BEFORE, place
-from sparse_sam.publish import publish
-from sparse_sam.tracking import Replay, Tracker, tracking_uri
+from sparse_sam.tracking.journal import PIPELINE, Journal
+from sparse_sam.tracking.mlflow_store import Replay, Tracker, tracking_uri
+from sparse_sam.tracking.pipelines import BEFORE, place
+from sparse_sam.tracking.publish import publish
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -189,7 +189,7 @@ def test_a_store_that_is_not_there_is_said_in_one_line(
 def test_several_processes_may_make_the_store_at_once(clone: Path) -> None:
     (clone / "mlflow.db").unlink()
     code = (
-        "import sys; from pathlib import Path; from sparse_sam.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from sparse_sam.tracking.mlflow_store import Tracker\n"
         "print(Tracker(Path(sys.argv[1])).experiment({}))"
     )
     processes: list[Any] = [

@@ -15,18 +15,18 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.augmentation import random_shifts, shift
-from sparse_sam.batchnorm import reestimate_batchnorm
-from sparse_sam.config import TrainingParams
-from sparse_sam.dataset import Split, TrainingData
-from sparse_sam.epochs import Batches, split_order
+from sparse_sam.data.augmentation import random_shifts, shift
+from sparse_sam.data.seeding import batch_order
+from sparse_sam.data.splits import Split, TrainingData
 from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
-from sparse_sam.flatness import sharpness
-from sparse_sam.masks import Masks, attach, plain_state
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.seeding import batch_order
-from sparse_sam.training import Epoch, evaluate, train
+from sparse_sam.evaluation.flatness.sharpness import sharpness
+from sparse_sam.networks.batchnorm import reestimate_batchnorm
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.masks import Masks, attach, plain_state
+from sparse_sam.training.epoch import Batches, split_order
+from sparse_sam.training.loop import Epoch, evaluate, train
+from sparse_sam.training.optimizers import make_sam, make_sgd
+from sparse_sam.training.params import TrainingParams
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sparse_sam import sealing, tensorfile
-from sparse_sam.channels import narrow
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sparse_sam.compression import folded
+from sparse_sam.data.dataset import DataInfo
 from sparse_sam.errors import CheckpointError, SparseSamError
-from sparse_sam.export import load_dense, load_sparse, save_dense, save_sparse
-from sparse_sam.masks import Masks, attach
-from sparse_sam.models import MODELS, build_model
-from sparse_sam.origin import Origin
-from sparse_sam.parts import DataInfo
-from sparse_sam.tensorfile import TensorFileError
+from sparse_sam.export.channels import narrow
+from sparse_sam.export.compression import folded
+from sparse_sam.export.network_files import load_dense, load_sparse, save_dense, save_sparse
+from sparse_sam.files import sealing, tensorfile
+from sparse_sam.files.tensorfile import TensorFileError
+from sparse_sam.networks.build import NETWORKS, build_model
+from sparse_sam.pruning.masks import Masks, attach
+from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.training.origin import Origin
 from stages.training import load_arm
 
 ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
@@ -259,7 +259,7 @@ def test_whatever_a_sealed_header_says_it_is_loaded_or_refused(
     modules = set(sys.modules)
     said = ""
     try:
-        assert load(kind, path).model in MODELS
+        assert load(kind, path).model in NETWORKS
     except (CheckpointError, TensorFileError) as error:
         said = str(error)
     assert not said or str(path) in said or "do not fit the model" in said
@@ -290,7 +290,7 @@ def test_whatever_a_sealed_tensor_is_it_is_loaded_or_refused(
         given = {**content, name: act(content[name])}
         tensors = {name: one for name, one in given.items() if one is not None}
         own = {"kind": header["kind"], "version": header["version"]}
-        tensorfile.save(path, tensors, **own, header={"origin": header["origin"]})
+        tensorfile.save_tensors(path, tensors, **own, header={"origin": header["origin"]})
         try:
             load(kind, path)
         except (CheckpointError, TensorFileError):
@@ -305,7 +305,7 @@ def test_no_tensor_of_a_loaded_network_is_made_up(kind: str, tmp_path: Path) -> 
     del content["3.num_batches_tracked"]
     own = {"kind": "dense network", "version": 1}
     header = {"origin": header_of(path)["header"]["origin"]}
-    tensorfile.save(path, content, **own, header=header)
+    tensorfile.save_tensors(path, content, **own, header=header)
     with pytest.raises(CheckpointError, match=r"lacking or unknown are 3\.num_batches_tracked"):
         load_dense(path)
 
@@ -339,7 +339,7 @@ import resource, sys, time
 from pathlib import Path
 from sparse_sam.errors import SparseSamError
 from tests.test_trust import load
-import sparse_sam.channels, torch
+import sparse_sam.export.channels, torch
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -365,7 +365,7 @@ print("seconds", time.perf_counter() - began)
 def test_a_header_does_not_make_loading_take_memory(kind: str, tmp_path: Path) -> None:
     """In a process of its own, which may take a tenth of what the headers ask for."""
     given = []
-    for model in MODELS:
+    for model in NETWORKS:
         (folder := tmp_path / model).mkdir()
         origin = replace(ORIGIN, model=model, image_shape=(1, 28, 28))
         sound = write(folder, origin)[kind]
@@ -411,12 +411,12 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
     del content[f"bits/{name}"]
     path = tmp_path / "file"
     header = {"origin": sealed["origin"]}
-    tensorfile.save(path, content | huge, kind="packed network", version=1, header=header)
+    tensorfile.save_tensors(path, content | huge, kind="packed network", version=1, header=header)
     with pytest.raises(CheckpointError, match=r"it is of 1\.1e\+12 weights"):
         load_sparse(path)
     for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
         content[f"shape/{name}"] = shape
-        tensorfile.save(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
+        tensorfile.save_tensors(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
                         version=1, header=header)  # fmt: skip
         with pytest.raises(SparseSamError, match=r"are damaged|it is of"):
             load_sparse(path)

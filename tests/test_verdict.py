@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sparse_sam.statistics import compare_paired
-from sparse_sam.verdict import verdict
+from sparse_sam.evaluation.statistics import compare_paired
+from sparse_sam.evaluation.verdict import verdict
 
 MARGIN = 0.005
 SUMMARY = Path(__file__).resolve().parent.parent / "metrics" / "summary.json"

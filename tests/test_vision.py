@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sam import vision
-from sparse_sam.config import DataParams
+from sparse_sam.data import downloads as vision
+from sparse_sam.data.idx import NAMES, read_folder
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.sources import load_raw
 from sparse_sam.errors import DataError
-from sparse_sam.files import file_hash
-from sparse_sam.idx import NAMES, read_folder
-from sparse_sam.sources import load_raw
+from sparse_sam.files.atomic import file_hash
 
 # Seconds that a user waits for a server are too long for a test.
 fetch = partial(vision.fetch, timeout=0.2, pause=0.01)

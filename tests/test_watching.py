@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.batched import initial
-from sparse_sam.config import VARIANT_SETTINGS, FinetuneParams, TrainingParams
-from sparse_sam.dataset import TrainingData
+from sparse_sam.data.splits import TrainingData
 from sparse_sam.errors import DivergenceError, FrozenWeightError
-from sparse_sam.experiment import finetune, prune
-from sparse_sam.masks import Masks, attach, held, plain_state
-from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.resume import ResumePoint
-from sparse_sam.training import Epoch, train
+from sparse_sam.pruning.masks import Masks, attach, attached_masks, plain_state
+from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.training.experiment import finetune, initial_checkpoint, prune
+from sparse_sam.training.loop import Epoch, train
+from sparse_sam.training.optimizers import make_sam, make_sgd
+from sparse_sam.training.params import FinetuneParams, TrainingParams
+from sparse_sam.training.resume import ResumePoint
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
@@ -315,9 +315,9 @@ def test_a_tensor_that_masks_cut_off_is_no_fault(
     after = plain_state(model)
     assert torch.equal(after["1.weight"], before["1.weight"])
     assert not torch.equal(after["3.weight"], before["3.weight"])
-    assert torch.equal(held(model)[0].mask, held(twin)[0].mask)
+    assert torch.equal(attached_masks(model)[0].mask, attached_masks(twin)[0].mask)
     # But a hook that takes the same gradient away is one.
-    held(twin)[0].original.register_hook(torch.zeros_like)
+    attached_masks(twin)[0].original.register_hook(torch.zeros_like)
     with pytest.raises(FrozenWeightError, match=r"1\.weight: its gradient was exactly 0"):
         run(twin, make_data(), recipe, kind)
     assert not plain_state(twin)["1.weight"][~first].count_nonzero()
@@ -350,7 +350,7 @@ def test_a_schedule_that_rewinds_is_no_fault(
     data, recipe = make_data(images), make_recipe(epochs=1)
     rounds = {"name": "iterative", "rounds": images // 8, "rewind": "dense"}
     pruning = prune_params(sparsity=0.6, schedule=rounds)
-    start = prune(initial(data, tiny_net, 0), pruning)
+    start = prune(initial_checkpoint(data, tiny_net, 0), pruning)
     for arm in ("sgd", "sam"):
         params = FinetuneParams(training=recipe, sam=sam_params())
         trained = finetune(start, data, params, arm, lambda _: None, pruning=pruning)

@@ -15,14 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from sparse_sam.arms import ARMS, DENSE, PRUNED, SAM, SGD, SGD_2X
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compute import select_device
 from sparse_sam.config import Params, load_params
-from sparse_sam.dataset import TestData, TrainingData
-from sparse_sam.experiment import finetune, prune, train_dense
-from sparse_sam.reading import read_data
-from sparse_sam.training import evaluate
+from sparse_sam.data import TestData, TrainingData, read_data
+from sparse_sam.training import (
+    ARMS,
+    DENSE,
+    PRUNED,
+    SAM,
+    SGD,
+    SGD_2X,
+    Checkpoint,
+    evaluate,
+    finetune,
+    prune,
+    select_device,
+    train_dense,
+)
 
 
 def silent(_: object) -> None:
@@ -40,18 +48,19 @@ def train(params: Params, data: TrainingData, seed: int) -> dict[str, Checkpoint
 
 def measure(found: Mapping[str, Checkpoint], data: TrainingData, *, thorough: bool) -> None:
     """Flatness of every arm, as the stage measures it: thoroughly for the first seed."""
-    from sparse_sam.flatness.measure import Settings
-    from sparse_sam.flatness.measure import measure as flatness
+    from sparse_sam.evaluation import FlatnessSettings
+    from sparse_sam.evaluation import measure_flatness as flatness
 
     for arm, checkpoint in found.items():
         surface = arm in {SGD, SAM}
-        flatness(checkpoint.build(), data.train, Settings(), thorough=thorough, surface=surface)
+        flatness(
+            checkpoint.build(), data.train, FlatnessSettings(), thorough=thorough, surface=surface
+        )
 
 
 def compare(seeds: Sequence[int], tested: Mapping[str, list[Any]], test: TestData) -> None:
     """The statistics of the summary."""
-    from sparse_sam.statistics import summarize
-    from sparse_sam.summary import summarize_experiment
+    from sparse_sam.evaluation import summarize, summarize_experiment
 
     summarize_experiment(
         dataset="",

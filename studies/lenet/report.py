@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sparse_sam.evaluation import compare_paired
 from sparse_sam.files import write_text
-from sparse_sam.statistics import compare_paired
 from studies.lenet.run import results
 
 HERE = Path(__file__).parent

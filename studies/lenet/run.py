@@ -18,18 +18,28 @@ from typing import Any
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from sparse_sam.arms import DENSE, SAM, SGD_2X
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from sparse_sam.compute import select_device
-from sparse_sam.config import DataParams, DenseParams, FinetuneParams, SAMParams, TrainingParams
-from sparse_sam.config_prune import PruneParams
-from sparse_sam.dataset import Split, TestData, TrainingData
+from sparse_sam.data import DataParams, Split, TestData, TrainingData, read_data
 from sparse_sam.errors import SparseSamError
-from sparse_sam.experiment import finetune, prune, train_dense
 from sparse_sam.files import read_json, write_json
-from sparse_sam.parallel import run_jobs
-from sparse_sam.reading import read_data
-from sparse_sam.training import evaluate
+from sparse_sam.pruning import PruneParams
+from sparse_sam.sam import SAMParams
+from sparse_sam.training import (
+    DENSE,
+    SAM,
+    SGD_2X,
+    Checkpoint,
+    DenseParams,
+    FinetuneParams,
+    TrainingParams,
+    evaluate,
+    finetune,
+    load_checkpoint,
+    prune,
+    run_jobs,
+    save_checkpoint,
+    select_device,
+    train_dense,
+)
 
 HERE = Path(__file__).parent
 ARMS = (SGD_2X, SAM)

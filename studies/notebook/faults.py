@@ -10,17 +10,23 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.arms import PRUNED, SAM
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.config import FinetuneParams, TrainingParams
-from sparse_sam.dataset import TrainingData
-from sparse_sam.experiment import arm_recipe, finetune
-from sparse_sam.masks import attach
-from sparse_sam.models import build_model
-from sparse_sam.optimizers import make_sam, make_sgd
-from sparse_sam.pruning import magnitude_masks
-from sparse_sam.seeding import batch_order
-from sparse_sam.training import Epoch, evaluate, train
+from sparse_sam.data import TrainingData, batch_order
+from sparse_sam.networks import build_model
+from sparse_sam.pruning import attach, magnitude_masks
+from sparse_sam.training import (
+    PRUNED,
+    SAM,
+    Checkpoint,
+    Epoch,
+    FinetuneParams,
+    TrainingParams,
+    arm_recipe,
+    evaluate,
+    finetune,
+    make_sam,
+    make_sgd,
+    train,
+)
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,25 @@ from typing import Any
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from sparse_sam.arms import PRUNED, SAM, SGD, SGD_2X
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compute import select_device
-from sparse_sam.config import DataParams, DenseParams, FinetuneParams, SAMParams, TrainingParams
-from sparse_sam.dataset import TestData, TrainingData
+from sparse_sam.data import DataParams, TestData, TrainingData, read_data
 from sparse_sam.errors import SparseSamError
-from sparse_sam.experiment import train_dense
 from sparse_sam.files import write_json
-from sparse_sam.masks import plain_state
-from sparse_sam.parallel import run_jobs
-from sparse_sam.pruning import prunable_parameters
-from sparse_sam.reading import read_data
-from sparse_sam.training import evaluate
+from sparse_sam.pruning import plain_state, prunable_parameters
+from sparse_sam.sam import SAMParams
+from sparse_sam.training import (
+    PRUNED,
+    SAM,
+    SGD,
+    SGD_2X,
+    Checkpoint,
+    DenseParams,
+    FinetuneParams,
+    TrainingParams,
+    evaluate,
+    run_jobs,
+    select_device,
+    train_dense,
+)
 from studies.notebook.faults import VARIANTS, Faults, Finetuned, finetune_with, prune
 
 HERE = Path(__file__).parent

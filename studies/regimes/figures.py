@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from sparse_sam.statistics import compare_paired, summarize
+from sparse_sam.evaluation import compare_paired, summarize
 from studies.regimes.study import NAMES, TITLES, Study, by_rho
 
 COLOURS = {

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sparse_sam.evaluation import ALPHA, smallest_permutation_p
 from sparse_sam.files import write_text
-from sparse_sam.statistics import ALPHA, smallest_permutation_p
 from studies.regimes import figures
 from studies.regimes.study import (
     COMPARED,

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_sam.statistics import ALPHA, adjust, compare_paired
-from sparse_sam.sweep.declaration import Sweep, load_sweep
+from sparse_sam.evaluation import ALPHA, adjust, compare_paired
+from sparse_sam.sweep import Sweep, load_sweep
 
 HERE = Path(__file__).parent
 NAMES = {

@@ -14,8 +14,8 @@ from itertools import compress
 
 import pytest
 
-from sparse_sam.journal import read_events
-from sparse_sam.pipelines import BEFORE
+from sparse_sam.tracking.journal import read_events
+from sparse_sam.tracking.pipelines import BEFORE
 from tests.pipeline.conftest import LATER, Clone
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]

@@ -102,7 +102,9 @@ def test_every_metric_arrives_once_though_the_server_went_away_twice(
         assert not clone.run("git", "status", "--porcelain", "models").stdout
         server = serve(tmp_path / "server", port)
         for _ in range(2):  # the second finds nothing to send
-            said = clone.run("python", "-m", "sparse_sam.publish", MLFLOW_TRACKING_URI=uri).stdout
+            said = clone.run(
+                "python", "-m", "sparse_sam.tracking.publish", MLFLOW_TRACKING_URI=uri
+            ).stdout
         assert "every run of this workspace is there" in said
         runs = Store(uri).runs()
         assert {run.info.status for run in runs} == {"FINISHED"}
@@ -143,7 +145,7 @@ def test_a_locked_store_costs_nothing(make_clone: Callable[..., Clone]) -> None:
     finally:
         holder.execute("ROLLBACK")
         holder.close()
-    clone.run("python", "-m", "sparse_sam.publish")
+    clone.run("python", "-m", "sparse_sam.tracking.publish")
     store = Store(f"sqlite:///{clone.path / 'mlflow.db'}")
     names = Counter(run.info.run_name for run in store.runs())
     assert names["train_dense"] == 1

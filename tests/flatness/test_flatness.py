@@ -16,25 +16,27 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.dataset import Split
-from sparse_sam.flatness import (
-    Settings,
+from sparse_sam.data.splits import Split
+from sparse_sam.evaluation.flatness.hessian import hessian_trace, top_eigenvalues
+from sparse_sam.evaluation.flatness.landscape import (
     filter_normalised_direction,
-    hessian_trace,
     loss_slice,
     loss_surface,
-    measure,
-    sharpness,
-    top_eigenvalues,
 )
-from sparse_sam.flatness.loss import masks, undisturbed, weights
-from sparse_sam.flatness.measure import as_metrics, some_images
-from sparse_sam.masks import attach
-from sparse_sam.models import build_model
-from sparse_sam.pruning import magnitude_masks
+from sparse_sam.evaluation.flatness.loss import masks, undisturbed, weights
+from sparse_sam.evaluation.flatness.measure import (
+    FlatnessSettings,
+    flatness_metrics,
+    measure_flatness,
+    some_images,
+)
+from sparse_sam.evaluation.flatness.sharpness import sharpness
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach
 from tests.networks import NAMES
 
-SMALL = Settings(images=12, surface_points=3, slice_points=3, probes=2)
+SMALL = FlatnessSettings(images=12, surface_points=3, slice_points=3, probes=2)
 
 
 def network(sparsity: float = 0.0, seed: int = 0) -> nn.Module:
@@ -223,7 +225,7 @@ def test_everything_comes_back_bit_for_bit(
 
     model.register_forward_pre_hook(count)
     with suppress(Interrupted):
-        measure(model, split, SMALL)
+        measure_flatness(model, split, SMALL)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert places == [weight.data_ptr() for weight in weights(model)]
     assert [module.training for module in model] == [
@@ -240,12 +242,12 @@ def test_measuring_repeats_and_leaves_the_generator_alone() -> None:
     model, split = network(0.5), some_split()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    first = measure(model, split, SMALL)
+    first = measure_flatness(model, split, SMALL)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert measure(model, split, SMALL) == first
+    assert measure_flatness(model, split, SMALL) == first
     assert len(first.surface) == 9
     assert first.slice[1] == (0.0, first.surface[4][2])
-    quick = measure(model, split, SMALL, thorough=False)
+    quick = measure_flatness(model, split, SMALL, thorough=False)
     assert quick.sharpness == first.sharpness[:2]
     assert (quick.trace, quick.surface, quick.top_eigenvalues) == (None, (), ())
 
@@ -260,9 +262,9 @@ def test_images_are_taken_class_by_class() -> None:
 
 
 def test_the_metrics_are_json_with_every_seed() -> None:
-    thorough = measure(network(), some_split(), SMALL)
-    quick = measure(network(seed=1), some_split(), SMALL, thorough=False)
-    found = as_metrics({"sgd": [thorough, quick]}, SMALL, 1.234)
+    thorough = measure_flatness(network(), some_split(), SMALL)
+    quick = measure_flatness(network(seed=1), some_split(), SMALL, thorough=False)
+    found = flatness_metrics({"sgd": [thorough, quick]}, SMALL, 1.234)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     rows = {(row["rho"], row["steps"]): row["values"] for row in found["arms"]["sgd"]["sharpness"]}
     assert rows[0.05, 1] == [thorough.sharpness[0].value, quick.sharpness[0].value]
@@ -285,7 +287,7 @@ def test_everything_is_measured_of_every_kind_of_network(name: str) -> None:
     model = build_model(f"tests.networks:{name}", (1, 5, 5), 3)
     attach(model, magnitude_masks(model, 0.5))
     split = Split(torch.randn(64, 1, 5, 5), torch.arange(64) % 3)
-    found = measure(model, split, Settings(slice_points=3, surface_points=3))
+    found = measure_flatness(model, split, FlatnessSettings(slice_points=3, surface_points=3))
     assert found.trace is not None
     # (Neither is 0 for a network that has just been made.)
     assert all(map(math.isfinite, [*found.top_eigenvalues, found.trace]))

@@ -101,7 +101,7 @@ class Clone:
 
     def hashes(self, pattern: str = "models/*/*.safetensors") -> dict[str, str]:
         """The MD5 of every checkpoint."""
-        from sparse_sam.files import file_hash
+        from sparse_sam.files.atomic import file_hash
 
         return {
             path.relative_to(self.path).as_posix(): file_hash(path)

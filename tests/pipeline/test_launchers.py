@@ -30,7 +30,7 @@ def test_all_six_launchers_fill_one_store(clone: Clone) -> None:
         statuses = {run.info.run_name: run.info.status for run in store.runs()}
         assert set(statuses.values()) == {"FINISHED"}, statuses
 
-    clone.run("python", "-m", "sparse_sam.publish")  # what `dvc repro` did
+    clone.run("python", "-m", "sparse_sam.tracking.publish")  # what `dvc repro` did
     seen(ALL)
     (pipeline,) = store.pipeline_runs()
     files = [file.path for file in store.client.list_artifacts(pipeline.info.run_id)]

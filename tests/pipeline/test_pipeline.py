@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sparse_sam.checkpoint import load_checkpoint
-from sparse_sam.models import build_model
-from sparse_sam.pruning import prunable_parameters, pruned_count
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.prunable import prunable_parameters
+from sparse_sam.pruning.ranking import pruned_count
+from sparse_sam.training.checkpoint import load_checkpoint
 from tests.pipeline.conftest import LATER, STAGES, Clone, Store
 
 pytestmark = pytest.mark.pipeline
@@ -92,13 +93,13 @@ def test_a_stage_works_without_dvc_and_without_mlflow(clone: Clone) -> None:
     assert "make publish" in done.stderr
     assert "Traceback" not in done.stderr
     clone.run("dvc", "checkout", "--force")
-    published = clone.run("python", "-m", "sparse_sam.publish").stdout
+    published = clone.run("python", "-m", "sparse_sam.tracking.publish").stdout
     assert "sent" in published
     pipelines = Store(f"sqlite:///{clone.path / 'mlflow.db'}").pipelines()
     assert ["download*", "prune", "train_dense*"] in pipelines
     assert sorted(STAGES) in pipelines
     runs = len(Store(f"sqlite:///{clone.path / 'mlflow.db'}").runs())
-    clone.run("python", "-m", "sparse_sam.publish")
+    clone.run("python", "-m", "sparse_sam.tracking.publish")
     assert len(Store(f"sqlite:///{clone.path / 'mlflow.db'}").runs()) == runs
 
 

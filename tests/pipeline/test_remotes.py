@@ -36,7 +36,7 @@ def test_a_folder_as_remote(clone: Clone, tmp_path: Path) -> None:
     second = Clone(tmp_path / "other")
     push_pull_and_look(clone, second)
     assert "Running stage" not in second.run("dvc", "repro").stdout
-    assert "entered 6 stages" in second.run("python", "-m", "sparse_sam.publish").stdout
+    assert "entered 6 stages" in second.run("python", "-m", "sparse_sam.tracking.publish").stdout
     store = Store(f"sqlite:///{second.path / 'mlflow.db'}")
     cached = ["download", "evaluate", "finetune_sam", "finetune_sgd", "prune", "train_dense"]
     assert store.pipelines() == [[f"{stage}*" for stage in cached]]

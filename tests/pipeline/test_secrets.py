@@ -120,7 +120,7 @@ def test_a_run_leaves_no_secret_behind(fresh: Clone, store: str) -> None:
     assert_clean(fresh, "")
     for fails, command in (
         (False, ("python", "-m", "stages.download")),
-        (not opens, ("python", "-m", "sparse_sam.publish")),
+        (not opens, ("python", "-m", "sparse_sam.tracking.publish")),
         (not opens, ("python", "-m", "stages.export", "--register", "--base", "HEAD")),
         (False, ("dvc", "repro", "--force", "--single-item", "prune")),
     ):
@@ -181,7 +181,7 @@ def test_a_parameter_with_a_secret_is_refused_before_anything_is_written(fresh: 
         ("python", "-m", "sparse_sam.config"),
         ("dvc", "repro", "download"),
         ("python", "-m", "stages.download"),
-        ("python", "-m", "sparse_sam.publish"),
+        ("python", "-m", "sparse_sam.tracking.publish"),
     ):
         done = fresh.run(*command, fails=True)
         assert "data.mirror holds a login" in done.stdout + done.stderr

@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sam.arms import ARMS
-from sparse_sam.cost import finetuning_cost
-from sparse_sam.report import Content, Provenance, html, markdown
-from sparse_sam.report.content import confusion, disagreements, read_provenance, read_rows
-from sparse_sam.statistics import summarize
-from sparse_sam.summary import summarize_experiment
+from sparse_sam.evaluation.cost import finetuning_cost
+from sparse_sam.evaluation.report.content import (
+    Content,
+    Provenance,
+    confusion,
+    disagreements,
+    read_provenance,
+    read_rows,
+)
+from sparse_sam.evaluation.report.render import render_html, render_markdown
+from sparse_sam.evaluation.statistics import summarize
+from sparse_sam.evaluation.summary import summarize_experiment
+from sparse_sam.training.arms import ARMS
 
 SEEDS, IMAGES = [0, 1, 2], 40
 EVIL = "<script>alert(\"x\")</script> | & 'quoted'"
@@ -134,7 +141,7 @@ def content() -> Content:
 
 @pytest.fixture(scope="module")
 def source(content: Content) -> str:
-    return html(content)
+    return render_html(content)
 
 
 class Page(HTMLParser):
@@ -162,7 +169,7 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
     text = " ".join(page.text.split())
     for compared in content.summary["comparisons"].values():
         assert compared["verdict"] in text
-        assert compared["verdict"] in markdown(content)
+        assert compared["verdict"] in render_markdown(content)
     for of in content.summary["arms"].values():
         assert f"{100 * of['accuracy']['mean']:.2f}" in text
     for said in ("800 kB dense and 420 kB packed (52%)", "6.00 million", "77", "7.5 seconds"):
@@ -177,11 +184,11 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
 
 def test_a_ticket_is_not_called_a_network_that_only_lost_weights(content: Content) -> None:
     ticket = replace(content, params={**content.params, "prune.schedule.rewind": "initial"})
-    for said in (markdown(content), Page(html(content)).text):
+    for said in (render_markdown(content), Page(render_html(content)).text):
         assert "Pruning 50.0% of the prunable weights before finetuning takes" in said
         assert "points from the pruned network" in said
         assert "initial" not in said.replace("prune.schedule.rewind", "")
-    for said in (markdown(ticket), Page(html(ticket)).text):
+    for said in (render_markdown(ticket), Page(render_html(ticket)).text):
         text = " ".join(said.split())
         assert (
             "Pruning 50.0% of the prunable weights, and putting the others back to their initial "
@@ -208,30 +215,30 @@ def test_it_is_one_file_and_asks_for_nothing(source: str) -> None:
 
 
 def test_equal_inputs_give_equal_bytes(content: Content, source: str) -> None:
-    assert html(copy.deepcopy(content)) == source
+    assert render_html(copy.deepcopy(content)) == source
 
 
 def test_markup_in_a_parameter_is_text(content: Content) -> None:
     summary = {**content.summary, "dataset": EVIL, "model": EVIL}
     params = {EVIL: EVIL, **content.params}
     evil = replace(content, summary=summary, params=params)
-    page = Page(html(evil))
+    page = Page(render_html(evil))
     assert "script" not in page.tags
     assert page.text.count('<script>alert("x")</script>') >= 4
-    assert "\\|" in markdown(evil).splitlines()[2]
+    assert "\\|" in render_markdown(evil).splitlines()[2]
 
 
 def test_what_is_missing_is_left_out(content: Content) -> None:
     bare = replace(
         content, compression=None, cost=None, flatness=None, slices=[], surfaces=[], provenance=[]
     )
-    page = Page(html(bare))
+    page = Page(render_html(bare))
     assert "flatter" not in page.text
     assert "kB" not in page.text
     assert page.tags.count("figure") == 6
-    assert "flatter" not in markdown(bare)
+    assert "flatter" not in render_markdown(bare)
     alike = dict.fromkeys(ARMS, content.predictions["sgd"])
-    assert Page(html(replace(bare, predictions=alike))).tags.count("figure") == 5
+    assert Page(render_html(replace(bare, predictions=alike))).tags.count("figure") == 5
 
 
 def test_one_seed_has_no_intervals(content: Content) -> None:
@@ -247,8 +254,8 @@ def test_one_seed_has_no_intervals(content: Content) -> None:
         summary={**summary, "seeds": [0]},
         predictions={arm: found[:1] for arm, found in content.predictions.items()},
     )
-    assert "one seed has none" in Page(html(one)).text
-    assert "None" not in markdown(one)
+    assert "one seed has none" in Page(render_html(one)).text
+    assert "None" not in render_markdown(one)
 
 
 def test_confusion_and_disagreement_by_hand(content: Content) -> None:

@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from sparse_sam.masks import attach
-from sparse_sam.pruning import magnitude_masks
-from sparse_sam.sam import build
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach
+from sparse_sam.sam.variants import build_sam
 
 STEPS = 5
 OPTIONS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9}
@@ -46,7 +46,7 @@ def train(
     """Weights after each step, and where each closure call found them."""
     rank, model = dist.get_rank(), model_for(name)
     parallel = DistributedDataParallel(model, gradient_as_bucket_view=views)
-    optimizer = build(variant, parallel, SGD, 0.5, settings=own, **options, **OPTIONS)
+    optimizer = build_sam(variant, parallel, SGD, 0.5, settings=own, **options, **OPTIONS)
     seen: list[list[Tensor]] = []
     after: list[Tensor] = []
     for inputs, labels in batches(STEPS):
@@ -70,7 +70,7 @@ def overflow() -> dict[str, Any]:
     """The first gradient of rank 0 overflows: both ranks must skip the step."""
     rank, model = dist.get_rank(), perceptron().double()
     parallel = DistributedDataParallel(model)
-    optimizer = build("sam", parallel, SGD, 0.5, nonfinite="skip", **OPTIONS)
+    optimizer = build_sam("sam", parallel, SGD, 0.5, nonfinite="skip", **OPTIONS)
     after: list[Tensor] = []
     for step, (inputs, labels) in enumerate(batches(3)):
         calls = 0

@@ -22,7 +22,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
-from sparse_sam.sam import SAM, build
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.variants import build_sam
 
 OPTIONS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 LOST = r"gradients of .* lie in \.grad .* would be lost"
@@ -77,7 +78,7 @@ def test_earlier_micro_batches_are_not_dropped_without_a_word(
     loop: Loop, variant: str, own: dict[str, Any]
 ) -> None:
     model, data = perceptron(), batches(4)
-    optimizer = build(variant, model, SGD, 0.3, settings=own, **OPTIONS)
+    optimizer = build_sam(variant, model, SGD, 0.3, settings=own, **OPTIONS)
     before = weights(model)
     with pytest.raises(RuntimeError, match=LOST) as refused:
         loop(model, optimizer, data, 2)
@@ -123,7 +124,7 @@ def test_loops_without_accumulation_train_as_ever(variant: str, own: dict[str, A
 
     def trained(loop: Callable[[nn.Module, SAM], None]) -> list[Tensor]:
         model = with_batchnorm()
-        loop(model, build(variant, model, SGD, 0.3, settings=own, **OPTIONS))
+        loop(model, build_sam(variant, model, SGD, 0.3, settings=own, **OPTIONS))
         return weights(model)
 
     def zeroing(model: nn.Module, optimizer: SAM) -> None:
@@ -154,7 +155,7 @@ def test_a_step_that_the_scaler_skips_leaves_nothing_in_the_way(
     variant: str, own: dict[str, Any]
 ) -> None:
     model, data = perceptron(), batches(4)
-    optimizer = build(variant, model, SGD, 0.3, settings=own, **OPTIONS)
+    optimizer = build_sam(variant, model, SGD, 0.3, settings=own, **OPTIONS)
     scaler = GradScaler("cpu", init_scale=8.0)
     before = weights(model)
     for number, (inputs, labels) in enumerate(data):
@@ -173,7 +174,7 @@ def test_a_step_that_the_scaler_skips_leaves_nothing_in_the_way(
 @pytest.mark.parametrize(("variant", "own"), VARIANT_CASES)
 def test_the_step_after_a_closure_that_failed_goes_on(variant: str, own: dict[str, Any]) -> None:
     model, (inputs, labels) = perceptron(), batches(1)[0]
-    optimizer = build(variant, model, SGD, 0.3, settings=own, **OPTIONS)
+    optimizer = build_sam(variant, model, SGD, 0.3, settings=own, **OPTIONS)
 
     def failing() -> Tensor:
         cross_entropy(model(inputs), labels).backward()

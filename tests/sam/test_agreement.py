@@ -20,8 +20,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 
-from sparse_sam import SAM
-from sparse_sam.sam import GSAM, LookSAM
+from sparse_sam.sam.gsam import GSAM
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.periodic import LookSAM
 
 STEPS = 50
 

@@ -13,7 +13,7 @@ from sam_cases import batches, closure_of, flat, gradient, perceptron, run, weig
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from sparse_sam.sam import build
+from sparse_sam.sam.variants import build_sam
 
 HERE = Path(__file__).parent
 
@@ -62,7 +62,7 @@ def test_a_synchronised_epsilon_is_that_of_one_process_on_the_joint_batch(
     ranks: list[Any], name: str, variant: str, own: dict[str, Any]
 ) -> None:
     model = model_for(name)
-    optimizer = build(variant, model, SGD, 0.5, settings=own, **OPTIONS)
+    optimizer = build_sam(variant, model, SGD, 0.5, settings=own, **OPTIONS)
     for step, (inputs, labels) in enumerate(batches(STEPS)):
         at: list[Tensor] = []
         closure = closure_of(model, optimizer, inputs.double(), labels)
@@ -121,6 +121,6 @@ def test_an_overflow_on_one_worker_makes_both_skip(ranks: list[Any]) -> None:
 
 def test_without_workers_nothing_is_synchronised() -> None:
     one, other = perceptron(), perceptron()
-    run(one, build("sam", one, SGD, 0.5, sync_perturbation=True, **OPTIONS), batches(3))
-    run(other, build("sam", other, SGD, 0.5, **OPTIONS), batches(3))
+    run(one, build_sam("sam", one, SGD, 0.5, sync_perturbation=True, **OPTIONS), batches(3))
+    run(other, build_sam("sam", other, SGD, 0.5, **OPTIONS), batches(3))
     assert flat(weights(one)).equal(flat(weights(other)))

@@ -9,7 +9,7 @@ import torch
 from sam_cases import batches, flat, weights, with_batchnorm
 from torch import nn
 
-from sparse_sam.sam import VARIANTS, variant_settings
+from sparse_sam.sam.variants import VARIANTS, variant_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sam.md").read_text(encoding="utf-8")
 EXAMPLES: dict[str, str] = dict(

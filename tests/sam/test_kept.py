@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import prune
 from torch.optim import SGD
 
-from sparse_sam import SAM
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import Masks, attach, check_pruned_weights_are_zero, masks_of
-from sparse_sam.pruning import magnitude_masks
-from sparse_sam.sam import build
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import Masks, attach, check_pruned_weights_are_zero, masks_of
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.variants import build_sam
 
 BATCH = batches(1)[0]
 
@@ -104,10 +104,10 @@ def test_masks_hold_whatever_the_optimizer_remembers(
     options: dict[str, Any] = {"lr": 0.1, "momentum": momentum, "weight_decay": decay}
     if given_masks:
         model, masks = zeroed(sparsity)
-        optimizer = build(variant, model, SGD, 0.1, settings=own, masks=masks, **options)
+        optimizer = build_sam(variant, model, SGD, 0.1, settings=own, masks=masks, **options)
     else:
         model = pruned(sparsity)
-        optimizer = build(variant, model, SGD, 0.1, settings=own, **options)
+        optimizer = build_sam(variant, model, SGD, 0.1, settings=own, **options)
     before = weights(model)
     run(model, optimizer, batches(7))
     if given_masks:
@@ -122,8 +122,10 @@ def test_masks_hold_whatever_the_optimizer_remembers(
 def test_given_masks_and_masks_in_the_graph_train_alike(variant: str, own: dict[str, Any]) -> None:
     one, (other, masks) = pruned(0.8), zeroed(0.8)
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
-    run(one, build(variant, one, SGD, 0.2, settings=own, **options), batches(8))
-    run(other, build(variant, other, SGD, 0.2, settings=own, masks=masks, **options), batches(8))
+    run(one, build_sam(variant, one, SGD, 0.2, settings=own, **options), batches(8))
+    run(
+        other, build_sam(variant, other, SGD, 0.2, settings=own, masks=masks, **options), batches(8)
+    )
     one(BATCH[0])
     torch.testing.assert_close(effective(one), effective(other), rtol=1e-5, atol=1e-6)
 
@@ -211,8 +213,8 @@ def test_the_share_of_the_norm_on_kept_weights_is_measured(
 def test_measuring_the_share_changes_no_step(variant: str, own: dict[str, Any]) -> None:
     one, other = pruned(0.8), pruned(0.8)
     options: dict[str, Any] = {"settings": own, "lr": 0.1, "momentum": 0.9}
-    run(one, build(variant, one, SGD, 0.2, **options), batches(4))
-    run(other, build(variant, other, SGD, 0.2, track_kept_share=True, **options), batches(4))
+    run(one, build_sam(variant, one, SGD, 0.2, **options), batches(4))
+    run(other, build_sam(variant, other, SGD, 0.2, track_kept_share=True, **options), batches(4))
     torch.testing.assert_close(flat(weights(one)), flat(weights(other)), rtol=1e-6, atol=1e-7)
 
 

@@ -26,9 +26,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW
 
-from sparse_sam import SAM
 from sparse_sam.errors import DivergenceError
-from sparse_sam.sam import build
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.variants import build_sam
 
 MOMENTUM: dict[str, Any] = {"lr": 0.05, "momentum": 0.9}
 
@@ -66,8 +66,8 @@ def test_a_scaler_changes_nothing_but_rounding(variant: str, own: dict[str, Any]
     plain, mixed = perceptron().double(), perceptron().double()
     data = [(inputs.double(), labels) for inputs, labels in batches(8)]
     options: dict[str, Any] = {"settings": own, "max_grad_norm": 0.2, **MOMENTUM}
-    run(plain, build(variant, plain, SGD, 0.2, **options), data)
-    optimizer = build(variant, mixed, SGD, 0.2, **options)
+    run(plain, build_sam(variant, plain, SGD, 0.2, **options), data)
+    optimizer = build_sam(variant, mixed, SGD, 0.2, **options)
     # The scale grows on the way, so that what is kept from step to step meets another scale.
     scaler = GradScaler("cpu", init_scale=8.0, growth_interval=2)
     for batch in data:
@@ -110,7 +110,7 @@ def test_an_overflow_in_either_pass_skips_the_step_and_tells_the_scaler(
 ) -> None:
     model = perceptron()
     options = MOMENTUM if base is SGD else {"lr": 1e-3}
-    optimizer = build(variant, model, base, 0.2, settings=own, **options)
+    optimizer = build_sam(variant, model, base, 0.2, settings=own, **options)
     scaler = GradScaler("cpu", init_scale=1024.0)
     for batch in batches(3):  # after three steps those with k = 3 ascend again
         optimizer.step(scaled_closure(model, scaler, *batch), scaler=scaler)
@@ -174,7 +174,7 @@ def test_a_step_that_is_not_finite_is_skipped_or_raised(
         model = with_batchnorm()
         model[2] = nn.Linear(16, 16)  # where ``poisoned`` puts the bad value
         options: dict[str, Any] = {"nonfinite": choice, "max_grad_norm": clip, **MOMENTUM}
-        optimizer = build(variant, model, SGD, 0.2, settings=own, **options)
+        optimizer = build_sam(variant, model, SGD, 0.2, settings=own, **options)
         run(model, optimizer, batches(3))
         before = weights(model)
         momenta = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
@@ -232,7 +232,7 @@ def test_autocast_around_the_whole_step_does_not_use_stale_casts(variant: str) -
     # Autocast keeps half-precision copies of the weights until its outermost block ends.
     inside, around = perceptron(), perceptron()
     data = batches(3)
-    one, two = (build(variant, m, SGD, 1.0, **MOMENTUM) for m in (inside, around))
+    one, two = (build_sam(variant, m, SGD, 1.0, **MOMENTUM) for m in (inside, around))
 
     def closure_with(model: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
         def closure() -> Tensor:
@@ -302,8 +302,8 @@ def test_micro_batches_give_the_step_of_the_whole_batch(
 ) -> None:
     whole, split = perceptron().double(), perceptron().double()
     data = [(inputs.double(), labels) for inputs, labels in batches(5)]
-    run(whole, build(variant, whole, SGD, 0.3, settings=own, **MOMENTUM), data)
-    optimizer = build(variant, split, SGD, 0.3, settings=own, **MOMENTUM)
+    run(whole, build_sam(variant, whole, SGD, 0.3, settings=own, **MOMENTUM), data)
+    optimizer = build_sam(variant, split, SGD, 0.3, settings=own, **MOMENTUM)
     for inputs, labels in data:
 
         def closure(inputs: Tensor = inputs, labels: Tensor = labels) -> Tensor:

@@ -27,8 +27,8 @@ from torch.optim import SGD, Adadelta, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparse_sam import SAM
-from sparse_sam.sam import VARIANTS, build
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.variants import VARIANTS, build_sam
 
 SGD_SETTINGS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 
@@ -101,7 +101,7 @@ def test_weights_come_back_bit_for_bit_and_in_place(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)
-    optimizer = build(variant, model, SGD, rho, settings=own, lr=0.0, momentum=0.9)
+    optimizer = build_sam(variant, model, SGD, rho, settings=own, lr=0.0, momentum=0.9)
     before, places = weights(model), [parameter.data_ptr() for parameter in model.parameters()]
     run(model, optimizer, data)
     assert same(weights(model), before)
@@ -115,7 +115,7 @@ def test_with_rho_zero_it_is_the_base_optimizer_bit_for_bit(
 ) -> None:
     ours, plain = with_batchnorm(), with_batchnorm()
     optimizer, other = (
-        build(variant, ours, base, 0.0, **base_settings),
+        build_sam(variant, ours, base, 0.0, **base_settings),
         base(plain.parameters(), **base_settings),
     )
     run(ours, optimizer, batches(20))
@@ -147,7 +147,7 @@ def test_resuming_after_any_step_equals_never_having_stopped(
     (variant, own), (kind, base_settings), data = case, base, batches(7)
 
     def make(model: nn.Module) -> SAM:
-        return build(variant, model, kind, 0.1, settings=own, **base_settings)
+        return build_sam(variant, model, kind, 0.1, settings=own, **base_settings)
 
     whole = with_batchnorm()
     run(whole, make(whole), data)
@@ -167,11 +167,11 @@ def test_resuming_after_any_step_equals_never_having_stopped(
 @pytest.mark.parametrize(("variant", "own"), VARIANT_CASES)
 def test_a_state_survives_the_disk(variant: str, own: dict[str, Any], tmp_path: Any) -> None:
     model = perceptron()
-    optimizer = build(variant, model, SGD, 0.1, settings=own, **SGD_SETTINGS)
+    optimizer = build_sam(variant, model, SGD, 0.1, settings=own, **SGD_SETTINGS)
     run(model, optimizer, batches(4))
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     twin = copy.deepcopy(model)
-    other = build(variant, twin, SGD, 0.7, settings=own, lr=1.0, momentum=0.1)
+    other = build_sam(variant, twin, SGD, 0.7, settings=own, lr=1.0, momentum=0.1)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     run(model, optimizer, batches(4))
     run(twin, other, batches(4))
@@ -212,7 +212,7 @@ def test_schedulers_act_on_the_base_optimizer_also_after_loading() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_batchnorm_learns_from_the_first_pass_only(variant: str) -> None:
     ours, plain = with_batchnorm(), with_batchnorm()
-    optimizer = build(variant, ours, SGD, 1.0, lr=0.0, momentum=0.9)
+    optimizer = build_sam(variant, ours, SGD, 1.0, lr=0.0, momentum=0.9)
     # With lr 0 the momentum is not 0, and momentum SAM has its only pass at w + ε.
     if variant == "momentum":
         run(ours, optimizer, batches(5)[:1])
@@ -252,7 +252,7 @@ def test_a_closure_need_not_zero_gradients() -> None:
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_closure_that_fails_leaves_everything_as_it_was(variant: str, call: int) -> None:
     model, data = with_batchnorm(), batches(3)
-    optimizer = build(variant, model, SGD, 0.5, lr=0.1, momentum=0.9)
+    optimizer = build_sam(variant, model, SGD, 0.5, lr=0.1, momentum=0.9)
     run(model, optimizer, data[:1])
     optimizer.load_state_dict(optimizer.state_dict())
     if hasattr(optimizer, "steps"):
@@ -304,7 +304,7 @@ def test_groups_may_have_their_own_rho_and_parameters_no_gradient() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_zero_gradients_move_nothing(variant: str) -> None:
     model = perceptron()
-    optimizer = build(variant, model, SGD, 0.3, lr=0.1, momentum=0.9)
+    optimizer = build_sam(variant, model, SGD, 0.3, lr=0.1, momentum=0.9)
     before = weights(model)
 
     def closure() -> Tensor:
@@ -377,11 +377,11 @@ def test_no_step_waits_for_the_device() -> None:
     for variant, own in VARIANT_CASES:
         model = with_batchnorm()
         options = {"max_grad_norm": 1.0, "lr": 0.1, "momentum": 0.9}
-        optimizer = build(variant, model, SGD, 0.1, settings=own, **options)
+        optimizer = build_sam(variant, model, SGD, 0.1, settings=own, **options)
         with Watch():
             run(model, optimizer, batches(4))
         assert not waits, variant
-    careful = build("sam", model, SGD, 0.1, nonfinite="skip", lr=0.1)
+    careful = build_sam("sam", model, SGD, 0.1, nonfinite="skip", lr=0.1)
     with Watch():
         run(model, careful, batches(1))
     assert len(waits) == 1  # the documented one: the watch does see such calls
@@ -417,7 +417,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
 def test_a_copy_of_model_and_optimizer_trains_on(variant: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    optimizer = build(variant, model, torch.optim.SGD, 0.05, lr=0.1, momentum=0.9)
+    optimizer = build_sam(variant, model, torch.optim.SGD, 0.05, lr=0.1, momentum=0.9)
     inputs = torch.randn(8, 4)
 
     def step(model: nn.Module, optimizer: SAM) -> None:

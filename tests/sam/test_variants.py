@@ -22,18 +22,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.lr_scheduler import LambdaLR
 
-from sparse_sam import SAM
 from sparse_sam.errors import ConfigError
-from sparse_sam.sam import (
-    ASAM,
-    GSAM,
-    VARIANTS,
-    LookSAM,
-    MomentumSAM,
-    PeriodicSAM,
-    build,
-    variant_settings,
-)
+from sparse_sam.sam.asam import ASAM
+from sparse_sam.sam.gsam import GSAM
+from sparse_sam.sam.momentum import MomentumSAM
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.periodic import LookSAM, PeriodicSAM
+from sparse_sam.sam.variants import VARIANTS, build_sam, variant_settings
 
 DATA = [(inputs.double(), labels) for inputs, labels in batches(9)]
 
@@ -81,7 +76,7 @@ def calls_of(model: nn.Module, optimizer: SAM, steps: int) -> list[int]:
 )
 def test_gradients_a_step(variant: str, own: dict[str, Any], expected: list[int]) -> None:
     model = network()
-    optimizer = build(variant, model, SGD, 0.1, settings=own, lr=0.05, momentum=0.9)
+    optimizer = build_sam(variant, model, SGD, 0.1, settings=own, lr=0.05, momentum=0.9)
     assert calls_of(model, optimizer, 7) == expected
 
 
@@ -214,7 +209,7 @@ def test_momentum_sam_by_hand() -> None:
 @pytest.mark.parametrize(("variant", "own"), VARIANT_CASES)
 def test_between_steps_the_weights_are_unperturbed(variant: str, own: dict[str, Any]) -> None:
     model = network()
-    optimizer = build(variant, model, SGD, 0.5, settings=own, lr=0.0, momentum=0.9)
+    optimizer = build_sam(variant, model, SGD, 0.5, settings=own, lr=0.0, momentum=0.9)
     run(model, optimizer, DATA[:2])
     before = weights(model)
     with optimizer.unperturbed():
@@ -226,7 +221,7 @@ def test_every_variant_is_a_method_of_its_own() -> None:
     ends = {}
     for variant, own in VARIANT_CASES:
         model = network()
-        run(model, build(variant, model, SGD, 0.5, settings=own, lr=0.05, momentum=0.9), DATA)
+        run(model, build_sam(variant, model, SGD, 0.5, settings=own, lr=0.05, momentum=0.9), DATA)
         ends[variant] = model
     for one, other in itertools.combinations(ends.values(), 2):
         assert relative_distance(one, other) > 1e-5
@@ -254,7 +249,7 @@ def test_every_variant_names_its_paper() -> None:
 
 def test_build_passes_everything_on() -> None:
     model = network()
-    optimizer = build(
+    optimizer = build_sam(
         "looksam", model, SGD, 0.2, settings={"k": 7}, nonfinite="skip", lr=0.3, momentum=0.5
     )
     assert isinstance(optimizer, LookSAM)
@@ -262,16 +257,16 @@ def test_build_passes_everything_on() -> None:
     group = optimizer.base_optimizer.param_groups[0]
     assert (group["rho"], group["lr"], group["momentum"]) == (0.2, 0.3, 0.5)
     base = SGD(model.parameters(), lr=0.1)
-    assert build("gsam", model, base, 0.2).base_optimizer is base
+    assert build_sam("gsam", model, base, 0.2).base_optimizer is base
 
 
 def test_what_is_unknown_is_answered_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"'esam' is unknown; allowed: sam, asam, periodic, look"):
-        build("esam", network(), SGD, lr=0.1)
+        build_sam("esam", network(), SGD, lr=0.1)
     with pytest.raises(ConfigError, match=r"'looksam' has no setting 'beta'; allowed: k, alpha"):
-        build("looksam", network(), SGD, settings={"beta": 1}, lr=0.1)
+        build_sam("looksam", network(), SGD, settings={"beta": 1}, lr=0.1)
     with pytest.raises(ConfigError, match=r"'sam' has no setting 'k'; allowed: none"):
-        build("sam", network(), SGD, settings={"k": 1}, lr=0.1)
+        build_sam("sam", network(), SGD, settings={"k": 1}, lr=0.1)
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -284,10 +279,10 @@ def test_settings_out_of_range_are_refused() -> None:
         ("gsam", {"rho_min": 0.2}),
     ]:
         with pytest.raises(ValueError, match=next(iter(own))):
-            build(variant, network(), SGD, 0.1, settings=own, lr=0.1)
+            build_sam(variant, network(), SGD, 0.1, settings=own, lr=0.1)
     for base, options in [(SGD, {}), (RMSprop, {})]:
         with pytest.raises(ValueError, match=f"with momentum.*{base.__name__} has none"):
-            build("momentum", network(), base, lr=0.1, **options)
+            build_sam("momentum", network(), base, lr=0.1, **options)
     for option in ("dense_gradient", "track_kept_share"):
         with pytest.raises(ValueError, match=option):
-            build("momentum", network(), SGD, lr=0.1, momentum=0.9, **{option: True})
+            build_sam("momentum", network(), SGD, lr=0.1, momentum=0.9, **{option: True})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sparse_sam.dataset import TrainingData
+from sparse_sam.data.splits import TrainingData
 from studies.lenet import report, run
 
 PARAMS = YAML(typ="safe", pure=True).load(run.HERE / "params.yaml")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.config import DenseParams, FinetuneParams, TrainingParams
-from sparse_sam.dataset import TrainingData
+from sparse_sam.data.splits import TrainingData
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.experiment import finetune, train_dense
-from sparse_sam.masks import plain_state
-from sparse_sam.optimizers import make_sgd
-from sparse_sam.training import train
+from sparse_sam.pruning.masks import plain_state
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.experiment import finetune, train_dense
+from sparse_sam.training.loop import train
+from sparse_sam.training.optimizers import make_sgd
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from studies.notebook import report
 from studies.notebook.faults import VARIANTS, Faults, finetune_with, prune
 from studies.notebook.run import describe
@@ -102,7 +102,7 @@ def test_pruned_batchnorm_silences_channels(dense: Checkpoint) -> None:
 def test_a_network_is_described_as_it_is(
     dense: Checkpoint, data: TrainingData, params: FinetuneParams
 ) -> None:
-    from sparse_sam.dataset import TestData
+    from sparse_sam.data.splits import TestData
 
     test = TestData(data.train, data.info)
     for faults, sparsity, moved in (

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from sparse_sam.statistics import ALPHA
+from sparse_sam.evaluation.statistics import ALPHA
 from sparse_sam.sweep.cells import find, possible_cells
 from sparse_sam.sweep.sweeping import read_all
 from studies.regimes import figures, report

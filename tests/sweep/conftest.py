@@ -14,7 +14,7 @@ from tests.recipes import prune_values, sam_values
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sparse_sam.config import TrainingParams
+    from sparse_sam.training.params import TrainingParams
 
 
 @pytest.fixture(scope="session")

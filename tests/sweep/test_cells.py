@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparse_sam
-from sparse_sam.config import DenseParams, FinetuneParams, Params
+from sparse_sam.config import Params
 from sparse_sam.errors import SparseSamError
-from sparse_sam.sweep import code
+from sparse_sam.sweep import code_version as code
 from sparse_sam.sweep.cells import (
     Cell,
     choosing_cells,
@@ -24,6 +24,7 @@ from sparse_sam.sweep.cells import (
 )
 from sparse_sam.sweep.declaration import FlatnessParams, Sweep
 from sparse_sam.sweep.work import Dense, Work, identity, key_of
+from sparse_sam.training.params import DenseParams, FinetuneParams
 from tests.recipes import prune_params, sam_params
 
 
@@ -141,19 +142,19 @@ def test_the_code_behind_a_cell_is_what_it_imports() -> None:
     found = set(code.files())
     assert {
         "sparse_sam.sweep.compute",
-        "sparse_sam.experiment",
-        "sparse_sam.training",
+        "sparse_sam.training.experiment",
+        "sparse_sam.training.loop",
         "sparse_sam.sam.optimizer",
         "sparse_sam.pruning.criteria",
-        "sparse_sam.flatness.sharpness",
-        "sparse_sam.models",
+        "sparse_sam.evaluation.flatness.sharpness",
+        "sparse_sam.networks.build",
     } <= found
     assert not found & {
         "sparse_sam.sweep.table",
         "sparse_sam.sweep.on_ray",
         "sparse_sam.sweep.store",
         "sparse_sam.sweep.declaration",
-        "sparse_sam.tracking",
+        "sparse_sam.tracking.mlflow_store",
         "sparse_sam.report",
         "sparse_sam.config",
     }
@@ -171,8 +172,8 @@ def test_another_line_of_code_is_another_version(
     assert version("mine:net") != own
     real = code.files()
     changed = tmp_path / "changed.py"
-    changed.write_text(real["sparse_sam.training"].read_text() + "\n# more\n")
-    monkeypatch.setattr(code, "files", lambda: {**real, "sparse_sam.training": changed})
+    changed.write_text(real["sparse_sam.training.loop"].read_text() + "\n# more\n")
+    monkeypatch.setattr(code, "files", lambda: {**real, "sparse_sam.training.loop": changed})
     assert version("mlpnet") != builtin
 
 

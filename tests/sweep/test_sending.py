@@ -16,7 +16,7 @@ from sparse_sam.sweep.engines import Sequential
 from sparse_sam.sweep.sending import Sender
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import run_sweep
-from sparse_sam.tracking import Tracker
+from sparse_sam.tracking.mlflow_store import Tracker
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_sam.checkpoint import Checkpoint
 from sparse_sam.errors import CheckpointError, DataError, SparseSamError
 from sparse_sam.sweep.cells import find, possible_cells
 from sparse_sam.sweep.compute import Diverged
@@ -21,7 +20,8 @@ from sparse_sam.sweep.engines import Sequential
 from sparse_sam.sweep.sending import Sender
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import read_all, run_sweep
-from sparse_sam.tracking import Tracker
+from sparse_sam.tracking.mlflow_store import Tracker
+from sparse_sam.training.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

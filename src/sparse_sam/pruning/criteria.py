@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.dataset import Split
+from sparse_sam.data import Split, batch_order, derive_seed
 from sparse_sam.errors import MaskError
-from sparse_sam.seeding import batch_order, derive_seed
+from sparse_sam.networks import in_evaluation_mode
 
 _SALIENCY_IMAGES = 512
 
@@ -119,27 +119,14 @@ class Saliency:
         images, labels = evidence.train.images, evidence.train.labels
         order = batch_order(len(labels), evidence.seed, "prune", "saliency")
         chosen = order[:_SALIENCY_IMAGES].to(labels.device)
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with torch.enable_grad():
-                loss = cross_entropy(model(images[chosen]), labels[chosen])
-                # Of a weight that the network does not use the gradient is 0.
-                gradients = torch.autograd.grad(
-                    loss, list(weights.values()), allow_unused=True, materialize_grads=True
-                )
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with in_evaluation_mode(model), torch.enable_grad():
+            loss = cross_entropy(model(images[chosen]), labels[chosen])
+            # Of a weight that the network does not use the gradient is 0.
+            gradients = torch.autograd.grad(
+                loss, list(weights.values()), allow_unused=True, materialize_grads=True
+            )
         found = zip(weights.items(), gradients, strict=True)
         return {name: (weight.detach() * gradient).abs() for (name, weight), gradient in found}
 
     def pooled(self, blocks: Tensor) -> Tensor:  # noqa: D102
         return blocks.mean(dim=1)
-
-
-CRITERIA: dict[str, Criterion] = {
-    "magnitude": Magnitude(),
-    "random": Random(),
-    "saliency": Saliency(),
-}

@@ -2,16 +2,15 @@
 
 from torch import nn
 
-from sparse_sam.config_prune import Scope
 from sparse_sam.errors import MaskError
-from sparse_sam.masks import Masks, held
+from sparse_sam.pruning.masks import Masks, attached_masks
 from sparse_sam.pruning.pruner import Pruner
 
 
 def magnitude_masks(
     model: nn.Module,
     sparsity: float,
-    scope: Scope = "layerwise",
+    scope: str = "layerwise",
     *,
     batchnorm: bool = False,
     biases: bool = False,
@@ -36,5 +35,5 @@ def magnitude_masks(
 
 def check_dense(model: nn.Module) -> None:
     """Raise MaskError if ``model`` is pruned."""
-    if held(model):
+    if attached_masks(model):
         raise MaskError("the model is pruned already")

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.config_prune import PruneParams
 from sparse_sam.errors import DivergenceError, MaskError
-from sparse_sam.masks import Masks, held, masks_of
-from sparse_sam.pruning.criteria import CRITERIA, Evidence
+from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.masks import Masks, attached_masks, masks_of
+from sparse_sam.pruning.params import PruneParams
 from sparse_sam.pruning.ranking import keep_largest
-from sparse_sam.pruning.registry import look_up
-from sparse_sam.pruning.scopes import SCOPES, Layer
-from sparse_sam.pruning.structures import Structure, find_structure
+from sparse_sam.pruning.registry import CRITERIA, SCOPES, STRUCTURES
+from sparse_sam.pruning.scopes import Layer
+from sparse_sam.pruning.structures import Structure
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Pruner:
             evidence: what may be looked at beside the weights.
 
         Raises:
+            ConfigError: there is no such criterion, scope or structure.
             MaskError: the sparsity is out of range or below the one that the model has, the
                 model has nothing to prune so, a tensor would lose all its weights, or with
                 structure ``channels`` it cannot be told whose outputs are the classes; the
@@ -59,10 +60,10 @@ class Pruner:
         """
         if not 0 <= sparsity < 1:
             raise MaskError(f"sparsity = {sparsity}: must be at least 0 and less than 1")
-        structure, before = find_structure(self.structure), masks_of(model)
+        structure, before = STRUCTURES.load(self.structure), masks_of(model)
         evidence = evidence or Evidence()
         weights = self._weights(model, structure, before, evidence)
-        criterion = look_up(CRITERIA, self.criterion, "criterion")
+        criterion = CRITERIA.load(self.criterion)()
         scores = criterion.scores(model, weights, evidence)
         units = {}
         for name in weights:
@@ -89,7 +90,7 @@ class Pruner:
         self, model: nn.Module, structure: Structure, before: Masks | None, evidence: Evidence
     ) -> dict[str, Tensor]:
         if before:
-            return {one.name: one.original for one in held(model)}
+            return {one.name: one.original for one in attached_masks(model)}
         names = structure.targets(model, evidence, batchnorm=self.batchnorm, biases=self.biases)
         if not names:
             how = "" if self.structure == "unstructured" else f" with structure {self.structure}"
@@ -114,7 +115,7 @@ class Pruner:
             for name, scores in units.items()
         }
         kept: dict[str, Tensor] = {}
-        for share in look_up(SCOPES, self.scope, "scope")(layers, sparsity):
+        for share in SCOPES.load(self.scope)(layers, sparsity):
             least = sum(layers[name].gone for name in share.names)
             most = sum(layers[name].most for name in share.names)
             if not least <= share.count <= most:

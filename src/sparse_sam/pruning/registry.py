@@ -1,15 +1,72 @@
-"""What an axis can be, by name."""
+"""What each axis of pruning can be, by name: criteria, scopes, structures, schedules."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+import re
+from typing import TYPE_CHECKING, Any
 
-from sparse_sam.errors import MaskError
+from sparse_sam.files import Registry
 
-Value = TypeVar("Value")
+if TYPE_CHECKING:
+    from sparse_sam.pruning.criteria import Criterion
+    from sparse_sam.pruning.schedules import PruningSchedule
+    from sparse_sam.pruning.scopes import Scope
+    from sparse_sam.pruning.structures import Structure
+
+CRITERIA: "Registry[type[Criterion]]" = Registry(
+    "prune.criterion",
+    {
+        "magnitude": "sparse_sam.pruning.criteria:Magnitude",
+        "random": "sparse_sam.pruning.criteria:Random",
+        "saliency": "sparse_sam.pruning.criteria:Saliency",
+    },
+)
+
+SCOPES: "Registry[Scope]" = Registry(
+    "prune.scope",
+    {
+        "layerwise": "sparse_sam.pruning.scopes:layerwise",
+        "global": "sparse_sam.pruning.scopes:all_together",
+        "erk": "sparse_sam.pruning.scopes:erk",
+    },
+)
+
+SCHEDULES: "Registry[type[PruningSchedule]]" = Registry(
+    "prune.schedule.name",
+    {
+        "one-shot": "sparse_sam.pruning.schedules:OneShot",
+        "iterative": "sparse_sam.pruning.schedules:Iterative",
+        "gradual": "sparse_sam.pruning.schedules:Gradual",
+    },
+)
 
 
-def look_up(registry: Mapping[str, Value], name: str, axis: str) -> Value:
-    """The entry ``name`` of an axis. Raises MaskError, which lists the names that there are."""
-    if name not in registry:
-        raise MaskError(f"{axis} = {name!r}: must be one of {', '.join(registry)}")
-    return registry[name]
+class _Structures(Registry[Any]):
+    """As every registry; ``N:M`` stands for all names such as 2:4, with 0 < N < M."""
+
+    def check(self, name: Any) -> Any:
+        if kept_of_group(name):
+            return name
+        if name == "N:M":
+            raise ValueError("must have numbers, as in '2:4' (quoted), N < M")
+        return super().check(name)
+
+    def load(self, name: str) -> Any:
+        group = kept_of_group(name)
+        return super().load("N:M")(*group) if group else super().load(name)()
+
+
+STRUCTURES: "Registry[Structure]" = _Structures(
+    "prune.structure",
+    {
+        "unstructured": "sparse_sam.pruning.structures:Unstructured",
+        "channels": "sparse_sam.pruning.structures:Channels",
+        "N:M": "sparse_sam.pruning.structures:Groups",
+    },
+)
+
+
+def kept_of_group(structure: Any) -> tuple[int, int] | None:
+    """(N, M) of a structure that is called N:M; None of another."""
+    text = structure if isinstance(structure, str) else ""
+    found = re.fullmatch(r"([1-9]\d{0,3}):([1-9]\d{0,3})", text, re.ASCII)
+    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    return (n, m) if n < m else None

@@ -41,7 +41,7 @@ def layerwise(tensors: Mapping[str, Layer], sparsity: float) -> list[Share]:
     return [Share((name,), pruned_count(sparsity, one.units)) for name, one in tensors.items()]
 
 
-def together(tensors: Mapping[str, Layer], sparsity: float) -> list[Share]:
+def all_together(tensors: Mapping[str, Layer], sparsity: float) -> list[Share]:
     """A share of all tensors, whichever tensor it falls on."""
     return [Share(tuple(tensors), pruned_count(sparsity, sum(t.units for t in tensors.values())))]
 
@@ -87,6 +87,3 @@ def _filled(slopes: list[float], lows: list[int], highs: list[int], total: int) 
         middle = (small + large) / 2
         small, large = (middle, large) if sum(at(middle)) <= total else (small, middle)
     return at(small)
-
-
-SCOPES: dict[str, Scope] = {"layerwise": layerwise, "global": together, "erk": erk}

@@ -7,11 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.config_prune import kept_of_group
 from sparse_sam.errors import MaskError
 from sparse_sam.pruning.criteria import Evidence
-from sparse_sam.pruning.heads import class_layers
-from sparse_sam.pruning.targets import layer_weights, prunable_parameters
+from sparse_sam.pruning.output_layers import output_layers
+from sparse_sam.pruning.prunable import layer_weights, prunable_parameters
 
 Pool = Callable[[Tensor], Tensor]
 
@@ -124,7 +123,7 @@ class Channels:
         self, model: nn.Module, evidence: Evidence, *, batchnorm: bool, biases: bool
     ) -> list[str]:
         _only_weights("channels", batchnorm=batchnorm, biases=biases)
-        heads = class_layers(model, evidence.example)
+        heads = output_layers(model, evidence.example)
         classes = {id(one) for head in heads for one in head.parameters(recurse=False)}
         return [name for name, one in layer_weights(model).items() if id(one) not in classes]
 
@@ -138,22 +137,6 @@ class Channels:
 
     def mask(self, kept: Tensor, shape: torch.Size) -> Tensor:  # noqa: D102
         return kept.view(-1, *(1 for _ in shape[1:])).expand(shape)
-
-
-STRUCTURES: dict[str, Structure] = {"unstructured": Unstructured(), "channels": Channels()}
-
-
-def find_structure(name: str) -> Structure:
-    """``unstructured``, ``channels``, or N:M such as ``2:4``, 0 < N < M.
-
-    Raises:
-        MaskError: it is none of these.
-    """
-    if name in STRUCTURES:
-        return STRUCTURES[name]
-    if group := kept_of_group(name):
-        return Groups(*group)
-    raise MaskError(f"structure = {name!r}: must be one of {', '.join(STRUCTURES)}, or N:M as 2:4")
 
 
 def _only_weights(structure: str, *, batchnorm: bool, biases: bool) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.amp.grad_scaler import GradScaler
 
-from sparse_sam.sam.excursion import Ascent
 from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.perturbation import Ascent
 
 _BUFFERS = ("momentum_buffer", "exp_avg")
 
@@ -39,6 +39,8 @@ class MomentumSAM(SAM):
         ValueError: a setting is out of range, the base optimizer has no momentum, or an option is
             given that is about the gradient at w.
     """
+
+    needs_momentum = True
 
     def __init__(self, params: Any, base_optimizer: Any, rho: float = 0.05, **options: Any) -> None:
         super().__init__(params, base_optimizer, rho, **options)

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
-from sparse_sam.batchnorm import frozen_batchnorm_statistics
-from sparse_sam.eager import Eager
-from sparse_sam.sam.base import complete_group, make_base
+from sparse_sam.networks import frozen_batchnorm_statistics
+from sparse_sam.sam.base_optimizer import complete_group, make_base
 from sparse_sam.sam.descent import Descent, Nonfinite
-from sparse_sam.sam.excursion import Ascent, Excursion
-from sparse_sam.sam.kept import KeptWeights
-from sparse_sam.sam.passes import LeftGradients, forget_gradients, take_gradients, unsynchronised
+from sparse_sam.sam.gradients import LeftGradients, forget_gradients, take_gradients, unsynchronised
+from sparse_sam.sam.mask_projection import MaskProjection
+from sparse_sam.sam.perturbation import Ascent, Perturbation
+from sparse_sam.sam.uncompiled import Uncompiled
 
 
-class SAM(Eager, Optimizer):
+class SAM(Uncompiled, Optimizer):
     """SAM around a base optimizer; with ``adaptive=True`` ASAM.
 
     Use ``step(closure)``, where the closure computes the loss, calls ``backward`` and returns it;
@@ -45,7 +45,7 @@ class SAM(Eager, Optimizer):
         adaptive: measure the distance relative to the weights' sizes (see ``ASAM``).
         eta: what ASAM adds to the sizes, at least 0.
         model: the network. With it, BatchNorm statistics are frozen in the second pass, masks of
-            ``sparse_sam.masks`` and ``torch.nn.utils.prune`` are found, and under
+            ``sparse_sam.pruning.masks`` and ``torch.nn.utils.prune`` are found, and under
             DistributedDataParallel the first backward pass is not synchronised: each worker has
             the ε of its own examples (the m-sharpness of section 4.1).
         masks: for parameters that are pruned by other means, a tensor each, True where the weight
@@ -74,6 +74,8 @@ class SAM(Eager, Optimizer):
 
     # Whether the gradient at w is part of the update, which the same for all workers has to be.
     needs_first_gradient: ClassVar[bool] = False
+    # Whether ε lies along the base optimizer's momentum, which it must then have.
+    needs_momentum: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -95,8 +97,8 @@ class SAM(Eager, Optimizer):
         if not eta >= 0:
             raise ValueError(f"eta = {eta}: must be at least 0")
         self._descent = Descent(max_grad_norm, nonfinite)
-        self._kept = KeptWeights(model, masks)
-        self._excursion = Excursion()
+        self._kept = MaskProjection(model, masks)
+        self._excursion = Perturbation()
         self._left = LeftGradients()
         self._own_group_defaults = {"rho": rho, "adaptive": adaptive}
         self.base_optimizer = make_base(params, base_optimizer, base_kwargs)
@@ -259,7 +261,7 @@ class SAM(Eager, Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """All of it, so that a copy of model and optimizer trains on; but for scratch memory."""
-        return {**self.__dict__, "_left": LeftGradients(), "_excursion": Excursion()}
+        return {**self.__dict__, "_left": LeftGradients(), "_excursion": Perturbation()}
 
     # What variants do otherwise:
 

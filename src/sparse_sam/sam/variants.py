@@ -1,50 +1,61 @@
-"""The variants of SAM by name, for those who choose in a configuration file."""
+"""A variant of SAM by its name, and what it can be set."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.sam.adaptive import ASAM
-from sparse_sam.sam.gsam import GSAM
-from sparse_sam.sam.momentum import MomentumSAM
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.periodic import LookSAM, PeriodicSAM
-
-VARIANTS: dict[str, type[SAM]] = {
-    "sam": SAM,
-    "asam": ASAM,
-    "periodic": PeriodicSAM,
-    "looksam": LookSAM,
-    "momentum": MomentumSAM,
-    "gsam": GSAM,
-}
+from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.sam.uncompiled import SGD
 
 
-def variant_class(variant: str) -> type[SAM]:
-    """The class of a variant. Raises ConfigError for an unknown one, listing those there are."""
-    if variant not in VARIANTS:
-        raise ConfigError(f"SAM variant {variant!r} is unknown; allowed: {', '.join(VARIANTS)}")
-    return VARIANTS[variant]
-
-
-def variant_settings(variant: str) -> dict[str, float | int | None]:
-    """What a variant can be set beside ``rho``, with its defaults: ``k``, ``alpha`` and so on.
+def variant_settings(variant: str) -> dict[str, inspect.Parameter]:
+    """What a variant can be set beside ``rho``: the keyword-only arguments of its class.
 
     Raises:
         ConfigError: there is no such variant.
     """
-    chosen = variant_class(variant)
+    chosen = VARIANTS.load(variant)
     if chosen is SAM:
         return {}
     parameters = inspect.signature(chosen).parameters.values()
-    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+    return {one.name: one for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-def build(
+def check_settings(variant: str, rho: float, settings: Mapping[str, Any]) -> None:
+    """Check settings of a variant as its class will; None stands for the paper's value.
+
+    Raises:
+        ConfigError: the variant has no such setting, or not of this value; the message begins with
+            the setting's name.
+    """
+    allowed = variant_settings(variant)
+    for name, value in settings.items():
+        if name not in allowed:
+            has = ", ".join(("rho", *allowed))
+            raise ConfigError(
+                f"{name} = {value!r}: variant {variant} has no such setting (it has {has})"
+            )
+        try:
+            TypeAdapter(allowed[name].annotation | None).validate_python(value, strict=True)
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise ConfigError(f"{name} = {value!r}: {reason}") from None
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        weight = nn.Parameter(torch.zeros(1))
+        VARIANTS.load(variant)([weight], SGD, rho, lr=1.0, momentum=0.9, **given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def build_sam(
     variant: str,
     model: nn.Module,
     base_optimizer: type[Optimizer] | Optimizer,
@@ -68,7 +79,7 @@ def build(
         ValueError: a value is out of range, or the base optimizer does not fit.
         MaskError: a mask does not fit its parameter.
     """
-    chosen, allowed = variant_class(variant), variant_settings(variant)
+    chosen, allowed = VARIANTS.load(variant), variant_settings(variant)
     unknown = [name for name in settings or {} if name not in allowed]
     if unknown:
         raise ConfigError(

@@ -1,11 +1,9 @@
 """``python -m sparse_sam.sweep FILE``: run what is not done of a sweep, and write its table."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if asked.cell:
+            from sparse_sam.sweep.reproduce import reproduce
+
             sys.stdout.write(reproduce(sweep, asked.cell))
             return 0
         return run(sweep, asked)
@@ -60,40 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def reproduce(sweep: Sweep, name: str) -> str:
-    """Compute one cell alone, from its data on, and say what was found, with all digits."""
-    from sparse_sam.sweep.cells import find, possible_cells
-    from sparse_sam.sweep.compute import Result
-    from sparse_sam.sweep.engines import Done, Failed, Group, Sequential
-    from sparse_sam.sweep.sweeping import read_all
-
-    data, fingerprints = read_all(sweep)
-    cell = find(list(possible_cells(sweep, fingerprints)), name)
-    group = Group(cell.work.dense, (cell.work,))
-    for event in Sequential().run([group], data, lambda _: None):
-        if isinstance(event, Failed):
-            raise SparseSamError(event.why)
-        if isinstance(event, Done) and isinstance(event.found, Result):
-            what = {
-                "cell": cell.name,
-                "purpose": cell.purpose,
-                **dict(cell.regime.labels),
-                "arm": cell.arm,
-                **dict(cell.candidate),
-                "seed": cell.seed,
-            }
-            return json.dumps({**what, **asdict(event.found)}, indent=2) + "\n"
-    raise AssertionError("the cell was computed or failed")
-
-
 def run(sweep: Sweep, asked: argparse.Namespace) -> int:
     """Run a sweep, with a line of progress, and say what came of it."""
-    from sparse_sam.pipelines import repository_root, state_folder
     from sparse_sam.sweep.progress import Progress
     from sparse_sam.sweep.sending import Sending
     from sparse_sam.sweep.store import Store
     from sparse_sam.sweep.sweeping import run_sweep
     from sparse_sam.sweep.table import write_costs, write_table
+    from sparse_sam.tracking import repository_root, state_folder
 
     root = repository_root()
     folder = asked.store or state_folder(root) / "sweeps" / sweep.name

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sparse_sam.config import DataParams
+from sparse_sam.data import DataParams
 from sparse_sam.errors import SparseSamError
-from sparse_sam.sweep.code import code_version
 from sparse_sam.sweep.declaration import Arm, Changes, Regime, Sweep
 from sparse_sam.sweep.work import Dense, Work, identity, key_of
 
@@ -123,5 +122,4 @@ def _cell(
         flatness=sweep.flatness if reported else None,
         tested=reported,
     )
-    key = key_of(work, code_version(params.model.name))
-    return Cell(purpose, regime, arm.name, candidate, seed, work, identity(work), key)
+    return Cell(purpose, regime, arm.name, candidate, seed, work, identity(work), key_of(work))

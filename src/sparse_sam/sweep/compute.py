@@ -8,14 +8,18 @@ hundredth of the time of the finetuning that follows. Dense networks are given, 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.dataset import TestData, TrainingData
+from sparse_sam.data import TestData, TrainingData
 from sparse_sam.errors import DivergenceError
-from sparse_sam.experiment import Trained, finetune, prune, train_dense
-from sparse_sam.flatness.measure import some_images
-from sparse_sam.flatness.sharpness import sharpness
-from sparse_sam.results import sparsity_metrics
-from sparse_sam.training import evaluate
+from sparse_sam.evaluation import sharpness, some_images
+from sparse_sam.training import (
+    Checkpoint,
+    Trained,
+    evaluate,
+    finetune,
+    prune,
+    sparsity_metrics,
+    train_dense,
+)
 
 if TYPE_CHECKING:
     from sparse_sam.sweep.work import Dense, Work

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from sparse_sam.config import Params, parse_params
-from sparse_sam.config_read import parse_section, read_yaml
 from sparse_sam.errors import ConfigError
+from sparse_sam.files import parse_section, read_yaml
 from sparse_sam.sweep.sections import (
     NAME,
     ArmParams,

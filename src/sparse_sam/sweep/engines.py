@@ -14,13 +14,12 @@ from typing import Protocol
 
 import torch
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compute import select_device
-from sparse_sam.dataset import TestData, TrainingData
+from sparse_sam.data import TestData, TrainingData
 from sparse_sam.sweep import compute
 from sparse_sam.sweep.compute import Diverged, Result
 from sparse_sam.sweep.store import Cost
 from sparse_sam.sweep.work import Dense, Work
+from sparse_sam.training import Checkpoint, select_device
 
 ATTEMPTS = 2
 """How often a cell is tried before it counts as failed."""

@@ -14,21 +14,19 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
-from sparse_sam.checkpoint import Checkpoint
-from sparse_sam.compute import select_device
 from sparse_sam.errors import SparseSamError
 from sparse_sam.redaction import redacted
 from sparse_sam.sweep import compute
-from sparse_sam.sweep.code import code_version
+from sparse_sam.sweep.code_version import code_version
 from sparse_sam.sweep.compute import Diverged, Result
 from sparse_sam.sweep.engines import ATTEMPTS, Begun, Data, Done, Event, Failed, Group, Known
 from sparse_sam.sweep.store import Cost
 from sparse_sam.sweep.work import Dense, Work
+from sparse_sam.training import Checkpoint, select_device
 
 _NODE_DEATHS = 3
 """How many more times a task may be lost with its node."""
@@ -173,15 +171,11 @@ class _Run:
     def _hand_out(self, one: _Waiting, attempts: int) -> Iterator[Event]:
         task = one.task
         training, test = self.data
-        fingerprint, model = (
-            (task.data, task.model)
-            if isinstance(task, Dense)
-            else (task.dense.data, task.dense.model)
-        )
+        fingerprint = task.data if isinstance(task, Dense) else task.dense.data
         shared = Shared(
             {fingerprint: training[fingerprint]},
             {fingerprint: test[fingerprint]} if isinstance(task, Work) and task.tested else {},
-            code_version(model),
+            code_version(task.content()),
         )
         if isinstance(task, Dense):
             reference = self.remote[_train_dense].remote(task, shared)
@@ -234,31 +228,30 @@ _fetched: dict[Any, Any] = {}
 
 
 def _train_dense(dense: Dense, shared: Shared) -> Measured:
-    _prepare(dense.model, shared.code)
+    _prepare(dense, shared.code)
     started = time.perf_counter()
     found = compute.dense_network(dense, _fetch(shared.training[dense.data]))
     return found, _cost(started)
 
 
 def _choose(work: Work, network: Checkpoint | Diverged, shared: Shared) -> Measured:
-    _prepare(work.dense.model, shared.code)
+    _prepare(work, shared.code)
     started = time.perf_counter()
     found = compute.choose(work, network, _fetch(shared.training[work.dense.data]))
     return found, _cost(started)
 
 
 def _report(work: Work, network: Checkpoint | Diverged, shared: Shared) -> Measured:
-    _prepare(work.dense.model, shared.code)
+    _prepare(work, shared.code)
     started = time.perf_counter()
     training = _fetch(shared.training[work.dense.data])
     test = _fetch(shared.test[work.dense.data])
     return compute.report(work, network, training, test), _cost(started)
 
 
-@cache
-def _prepare(model: str, code: str) -> None:
-    """Once a process: one thread, and the same code as whoever asks."""
-    if code_version(model) != code:
+def _prepare(task: Dense | Work, code: str) -> None:
+    """One thread, and the same code as whoever asks."""
+    if code_version(task.content()) != code:
         raise SparseSamError(
             "this node has another version of sparse-sam, of torch, or of the model's module, than "
             "the process that runs the sweep. Install the same on all nodes."

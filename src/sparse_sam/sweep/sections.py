@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from sparse_sam.config_base import CountOrNull, Positive, Section, Seed
+from sparse_sam.files import CountOrNull, Positive, Section, Seed
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 """What a sweep, an arm or a place on an axis may be called."""

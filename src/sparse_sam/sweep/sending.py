@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Self
 
 import sparse_sam
 from sparse_sam.errors import SparseSamError
-from sparse_sam.pipelines import launcher, repository_root
 from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.sweep.store import Store
+from sparse_sam.tracking import launcher, repository_root
 
 if TYPE_CHECKING:
     from sparse_sam.tracking import SweepRuns, Tracker

@@ -23,14 +23,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sparse_sam.arms import DENSE
-from sparse_sam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import write_json
 from sparse_sam.redaction import redacted_values
 from sparse_sam.sweep.compute import Diverged, Result
 from sparse_sam.sweep.records import read_diverged, read_plan, read_record
 from sparse_sam.sweep.work import Dense, Work
+from sparse_sam.training import DENSE, Checkpoint, load_checkpoint, save_checkpoint
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparse_sam.config import DataParams
-from sparse_sam.reading import read_data
+from sparse_sam.data import DataParams, read_data
 from sparse_sam.sweep import table
 from sparse_sam.sweep.cells import Cell, Chosen, choosing_cells, data_of, reporting_cells
 from sparse_sam.sweep.choosing import Choice, choose_all
-from sparse_sam.sweep.code import code_version
 from sparse_sam.sweep.compute import Result
 from sparse_sam.sweep.declaration import Regime, Sweep
 from sparse_sam.sweep.engines import Begun, Data, Done, Engine, Event, Failed, Group
@@ -166,7 +164,7 @@ def _grouped(works: Iterable[Work]) -> list[Group]:
 
 
 def _dense_key(dense: Dense) -> str:
-    return key_of(dense, code_version(dense.model))
+    return key_of(dense)
 
 
 def _plan(sweep: Sweep, cells: Sequence[Cell]) -> dict[str, Any]:

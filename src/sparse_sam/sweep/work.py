@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sparse_sam.arms import SAM
-from sparse_sam.config import DenseParams, FinetuneParams
-from sparse_sam.config_prune import PruneParams
+from sparse_sam.pruning import PruneParams
+from sparse_sam.sweep.code_version import code_version
 from sparse_sam.sweep.sections import FlatnessParams
+from sparse_sam.training import SAM, DenseParams, FinetuneParams
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def identity(task: Dense | Work) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key_of(task: Dense | Work, code: str) -> str:
+def key_of(task: Dense | Work) -> str:
     """SHA-256 of parameters, data and the code's version: where its result is kept."""
+    code = code_version(task.content())
     return hashlib.sha256(f"{identity(task)} {code}".encode()).hexdigest()

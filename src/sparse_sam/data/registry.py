@@ -1,0 +1,16 @@
+"""The data sources by name: ``data.source``."""
+
+from typing import Any
+
+from sparse_sam.files import Registry
+
+SOURCES: Registry[Any] = Registry(
+    "data.source",
+    {
+        "mnist-sample": "sparse_sam.data.sources:MNIST_SAMPLE",
+        "mnist": "sparse_sam.data.sources:MNIST",
+        "fashion-mnist": "sparse_sam.data.sources:FASHION_MNIST",
+        "kmnist": "sparse_sam.data.sources:KMNIST",
+        "idx": "sparse_sam.data.sources:IDX",
+    },
+)

@@ -1,0 +1,41 @@
+"""What finetuning cost, by step and by point of accuracy that it brought."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparse_sam.training import PRUNED, SAM, SGD, SGD_2X
+
+
+def finetuning_cost(
+    summary: Mapping[str, Any], memory: Mapping[str, int | None]
+) -> dict[str, dict[str, Any]]:
+    """``metrics/cost.json``: for every arm that finetunes, means over the seeds.
+
+    A point is a hundredth of accuracy, counted from the pruned network before finetuning. Where
+    an arm brought none back, what a point costs is None.
+
+    Args:
+        summary: ``metrics/summary.json``. SGD takes one gradient a step, and SAM as many steps.
+        memory: by arm, the peak memory of a step in bytes; None where it was not measured.
+    """
+    arms = summary["arms"]
+    start = arms[PRUNED]["accuracy"]["mean"]
+    steps = {
+        SGD: arms[SGD]["gradient_evaluations"],
+        SGD_2X: arms[SGD_2X]["gradient_evaluations"],
+        SAM: arms[SGD]["gradient_evaluations"],
+    }
+    return {
+        arm: {
+            "steps": count,
+            "seconds_per_step": arms[arm]["seconds"] / count,
+            "gradient_evaluations_per_step": arms[arm]["gradient_evaluations"] / count,
+            "points_recovered": (points := 100 * (arms[arm]["accuracy"]["mean"] - start)),
+            "seconds_per_point": arms[arm]["seconds"] / points if points > 0 else None,
+            "gradient_evaluations_per_point": (
+                arms[arm]["gradient_evaluations"] / points if points > 0 else None
+            ),
+            "peak_step_memory_bytes": memory.get(arm),
+        }
+        for arm, count in steps.items()
+    }

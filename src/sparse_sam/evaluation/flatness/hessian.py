@@ -1,0 +1,100 @@
+"""Curvature: the Hessian's largest eigenvalues and its trace, from products with vectors.
+
+The products are exact (Pearlmutter 1994: the gradient of ∇Lᵀv), and SciPy's Lanczos method does the
+rest. Pruned weights are left out: with the mask in the graph, the product of a vector that is 0
+there is 0 there, and the rest is the Hessian of the kept weights.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from sparse_sam.data import Split
+from sparse_sam.evaluation.flatness.loss import flat, gradient, masks, undisturbed, weights
+
+
+class _Hessian:
+    """v ↦ Hv on the kept coordinates; the graph of the gradient is kept between products."""
+
+    def __init__(self, model: nn.Module, split: Split) -> None:
+        self.parameters = weights(model)
+        self.kept = flat(masks(model)).bool()
+        self.size = int(self.kept.sum())
+        with torch.enable_grad():
+            self.gradient = flat(gradient(model, split, create_graph=True))
+
+    def product(self, vector: Tensor) -> Tensor:
+        """Hv, for v of shape (size,)."""
+        full = torch.zeros_like(self.gradient)
+        full[self.kept] = vector
+        # (Not with ``grad_outputs``: torch imports SymPy to look at their shapes, a second.)
+        with torch.enable_grad():
+            along = self.gradient @ full
+        parts = torch.autograd.grad(
+            along, self.parameters, retain_graph=True, materialize_grads=True
+        )
+        return flat(parts)[self.kept]
+
+
+def top_eigenvalues(
+    model: nn.Module, split: Split, k: int = 1, *, seed: int = 0, tolerance: float = 1e-3
+) -> list[float]:
+    """The k algebraically largest eigenvalues of the loss's Hessian, largest first.
+
+    Args:
+        model: a network, dense or with masks; left as it was.
+        split: images to measure on, on the model's device.
+        k: how many, at least 1 and fewer than there are kept weights.
+        seed: gives the vector that Lanczos's method starts from.
+        tolerance: relative accuracy.
+
+    Raises:
+        ValueError: ``k`` is out of range.
+    """
+    with undisturbed(model):
+        hessian = _Hessian(model, split)
+        if not 1 <= k < hessian.size:
+            raise ValueError(f"k = {k}: must be at least 1 and below the {hessian.size} weights")
+        dtype, device = hessian.gradient.dtype, hessian.gradient.device
+
+        def matvec(vector: NDArray[np.floating]) -> NDArray[np.floating]:
+            product = hessian.product(torch.as_tensor(vector.reshape(-1)).to(device, dtype))
+            return product.cpu().numpy()
+
+        start = np.random.default_rng(seed).standard_normal(hessian.size).astype(np.float32)
+        operator = LinearOperator((hessian.size, hessian.size), matvec=matvec, dtype=start.dtype)
+        ncv = min(hessian.size, max(2 * k + 1, 8))
+        found = eigsh(
+            operator,
+            k,
+            which="LA",
+            v0=start,
+            ncv=ncv,
+            tol=tolerance,
+            return_eigenvectors=False,
+        )
+    return sorted(map(float, found), reverse=True)
+
+
+def hessian_trace(model: nn.Module, split: Split, probes: int = 8, *, seed: int = 0) -> float:
+    """Hutchinson's estimate of the trace: the mean of zᵀHz over random signs z.
+
+    Args:
+        model: a network, dense or with masks; left as it was.
+        split: images to measure on, on the model's device.
+        probes: how many z, at least 1; the error falls with their square root.
+        seed: gives the signs.
+    """
+    if probes < 1:
+        raise ValueError(f"probes = {probes}: must be at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    with undisturbed(model):
+        hessian = _Hessian(model, split)
+        total = 0.0
+        for _ in range(probes):
+            signs = torch.randint(0, 2, (hessian.size,), generator=generator) * 2 - 1
+            signs = signs.to(hessian.gradient)
+            total += float(signs @ hessian.product(signs))
+    return total / probes

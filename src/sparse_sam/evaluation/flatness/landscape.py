@@ -1,0 +1,60 @@
+"""The loss along random directions through a network, for looking at.
+
+Directions are filter-normalised (Li et al. 2018, arXiv:1712.09913, section 4): every filter of a
+direction has the norm of the network's own filter, so that pictures of different networks have the
+same scale; biases and normalisation parameters do not move. On pruned weights directions are 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.data import Split
+from sparse_sam.evaluation.flatness.loss import Vector, loss, masks, move, undisturbed, weights
+
+
+def filter_normalised_direction(model: nn.Module, seed: int) -> Vector:
+    """A random direction, one tensor a trainable parameter."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = []
+    for weight, mask in zip(weights(model), masks(model), strict=True):
+        drawn = torch.randn(weight.shape, generator=generator).to(weight)
+        if weight.dim() < 2:
+            direction.append(torch.zeros_like(weight))
+            continue
+        own, random = (weight.detach() * mask).flatten(1), (drawn * mask).flatten(1)
+        lengths = random.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        scaled = random / lengths * own.norm(dim=1, keepdim=True)
+        direction.append(scaled.view_as(weight))
+    return direction
+
+
+def loss_slice(
+    model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
+) -> list[float]:
+    """L at w + x d for every x of ``positions``."""
+    (values,) = _losses(model, split, positions, [0.0], seed).unbind(1)
+    return [float(value) for value in values]
+
+
+def loss_surface(
+    model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
+) -> Tensor:
+    """L at w + x d₁ + y d₂, float64, (x, y), for every pair of ``positions``."""
+    return _losses(model, split, positions, positions, seed)
+
+
+def _losses(
+    model: nn.Module, split: Split, xs: Sequence[float], ys: Sequence[float], seed: int
+) -> Tensor:
+    values = torch.empty(len(xs), len(ys), dtype=torch.float64)
+    with undisturbed(model), torch.no_grad():
+        origin = [weight.detach().clone() for weight in weights(model)]
+        across = filter_normalised_direction(model, 2 * seed)
+        along = filter_normalised_direction(model, 2 * seed + 1)
+        for row, x in enumerate(xs):
+            for column, y in enumerate(ys):
+                move(model, origin, (x, across), (y, along))
+                values[row, column] = float(loss(model, split))
+    return values

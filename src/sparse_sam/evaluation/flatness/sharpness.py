@@ -1,0 +1,72 @@
+"""The quantity that SAM minimises, measured: how much the loss rises within a distance ρ."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sparse_sam.data import Split
+from sparse_sam.evaluation.flatness.loss import (
+    Vector,
+    gradient,
+    loss,
+    move,
+    norm,
+    undisturbed,
+    weights,
+)
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """max over ‖ε‖₂ ≤ ρ of L(w + ε) − L(w), as far as an ascent of so many steps finds it."""
+
+    rho: float
+    steps: int
+    value: float
+
+
+def sharpness(model: nn.Module, split: Split, rho: float, steps: int = 1) -> Sharpness:
+    """Measure it (Foret et al. 2021, arXiv:2010.01412, equation 1), ε being 0 on pruned weights.
+
+    With one step ε is SAM's, ρ ∇L / ‖∇L‖₂. With more it goes on from there by projected gradient
+    ascent, the n-th step ρ / n long; the largest rise seen counts. Both are lower bounds of the
+    true maximum, and close to it where the loss is not far from quadratic.
+
+    Args:
+        model: a network, dense or with masks; left as it was.
+        split: images to measure on, of the training part, on the model's device.
+        rho: the radius, above 0.
+        steps: how many gradients to spend, at least 1.
+
+    Raises:
+        ValueError: ``rho`` or ``steps`` is out of range.
+    """
+    return ascent(model, split, rho, steps)[-1]
+
+
+def ascent(model: nn.Module, split: Split, rho: float, steps: int) -> list[Sharpness]:
+    """The one ascent of ``sharpness``, with what it had found after 1, 2, ... ``steps`` gradients.
+
+    Takes and raises what ``sharpness`` does.
+    """
+    if not rho > 0 or steps < 1:
+        raise ValueError(f"rho = {rho}, steps = {steps}: rho must be above 0, steps at least 1")
+    with undisturbed(model):
+        origin = [weight.detach().clone() for weight in weights(model)]
+        offset: Vector = [torch.zeros_like(weight) for weight in origin]
+        with torch.no_grad():
+            base = float(loss(model, split))
+        rises = [0.0]
+        for step in range(steps):
+            direction = gradient(model, split)
+            length = norm(direction)
+            if not float(length) > 0:  # nowhere to climb
+                rises += rises[-1:] * (steps - step)
+                break
+            torch._foreach_add_(offset, direction, alpha=float(rho / (step + 1) / length))
+            torch._foreach_mul_(offset, float((rho / norm(offset)).clamp(max=1.0)))
+            move(model, origin, (1.0, offset))
+            with torch.no_grad():
+                rises.append(max(rises[-1], float(loss(model, split)) - base))
+    return [Sharpness(rho, step, rise) for step, rise in enumerate(rises[1:], start=1)]

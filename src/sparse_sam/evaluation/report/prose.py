@@ -1,0 +1,149 @@
+"""Sentences made of a run's own numbers. None says more than they do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparse_sam.evaluation.report.content import Content
+
+NAMES = {
+    "dense": "the dense network",
+    "pruned": "the pruned network",
+    "sgd": "SGD",
+    "sgd_2x": "SGD for twice the epochs",
+    "sam": "SAM",
+}
+
+
+def verdicts(content: Content) -> list[str]:
+    """The comparisons, each a sentence."""
+    return [compared["verdict"] for compared in content.summary["comparisons"].values()]
+
+
+def sparse_networks(content: Content) -> list[str]:
+    """Question 1: what sparsity costs and buys."""
+    arms = content.summary["arms"]
+    dense, pruned = (100 * arms[arm]["accuracy"]["mean"] for arm in ("dense", "pruned"))
+    ticket = _is_ticket(content)
+    how = ", and putting the others back to their initial values," if ticket else ""
+    when, then = ("", "Trained from there") if ticket else (" before finetuning", "Finetuned")
+    said = [
+        (
+            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights{how}{when} "
+            f"takes the test accuracy from {dense:.2f} % to {pruned:.2f} %."
+        )
+    ]
+    for arm in ("sgd", "sgd_2x", "sam"):
+        mean = 100 * arms[arm]["accuracy"]["mean"]
+        said.append(
+            f"{then} with {NAMES[arm]} it is {mean:.2f} %, {mean - dense:+.2f} points from dense."
+        )
+    if content.compression:
+        said += _sizes(content.compression)
+    return said
+
+
+def _is_ticket(content: Content) -> bool:
+    """Whether the arm ``pruned`` has initial weights under its masks, and not trained ones."""
+    return content.params.get("prune.schedule.rewind") == "initial"
+
+
+def _sizes(compression: Mapping[str, Any]) -> list[str]:
+    size, count = compression["bytes"], compression["multiply_adds"]
+    said = [
+        (
+            f"On disk the weights take {size['dense'] / 1e3:.0f} kB dense and "
+            f"{size['sparse'] / 1e3:.0f} kB packed ({size['sparse'] / size['dense']:.0%}). "
+            "Compressed with zlib, where zeros cost little in either form, "
+            f"{size['dense_compressed'] / 1e3:.0f} and {size['sparse_compressed'] / 1e3:.0f} kB. "
+            "In memory, where torch stores the zeros, nothing is saved."
+        ),
+        (
+            f"A forward pass multiplies and adds {count['dense'] / 1e6:.2f} million times; a "
+            f"kernel that skipped every zero would do so {count['sparse'] / 1e6:.2f} million times."
+        ),
+    ]
+    for batch in dict.fromkeys(row["batch"] for row in compression["latency"]["rows"]):
+        rows = [row for row in compression["latency"]["rows"] if row["batch"] == batch]
+        best = min(rows[1:], key=lambda row: row["relative_to_dense"])
+        factor = best["relative_to_dense"]
+        gain = (
+            "no form of the sparse network is faster by more than a tenth"
+            if factor > 0.9
+            else f"the fastest sparse form takes {factor:.2f} of that"
+        )
+        said.append(
+            f"At batch {batch} this machine takes {rows[0]['median_ms']:.2f} ms for the dense "
+            f"network; {gain} ({best['form']}: {best['median_ms']:.2f} ms)."
+        )
+    return said
+
+
+def drawbacks(content: Content) -> list[str]:
+    """Question 4: what SAM costs."""
+    arms = content.summary["arms"]
+    sgd, sam, pruned = arms["sgd"], arms["sam"], arms["pruned"]
+    verb, start = "recovers", "from the pruned network"
+    if _is_ticket(content):  # nobody had these points before
+        verb, start = "gains", "on the rewound network"
+    gradients = sam["gradient_evaluations"] / sgd["gradient_evaluations"]
+    said = [
+        (
+            f"For the same epochs SAM takes {gradients:.2f} times the gradients of SGD and "
+            f"{sam['seconds'] / sgd['seconds']:.2f} times its seconds ({sam['seconds']:.1f} and "
+            f"{sgd['seconds']:.1f} a seed)."
+        )
+    ]
+    for arm in ("sgd", "sgd_2x", "sam"):
+        points = 100 * (arms[arm]["accuracy"]["mean"] - pruned["accuracy"]["mean"])
+        name = NAMES[arm][0].upper() + NAMES[arm][1:]
+        if points > 0:
+            said.append(
+                f"{name} {verb} {points:.2f} points {start}, at "
+                f"{arms[arm]['seconds'] / points:.1f} seconds a point."
+            )
+        else:
+            said.append(f"{name} {verb} nothing {start} ({points:+.2f} points).")
+    said.append(
+        "SAM needs a radius to choose, ρ, and one copy of the weights in memory" + _memory(content)
+    )
+    return said
+
+
+def _memory(content: Content) -> str:
+    peaks = {arm: of["peak_step_memory_bytes"] for arm, of in (content.cost or {}).items()}
+    if not peaks.get("sgd") or not peaks.get("sam"):
+        return "."
+    sgd, sam = (f"{peaks[arm] / 2**20:.0f}" for arm in ("sgd", "sam"))
+    return f": a step's peak was {sam} MiB, and {sgd} MiB with SGD."
+
+
+def flatness(content: Content) -> list[str]:
+    """What the measures of flatness say, if they were taken."""
+    if not content.flatness:
+        return []
+    arms = content.flatness["arms"]
+    rows: Sequence[Mapping[str, Any]] = arms["sam"]["sharpness"]
+    said = []
+    for row in (row for row in rows if row["steps"] == 1):
+        other = next(
+            one for one in arms["sgd"]["sharpness"] if (one["rho"], one["steps"]) == (row["rho"], 1)
+        )
+        flatter = "SAM" if row["mean"] < other["mean"] else "SGD"
+        overlap = _overlap(row, other)
+        said.append(
+            f"At ρ = {row['rho']:g} the loss rises by {row['mean']:.4f} around SAM's weights and "
+            f"by {other['mean']:.4f} around SGD's: {flatter}'s are the flatter"
+            + (", though the seeds' intervals overlap." if overlap else ".")
+        )
+    budget = content.flatness["budget"]
+    said.append(
+        f"(Measured on {budget['images']} training images in {budget['seconds']:g} seconds; "
+        "Hessian, longer ascent and pictures are of the first seed alone.)"
+    )
+    return said
+
+
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    if not one["ci95"] or not other["ci95"]:
+        return True
+    return bool(one["ci95"][0] <= other["ci95"][1] and other["ci95"][0] <= one["ci95"][1])

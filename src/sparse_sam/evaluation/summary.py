@@ -1,0 +1,128 @@
+"""``metrics/summary.json``: the arms and their paired differences, from the stages' metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_sam.evaluation.statistics import adjust, compare_paired, compare_predictions, summarize
+from sparse_sam.evaluation.verdict import verdict
+from sparse_sam.training import ARMS, SAM, SGD, SGD_2X, Evaluation
+
+COMPARISONS = {"sam_vs_sgd": (SAM, SGD), "sam_vs_sgd_2x": (SAM, SGD_2X)}
+
+
+def compare_arms(
+    tested: Mapping[tuple[str, int], Evaluation],
+    labels: NDArray[np.int64],
+    *,
+    dataset: str,
+    model: str,
+    seeds: Sequence[int],
+    costs: Mapping[str, Mapping[str, Any]],
+    margin: float,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[np.int64]]]:
+    """What the tests of every arm and seed say.
+
+    Args:
+        tested: by arm and seed.
+        labels: of the test images, (N,).
+        dataset: the name of the data source.
+        model: the network's name.
+        seeds: of every arm.
+        costs: by arm, as for ``summarize_experiment``.
+        margin: likewise.
+
+    Returns:
+        ``metrics/evaluate.json``, ``metrics/summary.json``, and predictions by arm, (seeds, N).
+    """
+    metrics, predictions = {}, {}
+    for arm in ARMS:
+        of = [tested[arm, seed] for seed in seeds]
+        metrics[arm] = {
+            "test_accuracy": summarize([one.accuracy for one in of]),
+            "test_loss": summarize([one.loss for one in of]),
+        }
+        predictions[arm] = np.stack([one.predictions.numpy() for one in of])
+    summary = summarize_experiment(
+        dataset=dataset,
+        model=model,
+        seeds=list(seeds),
+        accuracy={arm: metrics[arm]["test_accuracy"] for arm in ARMS},
+        correct={arm: predictions[arm] == labels for arm in ARMS},
+        costs=costs,
+        margin=margin,
+    )
+    return metrics, summary, predictions
+
+
+def summarize_experiment(
+    *,
+    dataset: str,
+    model: str,
+    seeds: list[int],
+    accuracy: Mapping[str, Mapping[str, Any]],
+    correct: Mapping[str, NDArray[np.bool_]],
+    costs: Mapping[str, Mapping[str, Any]],
+    margin: float,
+) -> dict[str, Any]:
+    """The published summary (its schema: docs/outputs.md).
+
+    Args:
+        dataset: the name of the data source.
+        model: the network's name.
+        seeds: the seeds, in the order of every list of values.
+        accuracy: test accuracy by arm, as ``statistics.summarize`` gives it.
+        correct: by arm, whether it is right on an image: boolean, (seeds, images).
+        costs: by arm, ``sparsity``, and ``gradient_evaluations`` and ``seconds`` of one seed.
+        margin: the largest difference in accuracy that counts as none.
+    """
+    taken = ("sparsity", "gradient_evaluations", "seconds")
+    return {
+        "dataset": dataset,
+        "model": model,
+        "seeds": seeds,
+        "arms": {
+            arm: {"accuracy": accuracy[arm], **{name: costs[arm][name] for name in taken}}
+            for arm in ARMS
+        },
+        "comparisons": _comparisons(len(seeds), accuracy, correct, costs, margin),
+    }
+
+
+def describe(name: str, costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A comparison in words. Compute is called equal only where the counted gradients are."""
+    if name == "sam_vs_sgd":
+        return "SAM − SGD at equal epochs"
+    equal = costs[SAM]["gradient_evaluations"] == costs[SGD_2X]["gradient_evaluations"]
+    return "SAM − SGD at equal compute" if equal else "SAM − SGD at 2x epochs"
+
+
+def _comparisons(
+    seeds: int,
+    accuracy: Mapping[str, Mapping[str, Any]],
+    correct: Mapping[str, NDArray[np.bool_]],
+    costs: Mapping[str, Mapping[str, Any]],
+    margin: float,
+) -> dict[str, Any]:
+    found = {
+        name: {
+            **compare_paired(accuracy[first]["values"], accuracy[second]["values"], margin),
+            "mcnemar": compare_predictions(correct[first], correct[second]),
+        }
+        for name, (first, second) in COMPARISONS.items()
+    }
+    adjusted = adjust({name: compared["p_value"] for name, compared in found.items()})
+    for name, compared in found.items():
+        compared["holm_p_value"] = adjusted[name]
+        compared["verdict"] = verdict(describe(name, costs), compared, seeds)
+    return found
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The summary's means as flat metrics, for a table of runs."""
+    return {
+        **{f"test_accuracy.{arm}": of["accuracy"]["mean"] for arm, of in summary["arms"].items()},
+        **{name: compared["mean"] for name, compared in summary["comparisons"].items()},
+    }

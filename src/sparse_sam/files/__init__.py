@@ -1,0 +1,10 @@
+"""Files and formats: written whole or not at all, sealed against damage, checked when read.
+
+Offers atomic files and folders, JSON and CSV, sealed tensor files, typed sections of YAML, and
+``Registry``: what a name in a file of parameters stands for.
+May use: errors, redaction.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,72 @@
+"""What the sections of a file of parameters are made of, and what a field takes, in words."""
+
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from sparse_sam.files.registry import Registry
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+# The upper bounds are far beyond all use, and within what torch can count and compute with.
+NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A mapping with exactly its keys, frozen, whose values are taken as they stand."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def chosen_section(field: FieldInfo, value: dict[str, Any]) -> type[Section]:
+    """The section that the ``name`` in the value of a field chooses (see ``Registry``)."""
+    registry = next(one for one in field.metadata if isinstance(one, Registry))
+    section: type[Section] = registry.load(value["name"])
+    return section
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Whether a field is a mapping of its own."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+
+
+_TYPES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def in_words(field: FieldInfo) -> str:
+    """What a field takes, in words: its type and its bounds."""
+    hint: Any = field.annotation
+    for registry in field.metadata:
+        if isinstance(registry, Registry):
+            return registry.allowed if hint is str else f"a mapping with name: {registry.allowed}"
+    if is_section(field):
+        return f"a mapping with the keys {', '.join(hint.model_fields)}"
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) is dict:
+        return "a mapping"
+    if get_origin(hint) is tuple:
+        item = FieldInfo.from_annotation(get_args(hint)[0])
+        return f"a list of one or more, each {in_words(item)}"
+    types = get_args(hint) or (hint,)
+    words = " or ".join(map(_type_in_words, types))
+    bounds = [
+        f"{word} {getattr(limit, bound)}"
+        for limit in field.metadata
+        for bound, word in _BOUNDS.items()
+        if hasattr(limit, bound)
+    ]
+    return f"{words}, {' and '.join(bounds)}" if bounds else words
+
+
+def _type_in_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    return "null" if hint is NoneType else _TYPES[hint]

@@ -1,0 +1,51 @@
+"""The section ``prune`` of ``params.yaml``: one choice on every axis (docs/pruning.md)."""
+
+from typing import Annotated, Self
+
+from pydantic import SerializeAsAny, model_validator
+
+from sparse_sam.files import BelowOne, Section
+from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES, STRUCTURES, kept_of_group
+from sparse_sam.pruning.schedules import PruningSchedule
+
+
+class PruneParams(Section):
+    """How many weights become zero, which ones, and when."""
+
+    sparsity: BelowOne
+    criterion: Annotated[str, CRITERIA]
+    scope: Annotated[str, SCOPES]
+    structure: Annotated[str, STRUCTURES]
+    batchnorm: bool
+    biases: bool
+    schedule: Annotated[SerializeAsAny[PruningSchedule], SCHEDULES]
+    reestimate_batchnorm: bool
+
+    @model_validator(mode="after")
+    def _fits_its_structure(self) -> Self:
+        for name in ("batchnorm", "biases") if self.structure != "unstructured" else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} = True: structure {self.structure} prunes weights only; allowed: false"
+                )
+        if group := kept_of_group(self.structure):
+            only = 1 - group[0] / group[1]
+            if abs(self.sparsity - only) > 1e-9:
+                raise ValueError(
+                    f"sparsity = {self.sparsity!r}: structure {self.structure} has its own; "
+                    f"allowed: {only!r}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_at_most_at_its_sparsity(self) -> Self:
+        begins = self.sparsity_at(0.0)
+        if begins > self.sparsity:
+            raise ValueError(
+                f"schedule.initial = {begins!r}: must be at most sparsity = {self.sparsity!r}"
+            )
+        return self
+
+    def sparsity_at(self, progress: float) -> float:
+        """What the schedule asks for, from 0 (before finetuning) to 1 (its last step)."""
+        return self.schedule.sparsity(self.sparsity, progress)

@@ -1,0 +1,14 @@
+from . import vectors as vectors
+from .asam import ASAM as ASAM
+from .gsam import GSAM as GSAM
+from .mask_projection import MaskProjection as MaskProjection
+from .momentum import MomentumSAM as MomentumSAM
+from .optimizer import SAM as SAM
+from .params import SAMParams as SAMParams
+from .periodic import LookSAM as LookSAM
+from .periodic import PeriodicSAM as PeriodicSAM
+from .perturbation import Perturbation as Perturbation
+from .registry import VARIANTS as VARIANTS
+from .uncompiled import SGD as SGD
+from .variants import build_sam as build_sam
+from .variants import variant_settings as variant_settings

@@ -1,0 +1,40 @@
+"""Which version of the code computes a cell: a hash over the files that its numbers depend on."""
+
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import sparse_sam
+from sparse_sam.files import own_code
+
+_LIBRARY = Path(sparse_sam.__file__).parent
+COMPUTING = ("data", "networks", "pruning", "sam", "training", "evaluation/flatness")
+"""The rooms that ``sweep.compute`` is made of; the others check, name, write or show."""
+
+
+def code_version(parameters: Any) -> str:
+    """SHA-256 of torch's version, of the rooms behind a cell, and of code of the user's own.
+
+    Args:
+        parameters: what the cell is made of, as plain values; code that they name counts.
+    """
+    own = json.dumps(own_code(parameters), sort_keys=True)
+    return hashlib.sha256(f"{_library_version()} {own}".encode()).hexdigest()
+
+
+@cache
+def _library_version() -> str:
+    digest = hashlib.sha256(f"torch {version('torch')}".encode())
+    for path in files():
+        name = path.relative_to(_LIBRARY).as_posix()
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def files() -> list[Path]:
+    """The library's files that a cell's numbers depend on."""
+    rooms = [path for room in COMPUTING for path in (_LIBRARY / room).rglob("*.py")]
+    return sorted([*rooms, _LIBRARY / "sweep" / "compute.py"])

@@ -1,0 +1,15 @@
+from . import events as events
+from .events import PIPELINE as PIPELINE
+from .mlflow_store import Tracker as Tracker
+from .paths import layout as layout
+from .pipelines import launcher as launcher
+from .pipelines import repository_root as repository_root
+from .pipelines import state_folder as state_folder
+from .provenance import read_provenance as read_provenance
+from .stage_run import Signals as Signals
+from .stage_run import Stage as Stage
+from .stage_run import Stopped as Stopped
+from .stage_run import run_stage as run_stage
+from .stages import MADE_BY as MADE_BY
+from .stages import STAGES as STAGES
+from .sweep_runs import SweepRuns as SweepRuns

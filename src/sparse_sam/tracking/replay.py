@@ -1,0 +1,227 @@
+"""Journals in, runs out.
+
+Replaying is idempotent: runs are found again, a metric is written with the time of its event, and
+MLflow's stores hold a (run, name, step, time, value) once. So it does not matter how often a
+journal is sent, or where sending broke off.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# First: it says what MLflow has to be told before it is imported.
+from sparse_sam.tracking.mlflow_store import (  # isort: skip
+    CONTENT,
+    RUN,
+    Tracker,
+    as_tracking_error,
+    batches,
+)
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+from sparse_sam.errors import RefusedError, SparseSamError, TrackingError
+from sparse_sam.tracking.events import PIPELINE
+from sparse_sam.tracking.journal import artifact_path, read_events
+from sparse_sam.tracking.pipelines import pipeline_content, started_at
+
+_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+
+
+class Replay:
+    """One journal on its way into MLflow; ``send`` takes what has come since the last time.
+
+    Args:
+        tracker: where it goes.
+        journal: what is sent.
+        elsewhere: the experiment that takes it, in place of the one that the journal names.
+    """
+
+    def __init__(self, tracker: Tracker, journal: Path, elsewhere: str | None = None) -> None:
+        self.tracker = tracker
+        self.journal = journal
+        self._elsewhere = elsewhere
+        self.sent = 0
+        self.ended = False
+        self.missing: list[str] = []
+        self._runs: dict[str | None, str] = {}
+        self._open: set[str] = set()
+        self._start: dict[str, Any] = {}
+        self._experiment = ""
+        self._upload = True
+
+    def send(self) -> None:
+        """Send the events that are new; what was sent stays sent.
+
+        Raises:
+            RefusedError: this run cannot be sent, or its journal is damaged.
+            TrackingError: MLflow is not reached, or does not work.
+        """
+        with self._sending():
+            events = self._read(self.sent)
+            metrics: dict[str, list[Metric]] = {}
+            for event in events:
+                if event["event"] == "metrics":
+                    metrics.setdefault(self._runs[event["child"]], []).extend(_metrics(event))
+                else:
+                    self._handle(event)
+            for run, values in metrics.items():
+                for batch in batches(values, _METRICS_A_BATCH):
+                    self.tracker.client.log_batch(run, metrics=batch)
+            self.sent += len(events)
+            if events and events[-1]["event"] == "end":
+                self._end(events[-1]["status"], events[-1]["time"])
+
+    def abandon(self) -> None:
+        """Close the runs of a stage that died without a word."""
+        if self._start:
+            with self._sending():
+                self._end("KILLED", self._read()[-1]["time"])
+
+    def give_up(self) -> None:
+        """Close what was begun of a run that was refused, as far as MLflow lets it."""
+        with suppress(TrackingError), as_tracking_error(self.tracker.shown):
+            for run in reversed(self._runs.values()):
+                self.tracker.client.set_terminated(run, "FAILED")
+
+    def _read(self, skip: int = 0) -> list[dict[str, Any]]:
+        try:
+            return read_events(self.journal, skip)
+        except OSError as error:
+            raise RefusedError(f"{self.journal} cannot be read: {error.strerror}") from error
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """What is wrong with the journal is RefusedError, too: no other has to wait for it."""
+        try:
+            with as_tracking_error(self.tracker.shown):
+                yield
+        except TrackingError:
+            raise
+        except (SparseSamError, KeyError, TypeError, ValueError) as error:
+            reason = str(error) if isinstance(error, SparseSamError) else repr(error)
+            raise RefusedError(f"{self.journal.name} is damaged: {reason}") from error
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        client = self.tracker.client
+        match event["event"]:
+            case "start":
+                self._begin(event)
+            case "child":
+                self._child(event)
+            case "child_end":
+                client.set_terminated(self._runs[event["child"]], "FINISHED", event["time"])
+                self._open.discard(event["child"])
+            case "tags":
+                self._log(self._runs[None], tags=event["values"])
+            case "dataset":
+                self._dataset(event)
+            case "artifact":
+                self._artifact(event)
+            case _:
+                pass
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        self._start = event
+        launcher, pipeline = self._launcher(event["launcher"]), self.journal.parent.name
+        self._experiment = self.tracker.experiment(launcher)
+        name = launcher.get("experiment", pipeline.split(".")[0])
+        self._runs[PIPELINE], _ = self.tracker.find_or_create(
+            self._experiment,
+            pipeline,
+            name=f"pipeline {name}",
+            parent=launcher.get("mlflow_run_id"),
+            time=started_at(self.journal.parent),
+            tags={**event["tags"], "sparse_sam.kind": "pipeline"},
+        )
+        cached = {"sparse_sam.cached": "true"} if event.get("cached") else {}
+        stage = event["stage"]
+        self._runs[None], _ = self.tracker.find_or_create(
+            self._experiment,
+            event["run"],
+            name=f"{stage} (cached)" if cached else stage,
+            parent=self._runs[PIPELINE],
+            time=event["time"],
+            tags={**event["tags"], **cached, "sparse_sam.kind": "stage", "dvc.stage": stage},
+        )
+        if cached:
+            source = self.tracker.find(self._experiment, RUN, event["source_run"])
+            if source:
+                # The checkpoints lie under the run that made them; a second copy helps nobody.
+                self._upload = False
+                self._log(self._runs[None], tags={"sparse_sam.cached_from": source.info.run_id})
+        else:
+            self.tracker.client.update_run(self._runs[PIPELINE], "RUNNING")
+        self._log(self._runs[None], params=event["params"])
+        self._log(self._runs[PIPELINE], params=event["params"])
+
+    def _launcher(self, named: Mapping[str, str]) -> dict[str, str]:
+        if self._elsewhere is None:
+            return dict(named)
+        # A run of MLflow's own that stands above stays with its experiment.
+        kept = {key: value for key, value in named.items() if not key.startswith("mlflow_")}
+        return {**kept, "mlflow_experiment_name": self._elsewhere}
+
+    def _child(self, event: dict[str, Any]) -> None:
+        name, stage = event["child"], self._start["stage"]
+        self._runs[name], _ = self.tracker.find_or_create(
+            self._experiment,
+            f"{self._start['run']}/{name}",
+            name=f"{stage} {name}",
+            parent=self._runs[None],
+            time=event["time"],
+            tags={"sparse_sam.kind": "seed", "dvc.stage": stage},
+        )
+        self._open.add(name)
+        self._log(self._runs[name], params=event["params"])
+
+    def _dataset(self, event: dict[str, Any]) -> None:
+        # The digest names the data; MLflow keeps at most 36 characters of it.
+        entity = Dataset(
+            name=event["name"],
+            digest=event["fingerprint"][:36],
+            source_type="sparse-sam",
+            source=json.dumps({"data.source": event["name"], "sha256": event["fingerprint"]}),
+        )
+        tag = InputTag("mlflow.data.context", event["context"])
+        self.tracker.client.log_inputs(self._runs[None], datasets=[DatasetInput(entity, [tag])])
+
+    def _artifact(self, event: dict[str, Any]) -> None:
+        if not self._upload:
+            return
+        kept = artifact_path(self.journal.parent, Path(event["path"]), event["md5"])
+        if not kept.is_file():
+            self.missing.append(event["path"])
+            return
+        self.tracker.client.log_artifact(self._runs[event["child"]], str(kept))
+
+    def _end(self, status: str, time: int) -> None:
+        for key in (*self._open, None):
+            self.tracker.client.set_terminated(self._runs[key], status, time)
+        # A cached stage ended long before the pipeline that it now belongs to began.
+        time = max(time, started_at(self.journal.parent))
+        self.tracker.client.set_terminated(self._runs[PIPELINE], status, time)
+        results = pipeline_content(self.journal.parent)
+        if results:
+            self.tracker.client.set_tag(self._runs[PIPELINE], CONTENT, results)
+        self.ended = True
+
+    def _log(
+        self,
+        run: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        items = [Param(key, str(value)) for key, value in (params or {}).items()]
+        labels = [RunTag(key, str(value)) for key, value in (tags or {}).items()]
+        self.tracker.client.log_batch(run, tags=labels)
+        for batch in batches(items, _PARAMS_A_BATCH):
+            self.tracker.client.log_batch(run, params=batch)
+
+
+def _metrics(event: dict[str, Any]) -> list[Metric]:
+    return [
+        Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()
+    ]

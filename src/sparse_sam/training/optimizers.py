@@ -1,0 +1,83 @@
+"""Fresh optimizers for a recipe, and the check that they are fresh."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparse_sam.errors import StaleOptimizerError
+from sparse_sam.pruning import attached_masks, plain_parameters
+from sparse_sam.sam import SAM, SGD, LookSAM, SAMParams, build_sam
+from sparse_sam.training.params import TrainingParams
+
+
+def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
+    """SGD over every parameter of ``model``."""
+    return SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def make_sam(model: nn.Module, recipe: TrainingParams, sam: SAMParams) -> SAM:
+    """The variant of SAM that ``sam`` names, over every parameter of ``model``, around SGD."""
+    return build_sam(
+        sam.variant,
+        model,
+        SGD,
+        sam.rho,
+        settings=sam.settings,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+@torch.no_grad()
+def forget_pruned(optimizer: Optimizer, model: nn.Module) -> None:
+    """Set what ``optimizer`` remembers of pruned weights to 0.
+
+    To be called after masks have shrunk: momentum would move the weights that have just gone.
+    """
+    for one in attached_masks(model):
+        pruned = one.mask == 0
+        for value in optimizer.state.get(one.original, {}).values():
+            if isinstance(value, Tensor) and value.shape == pruned.shape:
+                value.masked_fill_(pruned, 0.0)
+        if isinstance(optimizer, LookSAM):
+            optimizer.forget(one.original, pruned)
+
+
+def forget_everything(optimizer: Optimizer) -> None:
+    """Make ``optimizer`` as it was when it was new, but for its param groups."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {}, "param_groups": groups})
+
+
+def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
+    """Check that ``optimizer`` holds the trainable parameters of ``model``, and nothing else.
+
+    An optimizer that was made for another model steps without an error and moves nothing that
+    the caller looks at. (That is the first fault of the notebook in docs/protocol.md.)
+
+    Frozen parameters (``requires_grad`` False) may be held or not: no step moves them.
+
+    Raises:
+        StaleOptimizerError: it misses a parameter of the model, or holds one that is not.
+    """
+    attached_masks = {
+        id(parameter) for group in optimizer.param_groups for parameter in group["params"]
+    }
+    parameters = plain_parameters(model)
+    missing = [
+        name for name, p in parameters.items() if p.requires_grad and id(p) not in attached_masks
+    ]
+    foreign = len(attached_masks - {id(parameter) for parameter in parameters.values()})
+    if missing or foreign:
+        names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise StaleOptimizerError(
+            f"the optimizer holds {foreign} tensors that are not parameters of this model and "
+            f"misses {len(missing)} that are ({names or 'none'}). Make a new optimizer from "
+            "model.parameters() after building, pruning or loading the model."
+        )

@@ -1,0 +1,180 @@
+"""What a network on disk says of itself, and how much of that is believed.
+
+A header may come from anywhere, with the seals that make it well formed. So every field is checked,
+and a file names no code: it may name a registered network, or the one that its reader names too.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_sam.errors import CheckpointError, SparseSamError
+from sparse_sam.networks import NETWORKS, ImageShape, build_model
+from sparse_sam.training.arms import ARMS
+
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_LONGEST_TEXT = 200
+_COUNT_BELOW, _SEED_BELOW = 2**31, 2**32
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint belongs to.
+
+    Attributes:
+        model: name in the registry, or ``package.module:factory``.
+        image_shape: (channels, height, width) of one input.
+        num_classes: how many logits come out.
+        mean: mean of the training pixels on the 0–1 scale; inputs are (x/255 − mean)/std.
+        std: their standard deviation.
+        dataset: fingerprint of the data set that trained it.
+        arm: ``dense``, ``pruned``, ``sgd``, ``sgd_2x`` or ``sam``.
+        seed: the seed of its initialisation and batch order.
+    """
+
+    model: str
+    image_shape: ImageShape
+    num_classes: int
+    mean: float
+    std: float
+    dataset: str
+    arm: str
+    seed: int
+
+
+def read_origin(path: Path, header: Mapping[str, Any], *, model: str | None, cure: str) -> Origin:
+    """The origin in a file's header, if it is one and names no code that its reader does not name.
+
+    Nothing is imported here.
+
+    Args:
+        path: the file, named in errors.
+        header: what ``tensorfile.load`` gave.
+        model: the network that it must be of, from a source that is trusted: params.yaml, or who
+            calls. None allows the registered ones.
+        cure: how to get a sound file.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or cannot be, or the network is another.
+    """
+    try:
+        origin = parse_origin(header.get("origin"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}). {cure}") from None
+    if model is not None and origin.model != model:
+        raise CheckpointError(
+            f"{path} is of the network {origin.model}, not of {model}, which is named by the "
+            f"caller or by model.name in params.yaml. {cure}"
+        )
+    if model is None and origin.model not in NETWORKS:
+        raise CheckpointError(
+            f"{path} names the network {origin.model}, which is none of {', '.join(NETWORKS)}. A "
+            "file does not choose what code runs: if that code is yours, name it where you load "
+            'the file, model="package.module:factory".'
+        )
+    return origin
+
+
+def parse_origin(values: Any) -> Origin:
+    """An origin from plain values, such as JSON's. Raises ValueError that names the field."""
+    if not isinstance(values, dict):
+        raise ValueError(f"origin = {_brief(values)}: must be a mapping")
+    names = [field.name for field in fields(Origin)]
+    for name in names:
+        if name not in values:
+            raise ValueError(f"origin.{name} is missing")
+    for name in values:
+        if name not in names:
+            raise ValueError(f"origin.{ascii(name)[1:40].rstrip(chr(39))} is unknown")
+    for name, (holds, allowed) in _ALLOWED.items():
+        if not holds(values[name]):
+            raise ValueError(f"origin.{name} = {_brief(values[name])}: must be {allowed}")
+    return Origin(**{**values, "image_shape": tuple(values["image_shape"])})
+
+
+def build_on_meta(origin: Origin) -> nn.Module:
+    """A registered network of names and shapes alone, in evaluation mode: it takes no memory.
+
+    Raises:
+        CheckpointError: there can be no such network, or the origin's is not registered.
+    """
+    if origin.model not in NETWORKS:
+        raise CheckpointError(f"{origin.model} is not registered")
+    try:
+        with torch.device("meta"):
+            return build_model(origin.model, origin.image_shape, origin.num_classes).eval()
+    except (RuntimeError, TypeError, SparseSamError) as error:
+        raise CheckpointError(_one_line(error)) from None
+
+
+def check_state(origin: Origin, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a registered network cannot hold ``state``; takes no memory.
+
+    Of a network of one's own only its factory knows how large it is.
+    """
+    if origin.model not in NETWORKS:
+        return
+    form = build_on_meta(origin)
+    check_types(form, state)
+    try:
+        form.load_state_dict(dict(state), assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(_one_line(error)) from None
+
+
+def check_types(form: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a tensor of ``state`` is of another type than the network's."""
+    for name, own in form.state_dict().items():
+        if name in state and state[name].dtype != own.dtype:
+            raise CheckpointError(f"{name} is {state[name].dtype}, not {own.dtype}")
+
+
+def _is_whole(value: Any, least: int = 1, below: int = _COUNT_BELOW) -> bool:
+    return type(value) is int and least <= value < below
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in {int, float} and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can be
+        return False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT and value.isprintable()
+
+
+def _is_model(value: Any) -> bool:
+    return _is_text(value) and (value in NETWORKS or _FACTORY.fullmatch(value) is not None)
+
+
+def _is_image_shape(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_whole, value))
+
+
+_ALLOWED = {
+    "model": (_is_model, "the name of a network, or package.module:factory"),
+    "image_shape": (_is_image_shape, "three whole numbers: channels, height, width, from 1"),
+    "num_classes": (_is_whole, "a whole number from 1"),
+    "mean": (_is_finite, "a finite number"),
+    "std": (lambda value: _is_finite(value) and value > 0, "a finite number above 0"),
+    "dataset": (_is_text, f"the fingerprint of a data set, up to {_LONGEST_TEXT} characters"),
+    "arm": (lambda value: isinstance(value, str) and value in ARMS, f"one of {', '.join(ARMS)}"),
+    "seed": (lambda value: _is_whole(value, 0, _SEED_BELOW), "a whole number from 0"),
+}
+
+
+def _brief(value: Any) -> str:
+    """A value for a message: without control characters, and not long."""
+    text = ascii(value) if not isinstance(value, int) or abs(value) < 10**40 else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

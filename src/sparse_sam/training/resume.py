@@ -1,0 +1,117 @@
+"""Where a training stands, on disk, so that a stage that is killed goes on from there.
+
+A resume point is a tree of tensors and plain values in one file. It is named after everything that
+made it (``resume_key``), so it can never be used for other parameters, data or code; a damaged one
+is left aside, and the training starts anew.
+"""
+
+import hashlib
+import json
+import platform
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import sparse_sam
+from sparse_sam.files import TensorFileError, load_tensors, own_code, save_tensors
+
+_KIND, _VERSION = "resume point", 2
+_FORGOTTEN_SECONDS = 7 * 24 * 3600
+
+
+class ResumePoint:
+    """The file of one training.
+
+    Args:
+        folder: where resume points are kept.
+        key: what ``resume_key`` says of this training.
+        every_steps: after how many steps of an epoch a training is saved, beside its epochs.
+    """
+
+    def __init__(self, folder: Path, key: str, every_steps: int | None = None) -> None:
+        self.path, self.every_steps = folder / f"{key}.safetensors", every_steps
+
+    def save(self, tree: Any) -> None:
+        """Replace what is there by ``tree``: dicts, lists and tuples of tensors and JSON values."""
+        tensors: dict[str, Tensor] = {}
+        header = {"tree": _pack(tree, tensors)}
+        # Not worth a wait for the disk: what a power cut leaves of it is found damaged.
+        save_tensors(self.path, tensors, kind=_KIND, version=_VERSION, header=header, durable=False)
+
+    def load(self) -> Any | None:
+        """What was saved last; None if nothing was, or if it is damaged."""
+        try:
+            tensors, header = load_tensors(self.path, kind=_KIND, version=_VERSION, cure="")
+            return _unpack(header["tree"], tensors)
+        except (
+            *(TensorFileError, KeyError, TypeError, ValueError),
+            *(AttributeError, RecursionError),
+        ):
+            return None
+
+    def remove(self) -> None:
+        """Remove it, and what other trainings left behind a week ago or longer."""
+        self.path.unlink(missing_ok=True)
+        for other in self.path.parent.glob("*"):
+            try:
+                if time.time() - other.stat().st_mtime > _FORGOTTEN_SECONDS:
+                    other.unlink()
+            except FileNotFoundError:
+                continue  # by another stage that ended in this moment
+
+
+def resume_key(*made_by: Any) -> str:
+    """A name for a training: what it is made by, this library's code, torch and its threads.
+
+    Args:
+        made_by: JSON values: parameters, seed, arm, hashes of data and initial weights.
+    """
+    machine = [torch.__version__, platform.machine(), torch.get_num_threads()]
+    text = json.dumps([made_by, machine, _code_hash(), own_code(made_by)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@cache
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    library = Path(sparse_sam.__file__).parent
+    for file in sorted(library.rglob("*.py")):
+        digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON for a tree; its tensors go to ``tensors``. Keys keep their types, tuples stay tuples."""
+    match value:
+        case Tensor():
+            # A copy: what a module shares may be saved only once under a name.
+            tensors[name := f"t{len(tensors)}"] = value.detach().cpu().clone()
+            return {"tensor": name}
+        case dict():
+            return {"dict": [[key, _pack(inner, tensors)] for key, inner in value.items()]}
+        case list() | tuple():
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {kind: [_pack(inner, tensors) for inner in value]}
+        case None | bool() | int() | float() | str():
+            return {"value": value}
+    raise TypeError(f"a resume point cannot hold {type(value).__name__}")
+
+
+def _unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = packed.items()
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "dict":
+            return {key: _unpack(inner, tensors) for key, inner in content}
+        case "list":
+            return [_unpack(inner, tensors) for inner in content]
+        case "tuple":
+            return tuple(_unpack(inner, tensors) for inner in content)
+        case "value":
+            return content
+    raise ValueError(f"{kind} is no part of a resume point")
