@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from sparse_sam.data import DataParams, read_data
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import read_json
-from sparse_sam.training import SGD_2X, on_threads, select_device
+from sparse_sam.training import SGD_2X_ARM, on_threads, select_device
 
 HERE = Path(__file__).parent
 Pair = tuple[str, Any, Any]
@@ -55,7 +55,7 @@ def lenet(folder: str | None) -> Iterator[Pair]:
     network = "lenet-300-100"
     params["seeds"] = params["seeds"][:1]
     params["networks"][network]["compressions"] = params["networks"][network]["compressions"][:1]
-    chosen = run.best(read_json(run.results("choose", network))["tried"], SGD_2X)
+    chosen = run.best(read_json(run.results("choose", network))["tried"], SGD_2X_ARM)
     data, test = run.load_data(params["data"], 0)
     (found,) = run.measure(params, network, data, test.test, [chosen], lambda _: None)
     (published,) = [
@@ -63,7 +63,11 @@ def lenet(folder: str | None) -> Iterator[Pair]:
         for row in read_json(run.results("measure", network))["rows"]
         if all(row[key] == found[key] for key in ("arm", "compression", "seed"))
     ]
-    yield f"{network}, {SGD_2X}, {found['compression']} ×, seed {found['seed']}", published, found
+    yield (
+        f"{network}, {SGD_2X_ARM}, {found['compression']} ×, seed {found['seed']}",
+        published,
+        found,
+    )
 
 
 def regimes(folder: str | None) -> Iterator[Pair]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sparse_sam.data.params import DataParams
-    from sparse_sam.data.sources import RawData
+    from sparse_sam.data.raw import RawData
     from sparse_sam.data.splits import Split, TrainingData
     from sparse_sam.training.params import TrainingParams
 
@@ -157,7 +157,7 @@ def data_params() -> Callable[..., DataParams]:
 @pytest.fixture(scope="session")
 def digits(data_params: Callable[..., DataParams]) -> RawData:
     """5,000 genuine digits, 4,000 of them for training."""
-    from sparse_sam.data.sources import load_raw
+    from sparse_sam.data.raw import load_raw
 
     return load_raw(data_params())
 

@@ -8,8 +8,7 @@ from sparse_sam.sam.params import SAMParams
 
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:
     """The section ``finetune.sam``, as params.yaml has it, with what the test says otherwise."""
-    settings = {"eta": None, "k": None, "alpha": None, "rho_min": None}
-    return {"variant": "sam", "rho": rho, **settings, **changes}
+    return {"variant": "sam", "rho": rho, **changes}
 
 
 def sam_params(rho: float = 0.05, **changes: Any) -> SAMParams:
@@ -19,8 +18,7 @@ def sam_params(rho: float = 0.05, **changes: Any) -> SAMParams:
 
 def prune_values(**changes: Any) -> dict[str, Any]:
     """The section ``prune``, as params.yaml has it, with what the test says otherwise."""
-    settings = {"rounds": None, "rewind": None, "initial": None, "end": None, "updates": None}
-    schedule = {"name": "one-shot", **settings, **changes.pop("schedule", {})}
+    schedule = {"name": "one-shot", **changes.pop("schedule", {})}
     return {
         "sparsity": 0.5,
         "criterion": "magnitude",

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 import sparse_sam
 from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.errors import ConfigError
-from sparse_sam.networks.params import MODEL_NAMES
-from sparse_sam.sam.params import VARIANT_SETTINGS
+from sparse_sam.sam.registry import VARIANTS
 from tests.recipes import prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
@@ -194,7 +193,7 @@ BAD: list[tuple[str, list[Any], str]] = [
         (f"{section}.{key}", values, allowed)
         for section in ("train_dense.sam", "finetune.sam")
         for key, values, allowed in [
-            ("variant", ["fsam", None, 1, "SAM"], f"one of {', '.join(VARIANT_SETTINGS)}"),
+            ("variant", ["fsam", None, 1, "SAM"], f"one of {', '.join(VARIANTS)}"),
             ("rho", [*NOT_NUMBERS, -0.05, 1e7], NOT_NEGATIVE),
             ("eta", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
             ("k", [value for value in NOT_COUNTS if value is not None], COUNT_OR_NULL),
@@ -358,12 +357,12 @@ def test_every_fault_of_a_file_has_its_line() -> None:
 
 
 @pytest.mark.parametrize("section", ["train_dense.sam", "finetune.sam"])
-@pytest.mark.parametrize("variant", VARIANT_SETTINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_setting_belongs_to_its_variants(section: str, variant: str) -> None:
     for name in ("eta", "k", "alpha", "rho_min"):
         content = changed(section, sam_values(2.0, variant=variant, **{name: 1}))
         content["finetune"]["training"]["momentum"] = 0.9
-        if name in VARIANT_SETTINGS[variant]:
+        if name in VARIANTS[variant]:
             parse_params(content)
         else:
             message = fault(content)
@@ -448,7 +447,7 @@ def test_folder_and_mirror_are_taken_by_their_sources() -> None:
 def test_an_unknown_model_is_told_the_known_ones(name: Any) -> None:
     message = fault(changed("model.name", name))
     assert message == (
-        f"params.yaml: model.name = {name!r}: must be one of {', '.join(MODEL_NAMES)}, "
+        f"params.yaml: model.name = {name!r}: must be one of {', '.join(NETWORKS)}, "
         "or package.module:factory"
     )
 
@@ -457,7 +456,7 @@ def test_an_unknown_model_is_told_the_known_ones(name: Any) -> None:
 def test_a_model_whose_module_is_not_there_is_told_so(module: str) -> None:
     message = fault(changed("model.name", f"{module}:tiny"))
     assert message.startswith(f"params.yaml: model.name = '{module}:tiny': names the module")
-    assert all(name in message for name in MODEL_NAMES)
+    assert all(name in message for name in NETWORKS)
 
 
 def test_a_model_in_a_package_that_cannot_be_imported_is_told_why(

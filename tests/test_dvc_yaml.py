@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from sparse_sam.sweep.code_version import imports
-from sparse_sam.tracking.pipelines import BEFORE
+from sparse_sam.tracking.stages import STAGES
 from stages import layout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,18 +57,18 @@ def outputs_of(entry: dict[str, Any]) -> list[Any]:
     return [*entry["outs"], *entry["metrics"], *entry.get("plots", [])]
 
 
-@pytest.mark.parametrize("stage", BEFORE)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
     listed = {dep for dep in DVC["stages"][stage]["deps"] if dep.endswith(".py")}
     assert listed == code_of(stage)
 
 
-@pytest.mark.parametrize("stage", BEFORE)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_parameters_that_it_logs(stage: str) -> None:
     assert tuple(DVC["stages"][stage]["params"]) == layout.STAGE_PARAMS[stage]
 
 
-@pytest.mark.parametrize("stage", BEFORE)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_declares_the_outputs_that_it_writes(stage: str) -> None:
     module = __import__(f"stages.{stage}", fromlist=["OUTPUTS"])
     entry = DVC["stages"][stage]
@@ -79,7 +79,7 @@ def test_a_stage_declares_the_outputs_that_it_writes(stage: str) -> None:
 
 
 def test_the_stages_and_their_order_are_those_of_the_pipeline() -> None:
-    assert list(DVC["stages"]) == list(BEFORE)
+    assert list(DVC["stages"]) == list(STAGES)
     made_by = {
         name: stage
         for stage, entry in DVC["stages"].items()
@@ -88,8 +88,8 @@ def test_the_stages_and_their_order_are_those_of_the_pipeline() -> None:
     }
     for stage, entry in DVC["stages"].items():
         direct = {made_by[dep] for dep in entry["deps"] if dep in made_by}
-        through = {far for near in direct for far in BEFORE[near]}
-        assert direct | through == set(BEFORE[stage])
+        through = {far for near in direct for far in STAGES[near]}
+        assert direct | through == set(STAGES[stage])
 
 
 def test_observers_exist() -> None:

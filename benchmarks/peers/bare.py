@@ -21,9 +21,9 @@ from sparse_sam.training import (
     ARMS,
     DENSE,
     PRUNED,
-    SAM,
-    SGD,
-    SGD_2X,
+    SAM_ARM,
+    SGD_2X_ARM,
+    SGD_ARM,
     Checkpoint,
     evaluate,
     finetune,
@@ -41,7 +41,7 @@ def train(params: Params, data: TrainingData, seed: int) -> dict[str, Checkpoint
     """Train one seed's arms."""
     dense = train_dense(data, params.model.name, params.train_dense, seed, silent)
     found = {DENSE: dense.checkpoint, PRUNED: prune(dense.checkpoint, params.prune)}
-    for arm in (SGD, SGD_2X, SAM):
+    for arm in (SGD_ARM, SGD_2X_ARM, SAM_ARM):
         found[arm] = finetune(found[PRUNED], data, params.finetune, arm, silent).checkpoint
     return found
 
@@ -52,7 +52,7 @@ def measure(found: Mapping[str, Checkpoint], data: TrainingData, *, thorough: bo
     from sparse_sam.evaluation import measure_flatness as flatness
 
     for arm, checkpoint in found.items():
-        surface = arm in {SGD, SAM}
+        surface = arm in {SGD_ARM, SAM_ARM}
         flatness(
             checkpoint.build(), data.train, FlatnessSettings(), thorough=thorough, surface=surface
         )

@@ -25,8 +25,8 @@ from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import SAMParams
 from sparse_sam.training import (
     DENSE,
-    SAM,
-    SGD_2X,
+    SAM_ARM,
+    SGD_2X_ARM,
     Checkpoint,
     DenseParams,
     FinetuneParams,
@@ -42,7 +42,7 @@ from sparse_sam.training import (
 )
 
 HERE = Path(__file__).parent
-ARMS = (SGD_2X, SAM)
+ARMS = (SGD_2X_ARM, SAM_ARM)
 TRAINING_IMAGES = 60_000  # of MNIST
 NO_SETTINGS = {"eta": None, "k": None, "alpha": None, "rho_min": None}
 
@@ -73,8 +73,8 @@ def load_data(params: Values, validation_images: int) -> tuple[TrainingData, Tes
 def candidates(params: Values, network: str) -> list[Recipe]:
     """What each arm may choose from."""
     changes = [tuple(one.items()) for one in params["networks"][network]["candidates"]]
-    by_sgd = [Recipe(SGD_2X, one, None) for one in changes]
-    return by_sgd + [Recipe(SAM, one, rho) for one, rho in product(changes, params["rhos"])]
+    by_sgd = [Recipe(SGD_2X_ARM, one, None) for one in changes]
+    return by_sgd + [Recipe(SAM_ARM, one, rho) for one, rho in product(changes, params["rhos"])]
 
 
 def train_all_dense(

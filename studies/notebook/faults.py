@@ -15,7 +15,7 @@ from sparse_sam.networks import build_model
 from sparse_sam.pruning import attach, magnitude_masks
 from sparse_sam.training import (
     PRUNED,
-    SAM,
+    SAM_ARM,
     Checkpoint,
     Epoch,
     FinetuneParams,
@@ -83,7 +83,7 @@ def finetune_with(
 ) -> Finetuned:
     """Finetune as one arm does, with the faults that are switched on."""
     recipe = arm_recipe(params.training, arm)
-    if faults.stale_optimizer and arm != SAM:
+    if faults.stale_optimizer and arm != SAM_ARM:
         return _stale(pruned, dense, data, recipe, masked=not faults.no_mask)
     if faults.no_mask:
         return _unmasked(pruned, data, params, recipe, arm)
@@ -97,7 +97,7 @@ def _unmasked(
     # FAULT no_mask: the zeros are only initial values. Nothing keeps them, their gradients are
     # not 0, and SAM's ε lies on them too. To the library this is an ordinary dense network.
     model = _without_masks(pruned)
-    optimizer = make_sam(model, recipe, params.sam) if arm == SAM else make_sgd(model, recipe)
+    optimizer = make_sam(model, recipe, params.sam) if arm == SAM_ARM else make_sgd(model, recipe)
     seed = pruned.origin.seed
     history = train(model, optimizer, data, recipe, seed=seed, purpose="finetune")
     return Finetuned(model, _validation(history))

@@ -21,9 +21,9 @@ from sparse_sam.pruning import plain_state, prunable_parameters
 from sparse_sam.sam import SAMParams
 from sparse_sam.training import (
     PRUNED,
-    SAM,
-    SGD,
-    SGD_2X,
+    SAM_ARM,
+    SGD_2X_ARM,
+    SGD_ARM,
     Checkpoint,
     DenseParams,
     FinetuneParams,
@@ -36,7 +36,7 @@ from sparse_sam.training import (
 from studies.notebook.faults import VARIANTS, Faults, Finetuned, finetune_with, prune
 
 HERE = Path(__file__).parent
-ARMS = (SGD, SGD_2X, SAM)
+ARMS = (SGD_ARM, SGD_2X_ARM, SAM_ARM)
 MODEL = "classifier"
 
 
@@ -90,7 +90,7 @@ def run_seed(
 
 def _that_matter(faults: Faults, arm: str) -> Faults:
     """The SAM arm's optimizer is never stale."""
-    return Faults(False, faults.no_mask, faults.batchnorm_pruned) if arm == SAM else faults
+    return Faults(False, faults.no_mask, faults.batchnorm_pruned) if arm == SAM_ARM else faults
 
 
 def describe(finetuned: Finetuned, pruned: Checkpoint, test: TestData) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from itertools import compress
 import pytest
 
 from sparse_sam.tracking.journal import read_events
-from sparse_sam.tracking.pipelines import BEFORE
+from sparse_sam.tracking.stages import STAGES
 from tests.pipeline.conftest import LATER, Clone
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -100,14 +100,14 @@ def test_kills_at_random_moments_change_nothing(
     expected, curves = outputs(clone), without_times(clone)
     injected = survived = left = 0
     seconds: dict[str, float] = {}
-    for stage in BEFORE:  # how long each takes alone
+    for stage in STAGES:  # how long each takes alone
         began = time.monotonic()
         assert start(clone, stage).wait() == 0
         seconds[stage] = time.monotonic() - began
     assert outputs(clone) == expected
     while injected < KILLS:
         # Most time is spent in training, and most kills hit it.
-        stage = moments.choice([*BEFORE, *TRAINING, *TRAINING])
+        stage = moments.choice([*STAGES, *TRAINING, *TRAINING])
         forget(clone, stage)
         process = start(clone, stage)
         try:

@@ -14,8 +14,10 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
+from sparse_sam.tracking.stages import STAGES as TABLE
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = ("download", "train_dense", "prune", "finetune_sgd", "finetune_sam", "evaluate")
+STAGES = tuple(TABLE)
 SMALL: dict[str, Any] = {
     "seeds": [0, 1],
     "data.fraction": 0.3,

@@ -10,17 +10,17 @@ from sparse_sam.sam import vectors
 def test_norm_and_inner_product_are_over_all_parts_together() -> None:
     one = [torch.tensor([[3.0, 0.0], [0.0, 4.0]]), torch.tensor([12.0])]
     other = [torch.tensor([[1.0, 9.0], [9.0, 2.0]]), torch.tensor(-0.5).reshape(1)]
-    assert vectors.norm(one) == 13.0
-    assert vectors.inner(one, other) == 3.0 + 8.0 - 6.0
-    assert vectors.norm(one).dtype == torch.float32
+    assert vectors.vector_norm(one) == 13.0
+    assert vectors.inner_product(one, other) == 3.0 + 8.0 - 6.0
+    assert vectors.vector_norm(one).dtype == torch.float32
 
 
 def test_parts_need_not_be_contiguous_or_alike() -> None:
     part = torch.arange(6.0).reshape(2, 3)
     mixed: list[Tensor] = [part.t(), torch.full((2,), 2.0, dtype=torch.float64)]
-    assert float(vectors.norm(mixed)) == pytest.approx((55 + 8) ** 0.5, rel=1e-12)
-    assert vectors.norm(mixed).dtype == torch.float64
-    assert float(vectors.inner([part.t()], [part.t().contiguous()])) == 55.0
+    assert float(vectors.vector_norm(mixed)) == pytest.approx((55 + 8) ** 0.5, rel=1e-12)
+    assert vectors.vector_norm(mixed).dtype == torch.float64
+    assert float(vectors.inner_product([part.t()], [part.t().contiguous()])) == 55.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

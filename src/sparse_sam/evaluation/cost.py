@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparse_sam.training import PRUNED, SAM, SGD, SGD_2X
+from sparse_sam.training import PRUNED, SAM_ARM, SGD_2X_ARM, SGD_ARM
 
 
 def finetuning_cost(
@@ -21,9 +21,9 @@ def finetuning_cost(
     arms = summary["arms"]
     start = arms[PRUNED]["accuracy"]["mean"]
     steps = {
-        SGD: arms[SGD]["gradient_evaluations"],
-        SGD_2X: arms[SGD_2X]["gradient_evaluations"],
-        SAM: arms[SGD]["gradient_evaluations"],
+        SGD_ARM: arms[SGD_ARM]["gradient_evaluations"],
+        SGD_2X_ARM: arms[SGD_2X_ARM]["gradient_evaluations"],
+        SAM_ARM: arms[SGD_ARM]["gradient_evaluations"],
     }
     return {
         arm: {

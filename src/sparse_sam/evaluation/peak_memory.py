@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sparse_sam.training import (
-    SAM,
-    SGD,
-    SGD_2X,
+    SAM_ARM,
+    SGD_2X_ARM,
+    SGD_ARM,
     Checkpoint,
     FinetuneParams,
     load_checkpoint,
@@ -35,7 +35,7 @@ from sparse_sam.training import (
 
 STEPS = 2  # the second has momentum
 TIMEOUT_SECONDS = 120
-_OPTIMIZERS = {SGD: SGD, SGD_2X: SGD, SAM: SAM}
+_OPTIMIZERS = {SGD_ARM: SGD_ARM, SGD_2X_ARM: SGD_ARM, SAM_ARM: SAM_ARM}
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -139,7 +139,7 @@ def _peak(pruned: Checkpoint, params: FinetuneParams, optimizer: str) -> int:
     before = _resident("VmRSS")
     _FORGET.write_text("5")  # the peak so far
     model = pruned.build()
-    sam = optimizer == SAM
+    sam = optimizer == SAM_ARM
     step: Optimizer = make_sam(model, recipe, params.sam) if sam else make_sgd(model, recipe)
     images = torch.randn(recipe.batch_size, *shape)
     labels = torch.randint(0, pruned.origin.num_classes, (recipe.batch_size,))

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from sparse_sam.evaluation.statistics import adjust, compare_paired, compare_predictions, summarize
 from sparse_sam.evaluation.verdict import verdict
-from sparse_sam.training import ARMS, SAM, SGD, SGD_2X, Evaluation
+from sparse_sam.training import ARMS, SAM_ARM, SGD_2X_ARM, SGD_ARM, Evaluation
 
-COMPARISONS = {"sam_vs_sgd": (SAM, SGD), "sam_vs_sgd_2x": (SAM, SGD_2X)}
+COMPARISONS = {"sam_vs_sgd": (SAM_ARM, SGD_ARM), "sam_vs_sgd_2x": (SAM_ARM, SGD_2X_ARM)}
 
 
 def compare_arms(
@@ -95,7 +95,7 @@ def describe(name: str, costs: Mapping[str, Mapping[str, Any]]) -> str:
     """A comparison in words. Compute is called equal only where the counted gradients are."""
     if name == "sam_vs_sgd":
         return "SAM − SGD at equal epochs"
-    equal = costs[SAM]["gradient_evaluations"] == costs[SGD_2X]["gradient_evaluations"]
+    equal = costs[SAM_ARM]["gradient_evaluations"] == costs[SGD_2X_ARM]["gradient_evaluations"]
     return "SAM − SGD at equal compute" if equal else "SAM − SGD at 2x epochs"
 
 

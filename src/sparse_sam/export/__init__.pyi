@@ -1,4 +1,3 @@
-from . import onnxfile as onnxfile
 from .channels import narrow as narrow
 from .compression import folded as folded
 from .compression import multiply_adds as multiply_adds

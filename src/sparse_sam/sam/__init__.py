@@ -1,6 +1,6 @@
 """Sharpness-aware minimization: an optimizer around any other, and its variants.
 
-Offers ``SAM``, its variants and ``build_sam``, and arithmetic on lists of tensors (``vectors``).
+Offers ``SAM``, its variants and ``build_sam``, and ``vector_norm``.
 May use: files, networks, pruning.
 """
 

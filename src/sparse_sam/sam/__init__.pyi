@@ -12,3 +12,4 @@ from .registry import VARIANTS as VARIANTS
 from .uncompiled import SGD as SGD
 from .variants import build_sam as build_sam
 from .variants import variant_settings as variant_settings
+from .vectors import vector_norm as vector_norm

@@ -68,7 +68,7 @@ class Descent:
         if not weights:
             return True
         if norm is None:
-            norm = vectors.norm([cast("Tensor", weight.grad) for weight in weights])
+            norm = vectors.vector_norm([cast("Tensor", weight.grad) for weight in weights])
         passes = [norm] if ascent_norm is None else [ascent_norm.to(norm), norm]
         if bool(torch.stack(passes).isfinite().all()):  # here the host waits
             return True

@@ -71,8 +71,8 @@ class GSAM(SAM):
             return
         gradient = [first[weight] for weight in weights]
         perturbed = [cast("Tensor", weight.grad) for weight in weights]
-        square = vectors.inner(perturbed, perturbed).clamp_min(_SMALLEST_SQUARE)
-        cosine_part = vectors.inner(gradient, perturbed) / square
+        square = vectors.inner_product(perturbed, perturbed).clamp_min(_SMALLEST_SQUARE)
+        cosine_part = vectors.inner_product(gradient, perturbed) / square
         # g_p − α (g − c g_p) = (1 + α c) g_p − α g
         vectors.scale_(perturbed, 1 + self.alpha * cosine_part)
         torch._foreach_add_(perturbed, gradient, alpha=-self.alpha)

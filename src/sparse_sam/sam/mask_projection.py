@@ -74,7 +74,7 @@ class MaskProjection:
             gradient.masked_fill(pruned[weight], 0.0) if weight in pruned else gradient
             for weight, gradient in zip(weights, gradients, strict=True)
         ]
-        return vectors.norm(kept) / vectors.norm(gradients)
+        return vectors.vector_norm(kept) / vectors.vector_norm(gradients)
 
     def refuse_closed(self) -> None:
         """Raise RuntimeError if the model holds masks, for they hid what is wanted of them."""

@@ -112,7 +112,7 @@ class LookSAM(PeriodicSAM):
         if weights and self.alpha:
             gradients = [cast("Tensor", weight.grad) for weight in weights]
             directions = [self._lookahead[weight] for weight in weights]
-            vectors.add_scaled_(gradients, directions, vectors.norm(gradients), self.alpha)
+            vectors.add_scaled_(gradients, directions, vectors.vector_norm(gradients), self.alpha)
 
     def _split(self, first: dict[Tensor, Tensor]) -> None:
         """Keep the direction of g_v; the update of this step is SAM's, g_s as it is."""
@@ -121,10 +121,10 @@ class LookSAM(PeriodicSAM):
             return
         gradient = [first[weight] for weight in weights]
         perturbed = [cast("Tensor", weight.grad) for weight in weights]
-        square = vectors.inner(gradient, gradient).clamp_min(_SMALLEST_SQUARE)
-        vectors.scale_(gradient, -vectors.inner(gradient, perturbed) / square)
+        square = vectors.inner_product(gradient, gradient).clamp_min(_SMALLEST_SQUARE)
+        vectors.scale_(gradient, -vectors.inner_product(gradient, perturbed) / square)
         torch._foreach_add_(gradient, perturbed)  # in the memory of g: it is not needed any more
-        norm = vectors.norm(gradient)
+        norm = vectors.vector_norm(gradient)
         # After an overflow, when a GradScaler will skip this step unseen by the host, the last
         # good direction is kept.
         finite = norm.isfinite()

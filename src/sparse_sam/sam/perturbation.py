@@ -70,7 +70,7 @@ class Perturbation:
             torch._foreach_mul(ascent.directions, size) if size else ascent.directions
             for ascent, size in zip(ascents, sizes, strict=True)
         ]
-        norm = vectors.norm([part for parts in scaled for part in parts])
+        norm = vectors.vector_norm([part for parts in scaled for part in parts])
         self._remember([weight for ascent in ascents for weight in ascent.weights])
         # norm − norm is NaN when the norm is infinite. All weights become NaN then, and with them
         # the gradient of every worker: none takes a step that another does not.

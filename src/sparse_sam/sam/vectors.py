@@ -13,7 +13,7 @@ Vector = list[Tensor] | tuple[Tensor, ...]
 """The parts of a vector. Two vectors fit when their parts have the same shapes and devices."""
 
 
-def norm(vector: Vector) -> Tensor:
+def vector_norm(vector: Vector) -> Tensor:
     """‖v‖₂ over all parts together.
 
     Returns:
@@ -25,7 +25,7 @@ def norm(vector: Vector) -> Tensor:
     return length
 
 
-def inner(one: Vector, other: Vector) -> Tensor:
+def inner_product(one: Vector, other: Vector) -> Tensor:
     """⟨u, v⟩ over all parts together; a tensor as of ``norm``."""
     products = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(one, other, strict=True)]
     return _gather(products).sum()

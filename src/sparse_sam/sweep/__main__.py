@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if asked.cell:
-            from sparse_sam.sweep.reproduce import reproduce
+            from sparse_sam.sweep.one_cell import reproduce
 
             sys.stdout.write(reproduce(sweep, asked.cell))
             return 0

@@ -13,7 +13,7 @@ from typing import Any
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sweep.code_version import code_version
 from sparse_sam.sweep.sections import FlatnessParams
-from sparse_sam.training import SAM, DenseParams, FinetuneParams
+from sparse_sam.training import SAM_ARM, DenseParams, FinetuneParams
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Work:
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         finetune = self.finetune.model_dump(mode="json")
-        if self.arm != SAM:
+        if self.arm != SAM_ARM:
             del finetune["sam"]
         return {
             "dense": self.dense.content(),

@@ -1,6 +1,9 @@
-from . import events as events
 from .events import PIPELINE as PIPELINE
+from .journal import Journal as Journal
+from .journal import read_events as read_events
 from .mlflow_store import Tracker as Tracker
+from .model_registry import champion as champion
+from .model_registry import register_export as register_export
 from .paths import layout as layout
 from .pipelines import launcher as launcher
 from .pipelines import repository_root as repository_root
@@ -11,5 +14,6 @@ from .stage_run import Stage as Stage
 from .stage_run import Stopped as Stopped
 from .stage_run import run_stage as run_stage
 from .stages import MADE_BY as MADE_BY
+from .stages import PipelineStage as PipelineStage
 from .stages import STAGES as STAGES
 from .sweep_runs import SweepRuns as SweepRuns

@@ -1,10 +1,9 @@
-from . import worker as worker
 from .arms import ARMS as ARMS
 from .arms import DENSE as DENSE
 from .arms import PRUNED as PRUNED
-from .arms import SAM as SAM
-from .arms import SGD as SGD
-from .arms import SGD_2X as SGD_2X
+from .arms import SAM_ARM as SAM_ARM
+from .arms import SGD_2X_ARM as SGD_2X_ARM
+from .arms import SGD_ARM as SGD_ARM
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import load_expected as load_expected

@@ -1,3 +1,3 @@
 """The names of the arms: every model that is compared, in the pipeline's order."""
 
-DENSE, PRUNED, SGD, SGD_2X, SAM = ARMS = ("dense", "pruned", "sgd", "sgd_2x", "sam")
+DENSE, PRUNED, SGD_ARM, SGD_2X_ARM, SAM_ARM = ARMS = ("dense", "pruned", "sgd", "sgd_2x", "sam")

@@ -78,7 +78,7 @@ class EpochProgress:
         gradient_evaluations: how often the optimizer asked for a gradient.
         learning_rate: that of the last step.
         seconds: time spent in the steps.
-        watched: the tensors that the epoch has yet to train, for ``watching.Watch``.
+        watched: the tensors that the epoch has yet to train, for ``untrained.UntrainedTensors``.
     """
 
     losses: list[Tensor] = field(default_factory=list)
@@ -103,14 +103,14 @@ def run_steps(
     schedule: LRScheduler,
     batches: Batches,
     recipe: TrainingParams,
-    standing: EpochProgress,
+    progress: EpochProgress,
     *,
-    watch: UntrainedTensors,
+    untrained: UntrainedTensors,
     before_step: Callable[[int], bool | None],
     save_every: int | None,
     save: Callable[[], None],
 ) -> None:
-    """Do the steps of an epoch that ``standing`` does not have yet, and add them to it.
+    """Do the steps of an epoch that ``progress`` does not have yet, and add them to it.
 
     Args:
         model: what is trained, in training mode.
@@ -118,33 +118,33 @@ def run_steps(
         schedule: of the learning rate; it steps with the optimizer.
         batches: the epoch's.
         recipe: its label smoothing.
-        standing: the steps that were done.
-        watch: sees to it that every tensor is trained.
+        progress: the steps that were done.
+        untrained: sees to it that every tensor is trained.
         before_step: called with the step's number in the epoch, from 0; True says that it put
             weights back.
         save_every: after how many steps ``save`` is called; None never calls it.
         save: called between two steps.
     """
     started = time.perf_counter()
-    for step in range(len(standing.losses), len(batches)):
+    for step in range(len(progress.losses), len(batches)):
         put_back = before_step(step)
         if step == 0:
-            watch.begin()
+            untrained.begin()
         elif put_back:
-            watch.begin_again()
+            untrained.begin_again()
         gradient = _Gradient(model, optimizer, *batches[step], recipe, batches.layers_seed(step))
-        optimizer.step(watch.beside(gradient))  # type: ignore[arg-type]
-        watch.after_step()
-        standing.learning_rate = float(optimizer.param_groups[0]["lr"])
+        optimizer.step(untrained.beside(gradient))  # type: ignore[arg-type]
+        untrained.after_step()
+        progress.learning_rate = float(optimizer.param_groups[0]["lr"])
         schedule.step()
-        standing.gradient_evaluations += gradient.calls
-        standing.losses.append(gradient.first_loss)
+        progress.gradient_evaluations += gradient.calls
+        progress.losses.append(gradient.first_loss)
         beat()
         if save_every and (step + 1) % save_every == 0 and step + 1 < len(batches):
-            standing.seconds += time.perf_counter() - started
+            progress.seconds += time.perf_counter() - started
             save()
             started = time.perf_counter()
-    standing.seconds += time.perf_counter() - started
+    progress.seconds += time.perf_counter() - started
 
 
 class _Gradient:

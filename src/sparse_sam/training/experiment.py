@@ -16,7 +16,7 @@ from sparse_sam.data import DataInfo, TrainingData, seeded
 from sparse_sam.errors import MaskError
 from sparse_sam.networks import ImageShape, build_model, reestimate_batchnorm
 from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
-from sparse_sam.training.arms import DENSE, PRUNED, SAM, SGD_2X
+from sparse_sam.training.arms import DENSE, PRUNED, SAM_ARM, SGD_2X_ARM
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
@@ -98,7 +98,7 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
 
 def arm_recipe(recipe: TrainingParams, arm: str) -> TrainingParams:
     """The shared recipe as one arm uses it: ``sgd_2x`` takes twice the epochs."""
-    if arm == SGD_2X:
+    if arm == SGD_2X_ARM:
         return recipe.model_copy(update={"epochs": 2 * recipe.epochs})
     return recipe
 
@@ -124,7 +124,7 @@ def finetune(
     """
     recipe = arm_recipe(params.training, arm)
     model = pruned.build().to(data.train.labels.device)
-    optimizer = make_sam(model, recipe, params.sam) if arm == SAM else make_sgd(model, recipe)
+    optimizer = make_sam(model, recipe, params.sam) if arm == SAM_ARM else make_sgd(model, recipe)
     steps = recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
     scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps) if pruning else None
     history = train(

@@ -140,11 +140,11 @@ def train(
     for row in history:
         on_epoch(row)
 
-    def save(standing: EpochProgress | None = None) -> None:
+    def save(progress: EpochProgress | None = None) -> None:
         if resume:
-            resume.save(_progress(model, optimizer, schedule, history, standing))
+            resume.save(_snapshot(model, optimizer, schedule, history, progress))
 
-    def record(epoch: int, standing: EpochProgress, train_loss: float | None) -> None:
+    def record(epoch: int, progress: EpochProgress, train_loss: float | None) -> None:
         validation = evaluate(model, data.validation) if data.validation else None
         if validation and not math.isfinite(validation.loss):
             raise divergence(f"the validation loss after epoch {epoch}", optimizer, recipe)
@@ -152,9 +152,9 @@ def train(
         evaluations = before.gradient_evaluations if before else 0
         row = Epoch(
             epoch=epoch,
-            gradient_evaluations=evaluations + standing.gradient_evaluations,
-            seconds=round((before.seconds if before else 0.0) + standing.seconds, 4),
-            learning_rate=standing.learning_rate if epoch else None,
+            gradient_evaluations=evaluations + progress.gradient_evaluations,
+            seconds=round((before.seconds if before else 0.0) + progress.seconds, 4),
+            learning_rate=progress.learning_rate if epoch else None,
             train_loss=train_loss,
             validation_loss=validation.loss if validation else None,
             validation_accuracy=validation.accuracy if validation else None,
@@ -167,10 +167,10 @@ def train(
         record(0, EpochProgress(), None)
     with torch.random.fork_rng():
         for epoch in range(len(history), recipe.epochs + 1):
-            standing = EpochProgress.from_tree(begun, device) if begun else EpochProgress()
+            progress = EpochProgress.from_tree(begun, device) if begun else EpochProgress()
             begun = None
             batches = Batches(data, recipe, seed, purpose, epoch)
-            watch = UntrainedTensors(model, optimizer, standing.watched)
+            untrained = UntrainedTensors(model, optimizer, progress.watched)
             model.train()
             run_steps(
                 model,
@@ -178,20 +178,20 @@ def train(
                 schedule,
                 batches,
                 recipe,
-                standing,
-                watch=watch,
+                progress,
+                untrained=untrained,
                 before_step=partial(_numbered, before_step, (epoch - 1) * steps),
                 save_every=resume.every_steps if resume else None,
-                save=partial(save, standing),
+                save=partial(save, progress),
             )
-            train_loss, bad_step = mean_loss(standing.losses, batches.sizes)
+            train_loss, bad_step = mean_loss(progress.losses, batches.sizes)
             if bad_step is not None:
                 raise divergence(f"the loss in epoch {epoch}, step {bad_step},", optimizer, recipe)
             if name := _not_finite(model):
                 raise divergence(f"{name} in epoch {epoch}, step {steps},", optimizer, recipe)
             check_pruned_weights_are_zero(model)
-            watch.check(epoch, partial(_first_loss, model, batches, recipe))
-            record(epoch, standing, train_loss)
+            untrained.check(epoch, partial(_first_loss, model, batches, recipe))
+            record(epoch, progress, train_loss)
     return history
 
 
@@ -209,12 +209,12 @@ def _numbered(before_step: Callable[[int], bool | None], earlier: int, step: int
     return before_step(earlier + step)
 
 
-def _progress(
+def _snapshot(
     model: nn.Module,
     optimizer: Optimizer,
     schedule: LRScheduler,
     history: list[Epoch],
-    standing: EpochProgress | None,
+    progress: EpochProgress | None,
 ) -> dict[str, Any]:
     """All that the next step depends on; in every step random numbers are derived anew."""
     return {
@@ -222,7 +222,7 @@ def _progress(
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "history": [asdict(row) for row in history],
-        "standing": standing.to_tree() if standing else None,
+        "epoch": progress.to_tree() if progress else None,
     }
 
 
@@ -242,11 +242,11 @@ def _resumed(
     resume: ResumePoint | None, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
 ) -> tuple[list[Epoch], dict[str, Any] | None]:
     """Put everything where an earlier run left it; its history, and the epoch it was in."""
-    progress = resume.load() if resume else None
-    if progress is None:
+    saved = resume.load() if resume else None
+    if saved is None:
         return [], None
-    model.load_state_dict(progress["model"])
-    optimizer.load_state_dict(progress["optimizer"])
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
     _lay_out(optimizer)
-    schedule.load_state_dict(progress["schedule"])
-    return [Epoch(**row) for row in progress["history"]], progress["standing"]
+    schedule.load_state_dict(saved["schedule"])
+    return [Epoch(**row) for row in saved["history"]], saved["epoch"]

@@ -1,0 +1,143 @@
+"""The networks: their layers as published, their shapes, and models of one's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sparse_sam.errors import ConfigError
+from sparse_sam.networks.build import NETWORKS, ImageShape, build_model, model_factory
+
+MNIST: ImageShape = (1, 28, 28)
+
+
+def shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in model.parameters()]
+
+
+def test_the_names_allowed_in_params_are_those_of_the_registry() -> None:
+    assert tuple(NETWORKS) == NETWORKS
+
+
+def test_the_classifier_is_that_of_the_protocol() -> None:
+    model = build_model("classifier", MNIST, 10)
+    assert shapes(model) == [
+        (64, 1, 4, 4),
+        (64,),
+        (128, 64, 4, 4),
+        (128,),
+        (128,),
+        (10, 6272),
+        (10,),
+    ]
+    kinds = [type(module) for module in model.modules() if not list(module.children())]
+    assert kinds == [
+        nn.Conv2d,
+        nn.LeakyReLU,
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.LeakyReLU,
+        nn.Flatten,
+        nn.Linear,
+    ]
+    assert {one.negative_slope for one in model.modules() if isinstance(one, nn.LeakyReLU)} == {0.2}
+    assert {one.stride for one in model.modules() if isinstance(one, nn.Conv2d)} == {(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        # Han et al. 2015, tables 3 and 4: 266 and 431 thousand parameters.
+        ("lenet-300-100", 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10),
+        ("lenet-5", 25 * 20 + 20 + 20 * 25 * 50 + 50 + 800 * 500 + 500 + 500 * 10 + 10),
+        ("mlpnet", 784 * 40 + 40 * 20 + 20 * 10),
+        ("classifier", 16 * 64 + 64 + 64 * 16 * 128 + 2 * 128 + 6272 * 10 + 10),
+    ],
+)
+def test_how_many_parameters_a_network_has(name: str, weights: int) -> None:
+    assert sum(p.numel() for p in build_model(name, MNIST, 10).parameters()) == weights
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [MNIST, (3, 32, 32), (1, 20, 24)])
+def test_a_network_maps_images_to_logits(name: str, shape: ImageShape) -> None:
+    logits = build_model(name, shape, 7)(torch.zeros(3, *shape))
+    assert logits.shape == (3, 7)
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_of_a_batch_do_not_mix(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, MNIST, 10).eval()
+    images = torch.rand(4, *MNIST)
+    torch.testing.assert_close(model(images)[2:3], model(images[2:3]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_initialisation_comes_from_the_generator_and_from_nothing_else(name: str) -> None:
+    torch.manual_seed(3)
+    first = build_model(name, MNIST, 10)
+    torch.manual_seed(3)
+    second = build_model(name, MNIST, 10)
+    third = build_model(name, MNIST, 10)
+    for one, same, other in zip(
+        first.state_dict().values(),
+        second.state_dict().values(),
+        third.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(one, same)
+        if one.dim() >= 2:
+            assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["classifier", "lenet-5"])
+def test_images_that_are_too_small_are_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="images of 2 pixels a side are too small"):
+        build_model(name, (1, 28, 2), 10)
+
+
+def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_for_a_test.py").write_text(
+        "from torch import nn\n"
+        "def tiny(image_shape, num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(image_shape[1], num_classes))\n"
+        "def wrong(image_shape, num_classes): return 'a string'\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_model("nets_for_a_test:tiny", (1, 5, 1), 3)
+    assert shapes(model) == [(3, 5), (3,)]
+    with pytest.raises(ConfigError, match="'nets_for_a_test:wrong' made a str, not a Module"):
+        build_model("nets_for_a_test:wrong", MNIST, 10)
+    with pytest.raises(ConfigError, match="'nets_for_a_test:number' is not callable; allowed: cl"):
+        model_factory("nets_for_a_test:number")
+    with pytest.raises(ConfigError, match=r"no attribute 'none'.*allowed: classifier, lenet-300"):
+        model_factory("nets_for_a_test:none")
+
+
+@pytest.mark.parametrize("name", ["", "resnet", "json", "no_such_module:net", ":", "json:"])
+def test_an_unknown_model_is_told_the_known_ones(name: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        model_factory(name)
+    assert str(raised.value).startswith(f"model.name = {name!r} cannot be imported (")
+    assert str(raised.value).endswith(
+        "allowed: classifier, lenet-300-100, lenet-5, mlpnet, or package.module:factory"
+    )
+
+
+def with_extra_state(image_shape: Any, num_classes: int) -> nn.Module:
+    class Layer(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 3}
+
+    return nn.Sequential(nn.Flatten(), Layer(4, num_classes))
+
+
+def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS, "extra", with_extra_state)
+    with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
+        build_model("extra", (1, 2, 2), 3)

@@ -1,0 +1,173 @@
+"""Fresh optimizers: made as the recipe says, and refused when they are another model's."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from sparse_sam.errors import StaleOptimizerError
+from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_state
+from sparse_sam.sam.optimizer import SAM
+from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.sam.variants import VARIANTS, variant_settings
+from sparse_sam.training.optimizers import check_holds, make_sam, make_sgd
+from sparse_sam.training.params import TrainingParams
+from tests.recipes import sam_params
+
+Recipe = Callable[..., TrainingParams]
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+
+
+def pruned_copy(dense: nn.Module) -> nn.Module:
+    """As the pipeline makes it: a new network with the dense one's weights, and masks."""
+    sparse = model()
+    sparse.load_state_dict(plain_state(dense))
+    attach(sparse, Masks({"0.weight": torch.eye(2, 3).bool()}))
+    return sparse
+
+
+def both(net: nn.Module, recipe: TrainingParams) -> list[Optimizer]:
+    return [make_sgd(net, recipe), make_sam(net, recipe, sam_params(0.05))]
+
+
+def test_optimizers_are_made_as_the_recipe_says(make_recipe: Recipe) -> None:
+    recipe = make_recipe(lr=0.3, momentum=0.7, weight_decay=0.01)
+    for optimizer in both(model(), recipe):
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.7, 0.01)
+        assert not optimizer.state
+    sam = make_sam(model(), recipe, sam_params(0.25))
+    assert isinstance(sam, SAM)
+    assert sam.param_groups[0]["rho"] == 0.25
+    assert isinstance(sam.base_optimizer, SGD)
+
+
+def test_the_variants_and_settings_of_the_parameters_are_those_of_the_library(
+    make_recipe: Recipe,
+) -> None:
+    assert list(VARIANTS) == list(VARIANTS)
+    for name, settings in VARIANTS.items():
+        own = variant_settings(name)
+        assert set(settings) == set(own)
+        sam = make_sam(model(), make_recipe(momentum=0.5), sam_params(0.25, variant=name))
+        assert type(sam) is settings
+        assert {setting: getattr(sam, setting) for setting in own} == own
+
+
+def test_a_fresh_optimizer_holds_its_model(make_recipe: Recipe) -> None:
+    for net in (model(), pruned_copy(model())):
+        for optimizer in both(net, make_recipe()):
+            check_holds(optimizer, net)
+
+
+def test_an_optimizer_holds_a_model_that_was_pruned_in_place(make_recipe: Recipe) -> None:
+    # Pruning moves the parameter to another place, and it is the same one.
+    net = model()
+    for optimizer in both(net, make_recipe()):
+        check_holds(optimizer, net)
+    optimizers = both(net, make_recipe())
+    attach(net, Masks({"0.weight": torch.eye(2, 3).bool()}))
+    for optimizer in optimizers:
+        check_holds(optimizer, net)
+
+
+def test_the_optimizer_of_a_dense_model_does_not_hold_its_pruned_copy(
+    make_recipe: Recipe,
+) -> None:
+    dense = model()
+    for optimizer in both(dense, make_recipe()):
+        with pytest.raises(StaleOptimizerError) as raised:
+            check_holds(optimizer, pruned_copy(dense))
+        message = str(raised.value)
+        assert "holds 6 tensors that are not parameters of this model" in message
+        assert "misses 6 that are (0.bias, 0.weight, 1.weight, ...)" in message
+        assert "Make a new optimizer from model.parameters()" in message
+
+
+def test_the_optimizer_of_a_copied_or_loaded_model_is_refused(make_recipe: Recipe) -> None:
+    earlier = model()
+    copied = copy.deepcopy(earlier)
+    loaded = model()
+    loaded.load_state_dict(earlier.state_dict())
+    for optimizer in both(earlier, make_recipe()):
+        for later in (copied, loaded):
+            with pytest.raises(StaleOptimizerError, match="holds 6 tensors"):
+                check_holds(optimizer, later)
+
+
+def test_an_optimizer_over_a_part_of_the_model_is_refused() -> None:
+    net = model()
+    with pytest.raises(StaleOptimizerError, match=r"holds 0 tensors.* misses 2 that are \(2\.we"):
+        check_holds(SGD([*net[0].parameters(), *net[1].parameters()], lr=0.1), net)
+
+
+def test_an_optimizer_over_more_than_the_model_is_refused() -> None:
+    net, other = model(), nn.Linear(2, 2)
+    optimizer = SGD(net.parameters(), lr=0.1)
+    optimizer.add_param_group({"params": [other.weight]})
+    with pytest.raises(StaleOptimizerError, match=r"holds 1 tensors .* misses 0 .*\(none\)"):
+        check_holds(optimizer, net)
+
+
+def test_parameters_may_stand_in_several_groups() -> None:
+    net = model()
+    groups = [{"params": list(layer.parameters())} for layer in net]
+    check_holds(SGD(groups, lr=0.1), net)
+
+
+def test_frozen_parameters_may_be_held_or_not(make_recipe: Recipe) -> None:
+    net = model()
+    net[0].requires_grad_(False)
+    for optimizer in both(net, make_recipe()):
+        check_holds(optimizer, net)
+    check_holds(SGD([*net[1].parameters(), *net[2].parameters()], lr=0.1), net)
+    with pytest.raises(StaleOptimizerError, match=r"misses 2"):
+        check_holds(SGD([*net[0].parameters(), *net[1].parameters()], lr=0.1), net)
+
+
+def rates(recipe: TrainingParams, steps: int, optimizer: Optimizer) -> list[float]:
+    schedule = LEARNING_RATES.load(recipe.schedule)(optimizer, steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step(lambda: 0.0)
+        schedule.step()
+    return [*seen, optimizer.param_groups[0]["lr"]]
+
+
+def test_the_cosine_schedule_by_hand(make_recipe: Recipe) -> None:
+    recipe = make_recipe(lr=0.2, schedule="cosine")
+    root = math.sqrt(0.5)
+    by_hand = [0.2, 0.1 * (1 + root), 0.1, 0.1 * (1 - root), 0.0]
+    assert rates(recipe, 4, make_sgd(model(), recipe)) == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_the_constant_schedule(make_recipe: Recipe) -> None:
+    recipe = make_recipe(lr=0.2)
+    assert rates(recipe, 3, make_sgd(model(), recipe)) == [0.2] * 4
+
+
+def test_the_schedule_of_sam_is_that_of_its_base_optimizer(make_recipe: Recipe) -> None:
+    recipe = make_recipe(lr=0.2, schedule="cosine")
+    net = model()
+    sam = make_sam(net, recipe, sam_params(0.05))
+    schedule = LEARNING_RATES.load(recipe.schedule)(sam, 2)
+
+    def closure() -> torch.Tensor:
+        sam.zero_grad()
+        loss = net(torch.ones(2, 3)).square().sum()
+        loss.backward()
+        return loss
+
+    sam.step(closure)
+    schedule.step()
+    assert sam.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert sam.base_optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert masks_of(net) is None
