@@ -80,11 +80,11 @@ test-sweep: setup-sweep ## sweeps on a real Ray cluster, a team's server on Post
 check: setup ## compare the metrics with the base branch's, as gate.yaml says
 	@python -m sparse_sam.evaluation.gate
 
-lint: setup ## check style and types
+lint: setup ## check style, types, and which room imports which
 	@ruff check .
 	@ruff format --check .
 	@mypy
-	@lint-imports --quiet
+	@lint-imports --no-logo --no-cache
 
 ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another port)
 	@# Not as arguments, which everybody on this machine can list: passwords may be among them.
@@ -103,7 +103,6 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
 	@python benchmarks/data_path.py --keep --docs
 	@python benchmarks/step.py --compile --keep --docs
-	@python benchmarks/seeds.py --keep --docs
 	@python benchmarks/scale.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs
 	@python benchmarks/pipeline.py --seeds 5 --rounds 3 --keep --docs

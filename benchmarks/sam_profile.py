@@ -22,7 +22,7 @@ from sparse_sam.sam import VARIANTS, Perturbation, vectors
 WARM_UP = 20
 
 PARTS: dict[str, tuple[Any, str]] = {
-    "norm of the gradient": (vectors, "norm"),
+    "norm of the gradient": (vectors, "vector_norm"),
     "copy of the weights": (Perturbation, "_remember"),
     "move to w + ε": (vectors, "add_scaled_"),
     "return to w": (Perturbation, "end"),

@@ -143,13 +143,12 @@ def picture(results: Mapping[str, Result]) -> str:
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 6.4), layout="constrained")
-        panels = figure.subplots(2, 3)
-        _pipeline(panels[0][0], results)
-        _data_path(panels[0][1], results["data_path"])
-        _step(panels[0][2], results["step"])
-        _seeds(panels[1][0], results["seeds"])
-        _growth(panels[1][1], results["scale"])
-        _exponents(panels[1][2], results["scale"])
+        panels = figure.subplot_mosaic("aabbcc;dddeee")
+        _pipeline(panels["a"], results)
+        _data_path(panels["b"], results["data_path"])
+        _step(panels["c"], results["step"])
+        _growth(panels["d"], results["scale"])
+        _exponents(panels["e"], results["scale"])
         figure.supxlabel(
             "medians and quartiles; "
             + "; ".join(sorted({_machine(one) for one in results.values()})),
@@ -231,35 +230,6 @@ def _step(axes: Axes, result: Result) -> None:
             shown = f"{count} {thread}: {label}" if name == "float32" else label
             bars.append((shown, values[f"{name}, {count} threads"], colour))
     _bars(axes, bars, "GFLOP/s", "A training step of classifier")
-
-
-def _seeds(axes: Axes, result: Result) -> None:
-    values = values_of(result)
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for name, one in values.items():
-        model, _, what = name.partition(": ")
-        if what.startswith("batched / loop, "):
-            found.setdefault(model, {})[int(what.split()[3])] = one
-    for (model, points), colour, marker in zip(
-        found.items(), (BLUE, ORANGE, SKY), "oDs", strict=False
-    ):
-        medians = [one["median"] for one in points.values()]
-        spread = [
-            [one["median"] - one["lower"] for one in points.values()],
-            [one["upper"] - one["median"] for one in points.values()],
-        ]
-        axes.errorbar(
-            list(points), medians, spread, marker=marker, color=colour, label=model, capsize=2
-        )
-    axes.axhline(1, color="#222222", lw=0.8, ls=":")
-    axes.set_xscale("log", base=2)
-    ticks = sorted({count for points in found.values() for count in points})
-    axes.set_xticks(ticks, [str(count) for count in ticks])
-    axes.set_ylim(0)
-    axes.set_xlabel("seeds at once")
-    axes.set_title("One batched model, as a multiple of the loop's time")
-    axes.grid(axis="y")
-    axes.legend(frameon=False)
 
 
 _AXES = {

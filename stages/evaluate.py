@@ -105,6 +105,7 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measu
         labels=data.test.labels.cpu().numpy(),
         predictions=predictions,
         images=images.numpy(),
+        is_ticket=stage.params.prune.schedule.rewinds_to == "initial",
         **measured,
     )
     write_text(layout.report, render_html(content))

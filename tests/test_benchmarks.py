@@ -127,8 +127,8 @@ def test_a_result_is_printed_kept_and_put_on_the_page(
 
 def test_the_page_has_a_place_for_every_benchmark() -> None:
     page = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
-    names = ("summary", "data_path", "loops", "step", "seeds", "scale", "pipeline")
-    for name in (*names, "pipeline_seeds", "gaps"):
+    names = ("summary", "data_path", "loops", "step", "scale", "pipeline", "pipeline_seeds")
+    for name in names:
         assert page.count(f"<!-- benchmark {name} -->") == 1
         assert page.count(f"<!-- end of benchmark {name} -->") == 1
 
@@ -175,28 +175,3 @@ def test_the_operations_of_a_step_by_hand(load: Any) -> None:
     expected = 2 * 64 * (2 * first + 3 * second + 3 * last)
     # The bias of the first layer counts as a weight: half a per cent of that layer.
     assert load("step").operations() == pytest.approx(expected, rel=2e-3)
-
-
-def test_loop_and_batched_model_of_the_benchmark_run(load: Any) -> None:
-    seeds, torch = load("seeds"), importlib.import_module("torch")
-    values = seeds.measure(torch.device("cpu"), [1, 2], "mlpnet", quick=True, whole=False)
-    assert {"mlpnet: batched / loop, 2 seeds"} <= {one.name for one in values}
-
-
-def test_gaps_by_hand(load: Any) -> None:
-    gaps = load("gaps")
-    assert gaps.merged([(5, 6), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 6)]
-    busy, longest = gaps.gaps_of([(0, 2), (1, 3), (5, 6), (6.5, 10)])
-    assert busy == pytest.approx(7.5 / 10)
-    assert longest == 2
-    assert gaps.gaps_of([(1, 4)]) == (1, 0)
-
-
-def test_gaps_are_measured_and_traced(load: Any, tmp_path: Path) -> None:
-    torch = importlib.import_module("torch")
-    trace = tmp_path / "trace.json"
-    values = {
-        one.name: one for one in load("gaps").measure(torch.device("cpu"), 2, "mlpnet", trace)
-    }
-    assert 0 < values["mlpnet, 2 seeds: busy"].median <= 1
-    assert json.loads(trace.read_text())["traceEvents"]

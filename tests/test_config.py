@@ -16,7 +16,10 @@ from pydantic import ValidationError
 import sparse_sam
 from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.errors import ConfigError
+from sparse_sam.networks.registry import NETWORKS
+from sparse_sam.pruning.registry import SCHEDULES
 from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.sam.variants import variant_settings
 from tests.recipes import prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
@@ -50,6 +53,16 @@ GOOD: dict[str, Any] = {
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
 }
+GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
+ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
+SETTINGS = {
+    "sam": [],
+    "asam": ["eta"],
+    "periodic": ["k"],
+    "looksam": ["k", "alpha"],
+    "momentum": [],
+    "gsam": ["alpha", "rho_min"],
+}
 NAN, INFINITY = float("nan"), float("inf")
 ABSENT = object()
 
@@ -67,9 +80,9 @@ KEYS = dotted_keys(GOOD)
 SECTIONS = ["", *(key for key in KEYS if any(other.startswith(f"{key}.") for other in KEYS))]
 
 
-def changed(key: str, value: Any) -> dict[str, Any]:
+def changed(key: str, value: Any, of: dict[str, Any] = GOOD) -> dict[str, Any]:
     """The good parameters with one key set, or, where the value is ``ABSENT``, taken away."""
-    content = copy.deepcopy(GOOD)
+    content = copy.deepcopy(of)
     *path, last = key.split(".")
     section = content
     for part in path:
@@ -79,6 +92,20 @@ def changed(key: str, value: Any) -> dict[str, Any]:
     else:
         section[last] = value
     return content
+
+
+BASES = {
+    f"prune.schedule.{key}": changed("prune.schedule", schedule)
+    for schedule in (ITERATIVE, GRADUAL)
+    for key in schedule
+    if key != "name"
+}
+"""Parameters in which a key stands that those above do not have, by that key."""
+
+
+def with_own_code(key: str, name: str) -> dict[str, Any]:
+    """The good parameters with a name that is used wherever it stands."""
+    return changed(key, name, changed("train_dense.optimizer", "sam"))
 
 
 def fault(content: Any) -> str:
@@ -103,14 +130,17 @@ def test_every_key_of_the_model_is_in_the_committed_file() -> None:
     assert dotted_keys(dumped) == KEYS
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [*KEYS, *BASES])
 def test_no_key_has_a_default(key: str) -> None:
-    message = fault(changed(key, ABSENT))
+    message = fault(changed(key, ABSENT, BASES.get(key, GOOD)))
     assert message.startswith(f"params.yaml: {key} is missing; allowed: ")
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+SAM_SECTIONS = ["train_dense.sam", "finetune.sam"]
+
+
+@pytest.mark.parametrize("section", [one for one in SECTIONS if one not in SAM_SECTIONS])
 def test_an_unknown_key_is_named_with_the_keys_allowed_there(section: str) -> None:
     key = f"{section}.lrr".removeprefix(".")
     message = fault(changed(key, 0.1))
@@ -119,6 +149,19 @@ def test_an_unknown_key_is_named_with_the_keys_allowed_there(section: str) -> No
     assert message.partition("allowed here: ")[2].split(", ") == [
         key.rpartition(".")[2] for key in siblings
     ]
+
+
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+@pytest.mark.parametrize(("variant", "settings"), SETTINGS.items())
+def test_an_unknown_key_is_named_with_the_settings_of_the_variant(
+    section: str, variant: str, settings: list[str]
+) -> None:
+    values = sam_values(variant=variant, lrr=0.1)
+    content = changed("finetune.training.momentum", 0.9, changed(section, values))
+    assert fault(content) == (
+        f"params.yaml: {section}.lrr = 0.1: variant {variant} has no such setting "
+        f"(it has {', '.join(['rho', *settings])})"
+    )
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -136,17 +179,16 @@ BELOW_ONE = f"{NUMBER}, at least 0 and less than 1"
 COUNT = f"{WHOLE}, at least 1 and less than 2147483648"
 SEED = f"{WHOLE}, at least 0 and less than 4294967296"
 NOT_NUMBERS = [True, "0.5", None, [0.5], {}, NAN, INFINITY, -INFINITY, 10**400]
-NOT_NUMBERS_OR_NULL = [value for value in NOT_NUMBERS if value is not None]
 NOT_NEGATIVE = f"{NUMBER}, at least 0 and at most 1000000"
-NOT_NEGATIVE_OR_NULL = NOT_NEGATIVE.replace(",", " or null,", 1)
 COUNT_OR_NULL = COUNT.replace(",", " or null,", 1)
 NOT_COUNTS = [True, "3", None, 2.5, 3.0, 0, -1, 2**31, NAN, [3]]
+OR_OWN = ", or package.module:attribute"
 BAD: list[tuple[str, list[Any], str]] = [
     ("device", ["gpu", None, 1, ["cpu"], "CPU"], "one of auto, cpu, cuda"),
     (
         "data.source",
         ["cifar", None, 0, True],
-        "one of mnist-sample, mnist, fashion-mnist, kmnist, idx",
+        f"one of mnist-sample, mnist, fashion-mnist, kmnist, idx{OR_OWN}",
     ),
     ("data.fraction", [*NOT_NUMBERS, 0, -0.1, 1.01], f"{NUMBER}, more than 0 and at most 1"),
     ("data.validation_fraction", [*NOT_NUMBERS, 1, 1.0, -0.1], BELOW_ONE),
@@ -157,24 +199,25 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("finetune", [None, [1]], "a mapping with the keys training, sam"),
     ("finetune.training", [0.05], f"a mapping with the keys {', '.join(TRAINING)}"),
     ("prune.sparsity", [*NOT_NUMBERS, 1.0, 1, -1e-9, 50], BELOW_ONE),
-    ("prune.scope", ["local", None, True], "one of layerwise, global, erk"),
-    ("prune.criterion", ["l1", None, 1], "one of magnitude, random, saliency"),
-    ("prune.schedule.name", ["oneshot", None, 0], "one of one-shot, iterative, gradual"),
+    ("prune.scope", ["local", None, True], f"one of layerwise, global, erk{OR_OWN}"),
+    ("prune.criterion", ["l1", None, 1], f"one of magnitude, random, saliency{OR_OWN}"),
+    (
+        "prune.schedule",
+        [None, [], "gradual", 3, True],
+        f"a mapping with name: one of one-shot, iterative, gradual{OR_OWN}",
+    ),
+    (
+        "prune.schedule.name",
+        ["oneshot", None, 0, [], {}],
+        f"one of one-shot, iterative, gradual{OR_OWN}",
+    ),
     ("threads", [*NOT_COUNTS, 1025], "a whole number, at least 1 and at most 1024"),
     ("save_every_steps", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
-    ("prune.schedule.rounds", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
-    ("prune.schedule.rewind", ["early", True, 0], "one of none, dense, initial or null"),
-    (
-        "prune.schedule.initial",
-        [*NOT_NUMBERS_OR_NULL, 1.0, -0.1],
-        BELOW_ONE.replace(",", " or null,", 1),
-    ),
-    (
-        "prune.schedule.end",
-        [*NOT_NUMBERS_OR_NULL, 0, 1.01],
-        f"{NUMBER} or null, more than 0 and at most 1",
-    ),
-    ("prune.schedule.updates", [v for v in NOT_COUNTS if v is not None], COUNT_OR_NULL),
+    ("prune.schedule.rounds", NOT_COUNTS, COUNT),
+    ("prune.schedule.rewind", ["early", True, None, 0], "one of none, dense, initial"),
+    ("prune.schedule.initial", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
+    ("prune.schedule.end", [*NOT_NUMBERS, 0, 1.01], f"{NUMBER}, more than 0 and at most 1"),
+    ("prune.schedule.updates", NOT_COUNTS, COUNT),
     ("prune.reestimate_batchnorm", [0, "no", None], "true or false"),
     ("prune.batchnorm", [0, 1, "false", None], "true or false"),
     ("prune.biases", [0, 1, "no", None], "true or false"),
@@ -191,14 +234,10 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(
         (f"{section}.{key}", values, allowed)
-        for section in ("train_dense.sam", "finetune.sam")
+        for section in SAM_SECTIONS
         for key, values, allowed in [
-            ("variant", ["fsam", None, 1, "SAM"], f"one of {', '.join(VARIANTS)}"),
+            ("variant", ["fsam", None, 1, "SAM"], f"one of {', '.join(VARIANTS)}{OR_OWN}"),
             ("rho", [*NOT_NUMBERS, -0.05, 1e7], NOT_NEGATIVE),
-            ("eta", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
-            ("k", [value for value in NOT_COUNTS if value is not None], COUNT_OR_NULL),
-            ("alpha", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
-            ("rho_min", [*NOT_NUMBERS_OR_NULL, -0.05, 1e7], NOT_NEGATIVE_OR_NULL),
         ]
     ),
     *(
@@ -214,7 +253,7 @@ BAD: list[tuple[str, list[Any], str]] = [
                 [*NOT_NUMBERS, -1e-4, 1e7],
                 NOT_NEGATIVE,
             ),
-            ("schedule", ["linear", None, 0], "one of constant, cosine"),
+            ("schedule", ["linear", None, 0], f"one of constant, cosine{OR_OWN}"),
             ("label_smoothing", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
             (
                 "shift_pixels",
@@ -233,26 +272,94 @@ BAD: list[tuple[str, list[Any], str]] = [
 )
 def test_a_bad_value_is_named_with_what_is_allowed(key: str, value: Any, allowed: str) -> None:
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    assert fault(changed(key, value)) == f"params.yaml: {key} = {shown}: must be {allowed}"
+    content = changed(key, value, BASES.get(key, GOOD))
+    assert fault(content) == f"params.yaml: {key} = {shown}: must be {allowed}"
 
 
 def test_every_key_with_a_value_has_bad_values_above() -> None:
     tried = {key for key, _, _ in BAD} | {"seeds", "model", "model.name", "prune.structure"}
     assert {key for key in KEYS if key not in SECTIONS} <= tried
+    for name in SCHEDULES:
+        keys = {f"prune.schedule.{key}" for key in SCHEDULES.load(name).model_fields}
+        assert keys <= tried
+
+
+A_NUMBER, AT_LEAST_0 = "Input should be a valid number", "must be at least 0"
+AN_INTEGER = "Input should be a valid integer"
+OF_NO_NUMBER = [True, "0.5", [0.5], {}, (0.5,), 10**400]
+BAD_SETTINGS: list[tuple[str, str, list[Any], str]] = [
+    *(
+        one
+        for variant, name in [("asam", "eta"), ("looksam", "alpha"), ("gsam", "alpha")]
+        for one in [
+            (variant, name, OF_NO_NUMBER, A_NUMBER),
+            (variant, name, [-0.05], AT_LEAST_0),
+        ]
+    ),
+    ("gsam", "rho_min", OF_NO_NUMBER, A_NUMBER),
+    (
+        "gsam",
+        "rho_min",
+        [-0.05, 0.06],
+        "must be between 0 and rho = 0.05, or None",
+    ),
+    *(
+        one
+        for variant in ("periodic", "looksam")
+        for one in [
+            (variant, "k", [True, "3", 2.5, 3.0, NAN, INFINITY, [3], {}], AN_INTEGER),
+            (variant, "k", [0, -1], "must be at least 1"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+@pytest.mark.parametrize(
+    ("variant", "name", "value", "says"),
+    [(*one, value, says) for *one, values, says in BAD_SETTINGS for value in values],
+)
+def test_a_bad_setting_of_a_variant_is_named_as_its_class_names_it(
+    section: str, variant: str, name: str, value: Any, says: str
+) -> None:
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    content = changed(section, sam_values(variant=variant, **{name: value}))
+    assert fault(content) == f"params.yaml: {section}.{name} = {shown}: {says}"
+
+
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [("asam", "eta"), ("looksam", "alpha"), ("gsam", "alpha"), ("gsam", "rho_min")],
+)
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY])
+def test_every_setting_is_finite(section: str, variant: str, name: str, value: float) -> None:
+    message = fault(changed(section, sam_values(variant=variant, **{name: value})))
+    assert message.startswith(f"params.yaml: {section}.{name} = {value!r}: ")
+    assert "\n" not in message
+
+
+def test_every_setting_of_a_variant_has_bad_values_above() -> None:
+    assert list(VARIANTS) == list(SETTINGS)
+    for variant, names in SETTINGS.items():
+        assert list(variant_settings(variant)) == names
+        assert {name for one, name, _, _ in BAD_SETTINGS if one == variant} == set(names)
 
 
 @pytest.mark.parametrize(
-    "value", ["2:2", "4:2", "0:4", "2:4 ", "2 : 4", "n:m", "rows", 124, None, 0.5, True, [], "²:4"]
+    "value", ["2:2", "4:2", "0:4", "2:4 ", "2 : 4", "rows", 124, None, 0.5, True, [], "²:4"]
 )
 def test_a_structure_that_there_is_not_is_named(value: Any) -> None:
     assert fault(changed("prune.structure", value)) == (
-        f"params.yaml: prune.structure = {value!r}: must be unstructured, channels, or N:M such as "
-        "'2:4' (quoted), N < M"
+        f"params.yaml: prune.structure = {value!r}: must be one of unstructured, channels, N:M"
+        f"{OR_OWN}"
     )
 
 
-GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
-ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
+def test_a_structure_without_its_numbers_is_told_how_they_are_written() -> None:
+    assert fault(changed("prune.structure", "N:M")) == (
+        "params.yaml: prune.structure = 'N:M': must have numbers, as in '2:4' (quoted), N < M"
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,31 +396,19 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
         ),
         (
             prune_values(schedule={"rounds": 3}),
-            (
-                "schedule.rounds = 3: schedule one-shot has no such setting (it has none); "
-                "allowed: null"
-            ),
+            "schedule.rounds = 3: unknown key; allowed here: name",
         ),
         (
             prune_values(schedule={**GRADUAL, "rewind": "none"}),
-            (
-                "schedule.rewind = 'none': schedule gradual has no such setting (it has initial, "
-                "end, updates); allowed: null"
-            ),
+            ("schedule.rewind = 'none': unknown key; allowed here: name, initial, end, updates"),
         ),
         (
             prune_values(schedule={**GRADUAL, "end": None}),
-            (
-                "schedule.end = None: schedule gradual needs it; allowed: a finite number, "
-                "more than 0 and at most 1"
-            ),
+            "schedule.end = None: must be a finite number, more than 0 and at most 1",
         ),
         (
             prune_values(schedule={**ITERATIVE, "rewind": None}),
-            (
-                "schedule.rewind = None: schedule iterative needs it; allowed: one of none, dense, "
-                "initial"
-            ),
+            "schedule.rewind = None: must be one of none, dense, initial",
         ),
         (
             prune_values(schedule={**GRADUAL, "initial": 0.6}),
@@ -350,31 +445,43 @@ def test_a_seed_may_stand_once_only() -> None:
 
 def test_every_fault_of_a_file_has_its_line() -> None:
     content = changed("prune.sparsity", 2)
+    content["prune"]["schedule"] = {"name": "iterative", "rounds": 0, "rewind": "late", "end": 1}
     content["finetune"]["sam"]["rho"] = -1
     content["seeds"] = []
     lines = fault(content).splitlines()
-    assert [line.split(" ")[1] for line in lines] == ["seeds", "prune.sparsity", "finetune.sam.rho"]
+    assert [line.split(" ")[1] for line in lines] == [
+        "seeds",
+        "prune.sparsity",
+        "prune.schedule.rounds",
+        "prune.schedule.rewind",
+        "prune.schedule.end",
+        "finetune.sam.rho",
+    ]
+    assert all(line.startswith("params.yaml: ") for line in lines)
 
 
-@pytest.mark.parametrize("section", ["train_dense.sam", "finetune.sam"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+@pytest.mark.parametrize("variant", SETTINGS)
 def test_a_setting_belongs_to_its_variants(section: str, variant: str) -> None:
     for name in ("eta", "k", "alpha", "rho_min"):
         content = changed(section, sam_values(2.0, variant=variant, **{name: 1}))
         content["finetune"]["training"]["momentum"] = 0.9
-        if name in VARIANTS[variant]:
+        if name in SETTINGS[variant]:
             parse_params(content)
         else:
             message = fault(content)
-            assert message.startswith(f"params.yaml: {section}.{name} = 1")
-            assert f": variant {variant} has no such setting" in message
-            assert "\n" not in message
+            assert message == (
+                f"params.yaml: {section}.{name} = 1: variant {variant} has no such setting "
+                f"(it has {', '.join(['rho', *SETTINGS[variant]])})"
+            )
 
 
 def test_settings_left_to_the_paper_are_not_passed_on() -> None:
     assert sam_params().settings == {}
     assert sam_params(variant="looksam").settings == {}
+    assert sam_params(variant="looksam", k=None, alpha=None).settings == {}
     assert sam_params(variant="looksam", k=2).settings == {"k": 2}
+    assert sam_params(variant="looksam", k=2, alpha=None).settings == {"k": 2}
     both = sam_params(variant="gsam", alpha=0.3, rho_min=0.0)
     assert both.settings == {"alpha": 0.3, "rho_min": 0.0}
 
@@ -382,7 +489,10 @@ def test_settings_left_to_the_paper_are_not_passed_on() -> None:
 def test_the_smallest_rho_is_not_above_rho() -> None:
     values = sam_values(0.05, variant="gsam", rho_min=0.06)
     message = fault(changed("finetune.sam", values))
-    assert message == "params.yaml: finetune.sam.rho_min = 0.06: must be at most rho = 0.05"
+    assert message == (
+        "params.yaml: finetune.sam.rho_min = 0.06: must be between 0 and rho = 0.05, or None"
+    )
+    parse_params(changed("finetune.sam", sam_values(0.06, variant="gsam", rho_min=0.06)))
 
 
 def test_momentum_sam_needs_momentum_where_it_trains() -> None:
@@ -448,7 +558,7 @@ def test_an_unknown_model_is_told_the_known_ones(name: Any) -> None:
     message = fault(changed("model.name", name))
     assert message == (
         f"params.yaml: model.name = {name!r}: must be one of {', '.join(NETWORKS)}, "
-        "or package.module:factory"
+        "or package.module:attribute"
     )
 
 
@@ -481,13 +591,113 @@ def test_a_model_of_ones_own_is_allowed_and_not_imported(
     assert params.model.name == "my_own_nets:tiny"
 
 
+OWN_CODE_IS_USED = ["data.source", "prune.schedule.name", "finetune.sam.variant"]
+OWN_CODE_IS_USED += ["train_dense.sam.variant"]
+
+
+@pytest.mark.parametrize("key", OWN_CODE_IS_USED)
+def test_own_code_that_is_needed_to_check_and_cannot_be_imported_is_said(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_code_that_lacks_it.py").write_text("")
+    (tmp_path / "own_code_that_lacks_more.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, why in [
+        ("own_code_that_lacks_it:Thing", "has no attribute 'Thing'"),
+        ("own_code_that_lacks_more:Thing", "No module named 'no_such_package'"),
+    ]:
+        message = fault(with_own_code(key, name))
+        assert message.startswith(f"params.yaml: {key} = {name!r}: cannot be imported (")
+        assert why in message
+        assert message.endswith(OR_OWN)
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("key", OWN_CODE_IS_USED[1:])
+@pytest.mark.parametrize("name", ["json:loads", "json:__doc__", "pathlib:Path"])
+def test_own_code_of_another_kind_is_an_error_of_the_file(key: str, name: str) -> None:
+    message = fault(with_own_code(key, name))
+    assert message.startswith(f"params.yaml: {key} = {name!r}: ")
+    assert "\n" not in message
+
+
+OWN_CODE = """
+from sparse_sam.files import Count
+from sparse_sam.pruning.schedules import PruningSchedule
+from sparse_sam.sam.optimizer import SAM
+
+class Late(PruningSchedule):
+    after: Count
+
+    def sparsity(self, final, progress):
+        return final if progress >= 1 / self.after else 0.0
+
+class Far(SAM):
+    def __init__(self, params, base_optimizer, rho=0.05, *, factor: float = 2.0, **options):
+        if not factor > 1:
+            raise ValueError(f"factor = {factor}: must be more than 1")
+        super().__init__(params, base_optimizer, rho * factor, **options)
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with a schedule ``Late`` and a variant ``Far``."""
+    (tmp_path / "own_choices_for_config.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_choices_for_config", raising=False)
+    return "own_choices_for_config"
+
+
+def test_a_schedule_of_ones_own_has_its_own_keys(own_code: str) -> None:
+    section = {"name": f"{own_code}:Late", "after": 2}
+    params = parse_params(changed("prune.schedule", section))
+    assert params.model_dump()["prune"]["schedule"] == section
+    assert params.flat(["prune.schedule"]) == {
+        f"prune.schedule.{key}": value for key, value in section.items()
+    }
+    assert [params.prune.sparsity_at(progress) for progress in (0.0, 0.5)] == [0.0, 0.5]
+    for key, value, says in [
+        ("after", 0, f"= 0: must be {COUNT}"),
+        ("rounds", 3, "= 3: unknown key; allowed here: name, after"),
+        ("after", ABSENT, f"is missing; allowed: {COUNT}"),
+    ]:
+        whole = f"prune.schedule.{key}"
+        content = changed(whole, value, changed("prune.schedule", section))
+        assert fault(content) == f"params.yaml: {whole} {says}"
+
+
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+def test_a_variant_of_ones_own_has_its_own_settings(section: str, own_code: str) -> None:
+    def parsed(**settings: Any) -> dict[str, Any]:
+        values = sam_values(variant=f"{own_code}:Far", **settings)
+        return changed(section, values, changed("train_dense.optimizer", "sam"))
+
+    params = parse_params(parsed(factor=3.0))
+    assert params.flat([section])[f"{section}.factor"] == 3.0
+    key = f"params.yaml: {section}"
+    assert fault(parsed(factor=1.0)) == f"{key}.factor = 1.0: must be more than 1"
+    assert fault(parsed(factor="3")) == f"{key}.factor = '3': {A_NUMBER}"
+    assert fault(parsed(k=3)) == (
+        f"{key}.k = 3: variant {own_code}:Far has no such setting (it has rho, factor)"
+    )
+
+
 @pytest.mark.parametrize("content", [None, [GOOD], "seeds", 3, [["a", 1]]])
 def test_what_is_not_a_mapping_is_refused(content: Any) -> None:
     assert fault(content).startswith("params.yaml must hold a mapping of parameters, not ")
 
 
-def test_long_values_are_cut_in_messages() -> None:
-    assert len(fault(changed("device", "x" * 10_000))) < 200
+@pytest.mark.parametrize(
+    ("key", "base"),
+    [
+        *((key, GOOD) for key in ("device", "model.name", "prune.schedule.name")),
+        *(("finetune.sam.variant", GOOD), ("finetune.sam.alpha", GOOD)),
+        ("finetune.sam.alpha", changed("finetune.sam.variant", "gsam")),
+    ],
+)
+def test_long_values_are_cut_in_messages(key: str, base: dict[str, Any]) -> None:
+    assert len(fault(changed(key, "x" * 10_000, base))) < 250
 
 
 def test_params_are_frozen() -> None:
@@ -670,21 +880,20 @@ def test_a_mirror_with_a_secret_is_refused_and_not_shown(data: dict[str, Any], m
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"),
+    ("key", "value"),
     [
-        ("data", "mirorr", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
-        ("data", "folder", "smb://ann:Tr0ub4dor@example.org/"),
-        ("data", "mirror", ["https://ann:Tr0ub4dor@example.org/"]),
-        ("model", "name", "https://ann:Tr0ub4dor@example.org/"),
-        ("data", "source", "https://ann:Tr0ub4dor@example.org/"),
+        ("data.mirorr", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
+        ("data.folder", "smb://ann:Tr0ub4dor@example.org/"),
+        ("data.mirror", ["https://ann:Tr0ub4dor@example.org/"]),
+        ("model.name", "https://ann:Tr0ub4dor@example.org/"),
+        ("data.source", "https://ann:Tr0ub4dor@example.org/"),
+        ("prune.schedule.name", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
+        ("prune.schedule.mirror", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
+        ("finetune.sam.mirror", "https://ann:Tr0ub4dor" + "x" * 60 + "@example.org/"),
     ],
 )
-def test_no_message_shows_a_secret_wherever_it_was_written(
-    section: str, key: str, value: object
-) -> None:
-    content = copy.deepcopy(GOOD)
-    content[section][key] = value
+def test_no_message_shows_a_secret_wherever_it_was_written(key: str, value: object) -> None:
     with pytest.raises(ConfigError) as raised:
-        parse_params(content)
+        parse_params(changed(key, value))
     assert "Tr0ub" not in str(raised.value)
-    assert f"{section}.{key}" in str(raised.value)
+    assert key in str(raised.value)

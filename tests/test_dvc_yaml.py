@@ -1,109 +1,174 @@
-"""dvc.yaml says what the stages really read: code, parameters, outputs."""
+"""dvc.yaml says what the stages really read: rooms, parameters, outputs."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from sparse_sam.sweep.code_version import imports
 from sparse_sam.tracking.stages import STAGES
-from stages import layout
 
 ROOT = Path(__file__).resolve().parent.parent
-DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+LIBRARY = ROOT / "src" / "sparse_sam"
+ROOMS = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+TEXT = (ROOT / "dvc.yaml").read_text()
+DVC = YAML(typ="safe").load(TEXT)
+MLPROJECT = YAML(typ="safe").load((ROOT / "MLproject").read_text())
 
 # They report, check or name, and make no number that a stage writes: a change to them needs no
 # training. (config.py has no defaults: every value that it passes on stands in params.yaml.)
 OBSERVERS = {
-    "src/sparse_sam/__init__.py",
-    "src/sparse_sam/config.py",
-    "src/sparse_sam/config_base.py",
-    "src/sparse_sam/config_prune.py",
-    "src/sparse_sam/config_read.py",
-    "src/sparse_sam/errors.py",
-    "src/sparse_sam/files.py",
-    "src/sparse_sam/journal.py",
-    "src/sparse_sam/live.py",
-    "src/sparse_sam/pipelines.py",
-    "src/sparse_sam/redaction.py",
-    "stages/__init__.py",
-    "stages/layout.py",
-    "stages/runner.py",
+    "sparse_sam.config",
+    "sparse_sam.errors",
+    "sparse_sam.redaction",
+    "sparse_sam.tracking",
+    "stages.runner",
 }
+FRONT_DOORS = {"sparse_sam", "stages"}
 
 
-def file_of(module: str) -> Path | None:
-    base = ROOT / ("src" if module.startswith("sparse_sam") else "") / Path(*module.split("."))
-    candidates = (base.with_suffix(".py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+def names_of(items: list[Any]) -> list[str]:
+    """Of outputs, with options or without."""
+    return [name for item in items for name in (item if isinstance(item, dict) else [item])]
 
 
-def code_of(stage: str) -> set[str]:
-    """Every file of this repository that a stage's numbers depend on."""
-    waiting, seen = [ROOT / "stages" / f"{stage}.py"], set()
-    while waiting:
-        path = waiting.pop()
-        name = path.relative_to(ROOT).as_posix()
-        if name in seen or name in OBSERVERS:
-            continue
-        seen.add(name)
-        ours = (m for m in imports(path) if m.split(".")[0] in {"sparse_sam", "stages"})
-        waiting += [file for file in map(file_of, ours) if file]
-    return seen
-
-
-def outputs_of(entry: dict[str, Any]) -> list[Any]:
-    return [*entry["outs"], *entry["metrics"], *entry.get("plots", [])]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
-    listed = {dep for dep in DVC["stages"][stage]["deps"] if dep.endswith(".py")}
-    assert listed == code_of(stage)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_parameters_that_it_logs(stage: str) -> None:
-    assert tuple(DVC["stages"][stage]["params"]) == layout.STAGE_PARAMS[stage]
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_the_outputs_that_it_writes(stage: str) -> None:
-    module = __import__(f"stages.{stage}", fromlist=["OUTPUTS"])
+def outputs_of(stage: str) -> list[str]:
     entry = DVC["stages"][stage]
-    declared = {
-        name for item in outputs_of(entry) for name in (item if isinstance(item, dict) else [item])
-    }
-    assert declared == {path.as_posix() for path in (*module.OUTPUTS, layout.run(stage))}
+    return names_of([*entry["outs"], *entry["metrics"], *entry.get("plots", [])])
 
 
-def test_the_stages_and_their_order_are_those_of_the_pipeline() -> None:
+def listed_by(stage: str, *folders: str) -> set[str]:
+    return {dep for dep in DVC["stages"][stage]["deps"] if dep.startswith(folders)}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Who imports whom: rooms whole, stages, and no observers."""
+    made = grimp.build_graph("sparse_sam", "stages", cache_dir=None)
+    for room in ROOMS:
+        made.squash_module(f"sparse_sam.{room}")
+    assert made.modules >= OBSERVERS
+    for observer in OBSERVERS:
+        made.remove_module(observer)
+    assert not any(map(made.find_modules_directly_imported_by, FRONT_DOORS))
+    return made
+
+
+def code_of(stage: str, graph: grimp.ImportGraph) -> set[str]:
+    """The rooms and scripts that a stage's numbers depend on, as dvc.yaml names them."""
+    script = f"stages.{stage}"
+    modules = {script, *graph.find_upstream_modules(script)} - FRONT_DOORS
+    names = {name.replace(".", "/") for name in modules}
+    return {f"src/{name}" if (ROOT / "src" / name).is_dir() else f"{name}.py" for name in names}
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=[*STAGES])
+class TestTable:
+    """What the pipeline's table says of a stage, dvc.yaml says to DVC."""
+
+    def test_the_script_is_that_of_the_stage(self, stage: Any) -> None:
+        assert DVC["stages"][stage.name]["cmd"] == f"python -m stages.{stage.name}"
+        assert (ROOT / "stages" / f"{stage.name}.py").is_file()
+
+    def test_the_parameters_are_the_same(self, stage: Any) -> None:
+        assert tuple(DVC["stages"][stage.name]["params"]) == stage.params
+
+    def test_the_outputs_are_the_same_and_the_journal(self, stage: Any) -> None:
+        assert stage.journal.as_posix() == f"runs/{stage.name}.jsonl"
+        written = [*stage.outputs, stage.journal.as_posix()]
+        assert sorted(outputs_of(stage.name)) == sorted(written)
+
+    def test_the_stages_before_it_are_the_same(self, stage: Any) -> None:
+        made_by = {name: other for other in STAGES for name in outputs_of(other)}
+        data = {*DVC["stages"][stage.name]["deps"]} - listed_by(stage.name, "src/", "stages/")
+        assert {made_by[dep] for dep in data} == set(stage.after)
+
+
+def test_the_stages_and_their_order_are_the_same() -> None:
     assert list(DVC["stages"]) == list(STAGES)
-    made_by = {
-        name: stage
-        for stage, entry in DVC["stages"].items()
-        for item in outputs_of(entry)
-        for name in (item if isinstance(item, dict) else [item])
+    order = list(STAGES)
+    for name, stage in STAGES.items():
+        assert all(order.index(other) < order.index(name) for other in stage.after)
+
+
+def test_the_entry_points_of_mlflow_are_the_stages() -> None:
+    points = {name: point["command"] for name, point in MLPROJECT["entry_points"].items()}
+    assert points.pop("main").startswith("dvc repro && ")
+    assert points == {name: f"python -m stages.{name}" for name in STAGES}
+    assert list(points) == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("folder", ["src/", "stages/"], ids=["rooms", "scripts"])
+def test_a_stage_depends_on_exactly_the_code_that_it_imports(
+    stage: str, folder: str, graph: grimp.ImportGraph
+) -> None:
+    needed = {name for name in code_of(stage, graph) if name.startswith(folder)}
+    assert needed
+    assert listed_by(stage, folder) == needed
+
+
+def test_the_walk_ends_at_the_observers(graph: grimp.ImportGraph) -> None:
+    """They import nearly everything, which would then count for every stage."""
+    assert code_of("download", graph) == {
+        *("src/sparse_sam/data", "src/sparse_sam/files", "stages/download.py")
     }
-    for stage, entry in DVC["stages"].items():
-        direct = {made_by[dep] for dep in entry["deps"] if dep in made_by}
-        through = {far for near in direct for far in STAGES[near]}
-        assert direct | through == set(STAGES[stage])
+    whole = grimp.build_graph("sparse_sam", "stages", cache_dir=None)
+    whole.squash_module("sparse_sam.tracking")
+    assert "sparse_sam.tracking" in whole.find_upstream_modules("stages.download")
+    assert whole.find_upstream_modules("sparse_sam.tracking") >= {
+        *("sparse_sam.training", "sparse_sam.evaluation", "sparse_sam.export")
+    }
 
 
-def test_observers_exist() -> None:
-    assert all((ROOT / name).is_file() for name in OBSERVERS)
+@pytest.mark.parametrize("room", sorted(ROOMS - {"tracking", "sweep"}))
+def test_what_no_import_shows_stays_within_a_room(room: str) -> None:
+    """Front doors and registries name code that they load later: their own room's only."""
+    stub = ast.parse((LIBRARY / room / "__init__.pyi").read_text())
+    assert stub.body
+    for node in stub.body:
+        assert isinstance(node, ast.ImportFrom), ast.unparse(node)
+        assert node.level == 1, ast.unparse(node)
+    for path in (LIBRARY / room).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        places = [text for text in texts if str(text).startswith("sparse_sam.")]
+        assert all(place.startswith(f"sparse_sam.{room}.") for place in places), path
 
 
-def test_report_code_retrains_nothing() -> None:
-    reporting = {"src/sparse_sam/summary.py", "src/sparse_sam/statistics.py"}
+def test_nothing_is_used_through_the_librarys_front_door() -> None:
+    """It names things of many rooms, and counts for none."""
+    whole = grimp.build_graph("sparse_sam", "stages", cache_dir=None)
+    for module in whole.find_modules_that_directly_import("sparse_sam"):
+        for detail in whole.get_import_details(importer=module, imported="sparse_sam"):
+            assert detail["line_contents"] == "import sparse_sam"
+        path = ROOT / "src" / f"{module.replace('.', '/')}.py"
+        used = [
+            node.attr
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sparse_sam"
+        ]
+        assert set(used) == {"__file__"}, module
+
+
+def test_a_change_to_evaluation_and_export_retrains_nothing(graph: grimp.ImportGraph) -> None:
+    reporting = {"src/sparse_sam/evaluation", "src/sparse_sam/export"}
     for stage in ("download", "train_dense", "prune", "finetune_sgd", "finetune_sam"):
-        assert not reporting & code_of(stage)
-    assert reporting <= code_of("evaluate")
+        assert not reporting & {*DVC["stages"][stage]["deps"], *code_of(stage, graph)}
+    assert reporting <= set(DVC["stages"]["evaluate"]["deps"])
 
 
-def test_only_metrics_and_plots_stay_out_of_the_cache() -> None:
+def test_it_can_be_read_at_once() -> None:
+    assert len(TEXT.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_only_metrics_and_plots_stay_out_of_the_cache(stage: str) -> None:
     """DVC restores a stage from its cache only if every other output is cached."""
-    for entry in DVC["stages"].values():
-        assert all(isinstance(name, str) for name in entry["outs"])
+    entry = DVC["stages"][stage]
+    shown = [*entry["metrics"], *entry.get("plots", [])]
+    assert all(isinstance(name, str) for name in entry["outs"])
+    kept_in_git = [name for item in shown for name in item if item[name]["cache"] is False]
+    assert kept_in_git == names_of(shown)

@@ -1,6 +1,7 @@
 """The README says what metrics/summary.json says."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def test_every_page_that_is_linked_exists() -> None:
             if "://" not in target:
                 file = target.partition("#")[0]
                 assert (page.parent / file).exists(), f"{page.name} links to {target}"
+
+
+def test_every_test_that_is_named_exists() -> None:
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"tests/[\w/]+\.py", page.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{page.name} names {name}"

@@ -25,11 +25,12 @@ from sparse_sam.export.compression import folded
 from sparse_sam.export.network_files import load_dense, load_sparse, save_dense, save_sparse
 from sparse_sam.files import sealing, tensorfile
 from sparse_sam.files.tensorfile import TensorFileError
-from sparse_sam.networks.build import NETWORKS, build_model
+from sparse_sam.networks.build import build_model
+from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.masks import Masks, attach
+from sparse_sam.tracking.paths import layout
 from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.training.origin import Origin
-from stages.training import load_arm
 
 ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
 KINDS = ("checkpoint", "dense", "narrow", "packed")
@@ -317,12 +318,13 @@ def test_a_checkpoint_is_of_the_images_that_the_data_set_holds(
     origin = replace(ORIGIN, image_shape=(1, 5, 5))
     save_checkpoint(Path("models/sam/seed-4.safetensors"), sparse_network(origin))
     info = DataInfo("here", "0123abcd", (1, 5, 5), 3, 0.13, 0.31, {}, {})
-    assert load_arm("sam", 4, info, "finetune_sam", "mlpnet").origin == origin
+    assert layout.load_arm("sam", 4, info, "mlpnet").origin == origin
     for changes in ({"image_shape": (1, 4, 4)}, {"num_classes": 4}, {"mean": 0.2}, {"std": 0.2}):
-        with pytest.raises(CheckpointError, match=r"seed-4\.safetensors is of images of another"):
-            load_arm("sam", 4, replace(info, **changes), "finetune_sam", "mlpnet")
+        with pytest.raises(CheckpointError, match=r"seed-4\.safetensors is of images of") as raised:
+            layout.load_arm("sam", 4, replace(info, **changes), "mlpnet")
+        assert "Run `dvc repro finetune_sam`, or `dvc checkout`" in str(raised.value)
     with pytest.raises(CheckpointError, match=r"named by the caller or by model\.name in params"):
-        load_arm("sam", 4, info, "finetune_sam", "lenet-300-100")
+        layout.load_arm("sam", 4, info, "lenet-300-100")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"header": 1' + "0" * 5000 + "}", "\ud800"[:0]])
@@ -416,7 +418,7 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
         load_sparse(path)
     for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
         content[f"shape/{name}"] = shape
-        tensorfile.save_tensors(path, content | huge | {f"shape/{name}": shape}, kind="packed network",
-                        version=1, header=header)  # fmt: skip
+        tensors = content | huge | {f"shape/{name}": shape}
+        tensorfile.save_tensors(path, tensors, kind="packed network", version=1, header=header)
         with pytest.raises(SparseSamError, match=r"are damaged|it is of"):
             load_sparse(path)

@@ -44,7 +44,6 @@ from sparse_sam.training import (
 HERE = Path(__file__).parent
 ARMS = (SGD_2X_ARM, SAM_ARM)
 TRAINING_IMAGES = 60_000  # of MNIST
-NO_SETTINGS = {"eta": None, "k": None, "alpha": None, "rho_min": None}
 
 Values = dict[str, Any]
 Told = Callable[[int], None]
@@ -81,7 +80,7 @@ def train_all_dense(
     params: Values, network: str, data: TrainingData, seeds: Sequence[int], folder: Path
 ) -> dict[int, Path]:
     """A dense network for every seed, as a file."""
-    sam = SAMParams(variant="sam", rho=0.05, **NO_SETTINGS)
+    sam = SAMParams(variant="sam", rho=0.05)
     recipe = DenseParams(**_recipe(params, network), optimizer="sgd", sam=sam)
     paths = {seed: folder / f"dense-{seed}.safetensors" for seed in seeds}
     work = partial(_train_dense, data, network, recipe, paths)
@@ -112,7 +111,7 @@ def finetuned(
     """The network after its last epoch, and its validation accuracy."""
     changed = {**_recipe(params, network), **dict(recipe.changes)}
     changed["epochs"] = params["networks"][network]["epochs"]
-    sam = SAMParams(variant="sam", rho=recipe.rho or 0.0, **NO_SETTINGS)
+    sam = SAMParams(variant="sam", rho=recipe.rho or 0.0)
     finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
     pruning = PruneParams.model_validate({**params["prune"], "sparsity": 1 - 1 / compression})
     start = prune(dense, pruning, data)

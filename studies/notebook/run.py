@@ -47,8 +47,7 @@ def results(dataset: str) -> Path:
 
 def recipes(params: dict[str, Any]) -> tuple[DenseParams, FinetuneParams]:
     """The recipes of the dense network and of every arm."""
-    settings = {"eta": None, "k": None, "alpha": None, "rho_min": None}
-    sam = SAMParams(variant="sam", rho=params["rho"], **settings)
+    sam = SAMParams(variant="sam", rho=params["rho"])
     dense = DenseParams(**params["train_dense"], optimizer="sgd", sam=sam)
     return dense, FinetuneParams(training=TrainingParams(**params["finetune"]), sam=sam)
 

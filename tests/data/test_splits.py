@@ -260,7 +260,9 @@ def test_a_split_that_cannot_be_is_refused(images: Tensor, labels: Tensor) -> No
 def test_loading_imports_nothing_that_only_downloading_needs() -> None:
     """A training stage would wait seconds for them."""
     code = (
-        "import sys, sparse_sam.data.splits, sparse_sam.data.idx, sparse_sam.data.sources, sparse_sam.data.downloads\n"
+        "import sys\n"
+        "import sparse_sam.data.splits, sparse_sam.data.idx, sparse_sam.data.sources\n"
+        "import sparse_sam.data.downloads\n"
         "print({'mlxtend', 'sklearn', 'torchvision'} & set(sys.modules))"
     )
     assert run_alone(code) == "set()"

@@ -19,12 +19,13 @@ from sparse_sam.evaluation.report.content import (
     Provenance,
     confusion,
     disagreements,
-    read_provenance,
     read_rows,
 )
 from sparse_sam.evaluation.report.render import render_html, render_markdown
 from sparse_sam.evaluation.statistics import summarize
 from sparse_sam.evaluation.summary import summarize_experiment
+from sparse_sam.tracking.provenance import read_provenance
+from sparse_sam.tracking.stages import STAGES
 from sparse_sam.training.arms import ARMS
 
 SEEDS, IMAGES = [0, 1, 2], 40
@@ -183,11 +184,11 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
 
 
 def test_a_ticket_is_not_called_a_network_that_only_lost_weights(content: Content) -> None:
-    ticket = replace(content, params={**content.params, "prune.schedule.rewind": "initial"})
+    ticket = replace(content, is_ticket=True)
     for said in (render_markdown(content), Page(render_html(content)).text):
         assert "Pruning 50.0% of the prunable weights before finetuning takes" in said
         assert "points from the pruned network" in said
-        assert "initial" not in said.replace("prune.schedule.rewind", "")
+        assert "initial" not in said
     for said in (render_markdown(ticket), Page(render_html(ticket)).text):
         text = " ".join(said.split())
         assert (
@@ -269,7 +270,8 @@ def test_confusion_and_disagreement_by_hand(content: Content) -> None:
     assert len(disagreements(both, "sgd", "sam", 1)) == 1
 
 
-def test_provenance_is_read_from_journals(tmp_path: Path) -> None:
+def test_provenance_is_read_from_journals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     events = [
         {
             "event": "start",
@@ -282,9 +284,10 @@ def test_provenance_is_read_from_journals(tmp_path: Path) -> None:
         },
         {"event": "tags", "time": 2, "values": {"dvc.out.models/sam": "hash", "other": "x"}},
     ]
-    path = tmp_path / "sam.jsonl"
+    path = STAGES["finetune_sam"].journal
+    path.parent.mkdir()
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
-    found = read_provenance({"finetune_sam": path, "prune": tmp_path / "none.jsonl"})
+    found = read_provenance([STAGES["finetune_sam"], STAGES["prune"]])
     assert found == [Provenance("finetune_sam", "0" * 32, "123", False, {"models/sam": "hash"})]
     assert read_rows(tmp_path / "none.csv") == []
 

@@ -15,11 +15,12 @@ from sparse_sam.data.raw import RawData
 from sparse_sam.data.splits import Split, TestData
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import ExportError
-from sparse_sam.export import files as exports
+from sparse_sam.export import network_files as exports
 from sparse_sam.export.compression import folded
 from sparse_sam.export.manifest import DENSE, NARROW, SPARSE
-from sparse_sam.export.network_files import TOLERANCE, export, load_dense, verify
-from sparse_sam.networks.build import NETWORKS, build_model
+from sparse_sam.export.network_files import TOLERANCE, export_network, load_dense, verify
+from sparse_sam.networks.build import build_model
+from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.masks import attach
 from sparse_sam.pruning.pruner import Pruner
@@ -109,7 +110,7 @@ def exported(networks: list[str], data: TestData, tmp_path_factory: Any) -> Any:
         if (name, structure) not in made:
             folder = tmp_path_factory.mktemp("exported") / "export"
             checkpoint = pruned(name, structure, data)
-            manifest = export(checkpoint, data, folder, {})
+            manifest = export_network(checkpoint, data, folder, {})
             made[name, structure] = Exported(folder, checkpoint, data, manifest)
         return made[name, structure]
 
@@ -121,7 +122,7 @@ def bits(tensor: Tensor) -> bytes:
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("place", range(len(NETWORKS) + 1), ids=[*NETWORKS, "one's own"])
+@pytest.mark.parametrize("place", range(len([*NETWORKS]) + 1), ids=[*NETWORKS, "one's own"])
 def test_every_network_and_structure(
     place: int, structure: str, networks: list[str], exported: Callable[[str, str], Exported]
 ) -> None:
@@ -149,7 +150,7 @@ def test_an_export_is_made_on_any_number_of_threads(
 ) -> None:
     torch.set_num_threads(count)
     checkpoint = pruned("lenet-5", "channels", data)
-    assert export(checkpoint, data, tmp_path / "export", {})["channels_removed"]
+    assert export_network(checkpoint, data, tmp_path / "export", {})["channels_removed"]
 
 
 def test_a_loaded_network_keeps_its_layout_in_memory(

@@ -14,9 +14,7 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from stages.export import chosen
 
-from sparse_sam.config import load_params
 from sparse_sam.data.dataset import Dataset
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData
@@ -26,7 +24,7 @@ from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseS
 from sparse_sam.export import onnxfile
 from sparse_sam.export.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
 from sparse_sam.export.network_files import (
-    export,
+    export_network,
     header_bytes,
     load_dense,
     load_sparse,
@@ -64,7 +62,7 @@ def shipped(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Shipp
     folder = tmp_path_factory.mktemp("shipped")
     data = write_data(folder / "data.safetensors", dataset)
     checkpoint = trained("classifier", dataset, 0.95)
-    manifest = export(checkpoint, data, folder / "export", {"path": "somewhere"})
+    manifest = export_network(checkpoint, data, folder / "export", {"path": "somewhere"})
     return Shipped(folder / "export", manifest, checkpoint, data)
 
 
@@ -141,7 +139,7 @@ def test_onnx_tells_nothing_of_this_machine(shipped: Shipped) -> None:
 def test_removed_channels_are_gone_from_narrow_and_onnx(dataset: Dataset, shipped: Shipped) -> None:
     folder = shipped.folder.parent / "channels"
     checkpoint = trained("lenet-300-100", dataset, 0.7, channels=True)
-    manifest = export(checkpoint, shipped.data, folder, {})
+    manifest = export_network(checkpoint, shipped.data, folder, {})
     assert manifest["channels_removed"] == {"1": 210, "3": 70}
     model, _ = load_dense(folder / NARROW)
     assert [tuple(one.shape) for one in model.parameters() if one.dim() > 1] == [
@@ -152,7 +150,7 @@ def test_removed_channels_are_gone_from_narrow_and_onnx(dataset: Dataset, shippe
     weights = 4 * (90 * 784 + 90 + 30 * 90 + 30 + 10 * 30 + 10)
     assert manifest["files"][NARROW]["raw"] - header_bytes(folder / NARROW) == weights
     assert manifest["files"][ONNX]["raw"] == pytest.approx(weights, rel=0.03)
-    again = export(checkpoint, shipped.data, folder, {})
+    again = export_network(checkpoint, shipped.data, folder, {})
     assert again == manifest  # the same network gives the same bytes
 
 
@@ -168,12 +166,12 @@ def test_a_wrong_file_is_not_done(
         path.write_bytes(b"")
         right(path, onnxfile.FromPixels(network.network, 5.0, network.std), shape)
 
-    monkeypatch.setattr(onnxfile, "save", wrong)
+    monkeypatch.setattr(onnxfile, "save_onnx", wrong)
     small = replace(shipped.checkpoint.origin, model="mlpnet")
     torch.manual_seed(0)
     checkpoint = Checkpoint.of(build_model("mlpnet", (1, 28, 28), 10), small)
     with pytest.raises(ExportError, match=r"model\.onnx does not do what the network does: \d+ of"):
-        export(checkpoint, shipped.data, tmp_path / "export", {})
+        export_network(checkpoint, shipped.data, tmp_path / "export", {})
     assert [one.name for one in tmp_path.rglob("*")] == ["export", "old"]
 
 
@@ -181,7 +179,7 @@ def test_another_data_set_is_refused(shipped: Shipped, tmp_path: Path) -> None:
     origin = replace(shipped.checkpoint.origin, dataset="another")
     checkpoint = Checkpoint(origin, shipped.checkpoint.state, shipped.checkpoint.masks)
     with pytest.raises(CheckpointError, match="trained on another data set"):
-        export(checkpoint, shipped.data, tmp_path / "export", {})
+        export_network(checkpoint, shipped.data, tmp_path / "export", {})
 
 
 @pytest.mark.parametrize("name", [DENSE, SPARSE, NARROW, ONNX])
@@ -210,18 +208,6 @@ def metrics(accuracy: list[float], loss: list[float] | None = None) -> dict[str,
         name: {"mean": sum(values) / len(values), "values": values}
         for name, values in (("validation_accuracy", accuracy), ("validation_loss", loss))
     }
-
-
-def test_an_arm_that_only_metrics_name_is_not_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = load_params(ROOT / "params.yaml").model_copy(update={"seeds": (3,)})
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "metrics").mkdir()
-    for stage, arms in (("finetune_sgd", ["sgd", "sgd_2x", "../../x"]), ("finetune_sam", ["sam"])):
-        of = {arm: metrics([0.99 if arm == "../../x" else 0.5]) for arm in arms}
-        (tmp_path / "metrics" / f"{stage}.json").write_text(json.dumps(of))
-    assert chosen(params, None, None) == ("sgd", 3)
 
 
 def test_the_best_on_validation_is_chosen() -> None:

@@ -96,7 +96,8 @@ def test_four_queued_experiments_at_once(make_clone: Callable[..., Clone]) -> No
 
 def test_eight_processes_make_the_store_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from sparse_sam.tracking.mlflow_store import Tracker\n"
+        "import sys; from pathlib import Path\n"
+        "from sparse_sam.tracking.mlflow_store import Tracker\n"
         "print(Tracker(Path(sys.argv[1])).experiment({}))"
     )
     clone = Clone(tmp_path)

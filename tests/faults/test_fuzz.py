@@ -16,20 +16,20 @@ MUTATIONS = {
         "test_config.py::test_any_text_gives_params_or_a_config_error",
     ],
     "idx": [
-        "test_idx.py::test_whatever_a_file_holds_it_is_read_or_refused",
-        "test_idx.py::test_a_flipped_bit_never_changes_what_a_gzip_file_holds",
+        "data/test_idx.py::test_whatever_a_file_holds_it_is_read_or_refused",
+        "data/test_idx.py::test_a_flipped_bit_never_changes_what_a_gzip_file_holds",
     ],
     "headers": [
         "test_trust.py::test_whatever_a_sealed_header_says_it_is_loaded_or_refused",
     ],
     "journals, stores and manifests": [
-        "test_events.py::test_whatever_a_journal_says_it_is_read_or_refused",
-        "test_manifest.py::test_whatever_a_manifest_says_it_is_read_or_refused",
+        "tracking/test_events.py::test_whatever_a_journal_says_it_is_read_or_refused",
+        "export/test_manifest.py::test_whatever_a_manifest_says_it_is_read_or_refused",
         "sweep/test_store.py::test_whatever_a_cell_says_it_is_read_or_refused",
     ],
     "checkpoints": [
-        "test_checkpoint.py::test_a_changed_byte_is_refused",
-        "test_tensorfile.py::test_a_file_with_any_byte_changed_is_refused",
+        "training/test_checkpoint.py::test_a_changed_byte_is_refused",
+        "files/test_tensorfile.py::test_a_file_with_any_byte_changed_is_refused",
     ],
 }
 AT_LEAST = 2000

@@ -1,6 +1,6 @@
 """SIGKILL at random moments, over all stages of the real pipeline: nothing is lost.
 
-`make test-faults` runs this; it takes minutes. tests/test_resume.py has the short form.
+`make test-faults` runs this; it takes minutes. tests/training/test_resume.py has the short form.
 """
 
 import os
@@ -68,10 +68,7 @@ def start(clone: Clone, stage: str) -> subprocess.Popen[bytes]:
 
 def forget(clone: Clone, stage: str) -> None:
     """Take away what the stage made, and DVC's memory of having made it."""
-    import stages.layout as layout
-
-    module = __import__(f"stages.{stage}", fromlist=["OUTPUTS"])
-    for path in (*module.OUTPUTS, layout.run(stage)):
+    for path in (*STAGES[stage].outputs, STAGES[stage].journal):
         target = clone.path / path
         if target.is_dir():
             shutil.rmtree(target)

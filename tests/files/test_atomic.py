@@ -60,7 +60,8 @@ def test_a_kill_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.txt"
     path.write_text("old")
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom sparse_sam.files.atomic import atomic_path\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        "from sparse_sam.files.atomic import atomic_path\n"
         f"with atomic_path(Path({str(path)!r})) as temporary:\n"
         "    temporary.write_text('ne')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )

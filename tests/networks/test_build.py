@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.networks.build import NETWORKS, ImageShape, build_model, model_factory
+from sparse_sam.networks.build import build_model
+from sparse_sam.networks.registry import NETWORKS, ImageShape
 
 MNIST: ImageShape = (1, 28, 28)
 
@@ -17,8 +18,11 @@ def shapes(model: nn.Module) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in model.parameters()]
 
 
-def test_the_names_allowed_in_params_are_those_of_the_registry() -> None:
-    assert tuple(NETWORKS) == NETWORKS
+def test_every_network_that_is_named_can_be_made() -> None:
+    assert list(NETWORKS) == ["classifier", "lenet-300-100", "lenet-5", "mlpnet"]
+    made = [build_model(name, MNIST, 10) for name in NETWORKS]
+    assert all(isinstance(model, nn.Module) for model in made)
+    assert len({str(shapes(model)) for model in made}) == len(made)
 
 
 def test_the_classifier_is_that_of_the_protocol() -> None:
@@ -60,7 +64,7 @@ def test_how_many_parameters_a_network_has(name: str, weights: int) -> None:
     assert sum(p.numel() for p in build_model(name, MNIST, 10).parameters()) == weights
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS])
 @pytest.mark.parametrize("shape", [MNIST, (3, 32, 32), (1, 20, 24)])
 def test_a_network_maps_images_to_logits(name: str, shape: ImageShape) -> None:
     logits = build_model(name, shape, 7)(torch.zeros(3, *shape))
@@ -68,7 +72,7 @@ def test_a_network_maps_images_to_logits(name: str, shape: ImageShape) -> None:
     assert logits.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS])
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, MNIST, 10).eval()
@@ -76,7 +80,7 @@ def test_images_of_a_batch_do_not_mix(name: str) -> None:
     torch.testing.assert_close(model(images)[2:3], model(images[2:3]))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS])
 def test_initialisation_comes_from_the_generator_and_from_nothing_else(name: str) -> None:
     torch.manual_seed(3)
     first = build_model(name, MNIST, 10)
@@ -113,19 +117,21 @@ def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert shapes(model) == [(3, 5), (3,)]
     with pytest.raises(ConfigError, match="'nets_for_a_test:wrong' made a str, not a Module"):
         build_model("nets_for_a_test:wrong", MNIST, 10)
-    with pytest.raises(ConfigError, match="'nets_for_a_test:number' is not callable; allowed: cl"):
-        model_factory("nets_for_a_test:number")
-    with pytest.raises(ConfigError, match=r"no attribute 'none'.*allowed: classifier, lenet-300"):
-        model_factory("nets_for_a_test:none")
+    with pytest.raises(
+        ConfigError, match="'nets_for_a_test:number' is not callable; allowed: one of cl"
+    ):
+        build_model("nets_for_a_test:number", MNIST, 10)
+    with pytest.raises(ConfigError, match=r"no attribute 'none'.*allowed: one of classifier, len"):
+        build_model("nets_for_a_test:none", MNIST, 10)
 
 
 @pytest.mark.parametrize("name", ["", "resnet", "json", "no_such_module:net", ":", "json:"])
 def test_an_unknown_model_is_told_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        model_factory(name)
-    assert str(raised.value).startswith(f"model.name = {name!r} cannot be imported (")
+        build_model(name, MNIST, 10)
+    assert str(raised.value).startswith(f"model.name = {name!r}: ")
     assert str(raised.value).endswith(
-        "allowed: classifier, lenet-300-100, lenet-5, mlpnet, or package.module:factory"
+        "one of classifier, lenet-300-100, lenet-5, mlpnet, or package.module:attribute"
     )
 
 
@@ -138,6 +144,6 @@ def with_extra_state(image_shape: Any, num_classes: int) -> nn.Module:
 
 
 def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NETWORKS, "extra", with_extra_state)
+    monkeypatch.setitem(NETWORKS.places, "extra", f"{__name__}:with_extra_state")
     with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
         build_model("extra", (1, 2, 2), 3)

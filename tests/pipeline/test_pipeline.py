@@ -58,7 +58,7 @@ def test_a_second_repro_runs_nothing_and_params_run_what_they_change(clone: Clon
     clone.set(finetune__sam__rho=0.1)
     output = clone.run("dvc", "repro", **LATER).stdout
     assert executed(output) == {"finetune_sam", "evaluate"}
-    with (clone.path / "src/sparse_sam/statistics.py").open("a") as file:
+    with (clone.path / "src/sparse_sam/evaluation/statistics.py").open("a") as file:
         file.write("# a better comment\n")
     assert executed(clone.run("dvc", "repro", **LATER).stdout) == {"evaluate"}
     clone.run("git", "checkout", "-q", ".")

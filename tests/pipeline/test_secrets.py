@@ -121,7 +121,10 @@ def test_a_run_leaves_no_secret_behind(fresh: Clone, store: str) -> None:
     for fails, command in (
         (False, ("python", "-m", "stages.download")),
         (not opens, ("python", "-m", "sparse_sam.tracking.publish")),
-        (not opens, ("python", "-m", "stages.export", "--register", "--base", "HEAD")),
+        (
+            not opens,
+            ("python", "-m", "sparse_sam.tracking.release", "--register", "--base", "HEAD"),
+        ),
         (False, ("dvc", "repro", "--force", "--single-item", "prune")),
     ):
         done = fresh.run(*command, fails=fails, **env)

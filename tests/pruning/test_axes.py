@@ -1,8 +1,10 @@
 """Criterion × scope × structure × schedule: exact counts, masks that only shrink, whole groups."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from math import prod
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,27 +13,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparse_sam.data.splits import Split
-from sparse_sam.errors import MaskError
+from sparse_sam.errors import ConfigError, MaskError
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning import ranking as ranking_module
-from sparse_sam.pruning.criteria import CRITERIA, Evidence
+from sparse_sam.pruning.criteria import Evidence, Magnitude, Random, Saliency
 from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_parameters, plain_state, tighten
-from sparse_sam.pruning.params import (
-    SCHEDULE_SETTINGS,
-    Criterion,
-    PruneScheduleName,
-    Scope,
-    kept_of_group,
-)
 from sparse_sam.pruning.pruner import Pruner
 from sparse_sam.pruning.ranking import keep_largest, pruned_count
-from sparse_sam.pruning.registry import look_up
-from sparse_sam.pruning.schedules import SCHEDULES, Gradual, Iterative, OneShot, make_schedule
-from sparse_sam.pruning.scopes import SCOPES, Layer, erk
-from sparse_sam.pruning.structures import STRUCTURES, find_structure
+from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES, STRUCTURES, kept_of_group
+from sparse_sam.pruning.schedules import Gradual, Iterative, OneShot, PruningSchedule
+from sparse_sam.pruning.scopes import Layer, all_together, erk, layerwise
+from sparse_sam.pruning.structures import Channels, Groups, Unstructured
 from tests.recipes import prune_params
 
-STRUCTURE_NAMES = [*STRUCTURES, "2:4", "1:4", "1:2", "3:8"]
+GROUPS = ["2:4", "1:4", "1:2", "3:8"]
+STRUCTURE_NAMES = [*(name for name in STRUCTURES if name != "N:M"), *GROUPS]
 # Few values, so that ties are everywhere, zeros among them.
 WEIGHTS = torch.tensor([0.0, -0.0, 0.5, -0.5, 1.0, -2.0, 1e-30])
 
@@ -114,8 +110,8 @@ SCHEDULE_CHOICES = st.one_of(
 
 @settings(max_examples=200)
 @given(
-    criterion=st.sampled_from(get_args(Criterion)),
-    scope=st.sampled_from(get_args(Scope)),
+    criterion=st.sampled_from(list(CRITERIA)),
+    scope=st.sampled_from(list(SCOPES)),
     structure=st.sampled_from(STRUCTURE_NAMES),
     schedule=SCHEDULE_CHOICES,
     sparsity=st.one_of(st.floats(0, 0.97), st.sampled_from([0.0, 0.5, 0.9, 1 / 3])),
@@ -144,18 +140,18 @@ def test_every_combination_is_exact_monotone_and_whole(
         structure=structure,
         schedule=schedule,
     )
-    pruner, plan, seen = Pruner.of(params), make_schedule(params), evidence(seed)
+    pruner, seen = Pruner.of(params), evidence(seed)
     model = network(seed, tied)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     noise = torch.Generator().manual_seed(seed)
     try:
-        masks = pruner.masks(model, plan.sparsity(0.0), seen)
+        masks = pruner.masks(model, params.sparsity_at(0.0), seen)
         # The model itself is not touched.
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-        check_counts(pruner, masks, plan.sparsity(0.0))
+        check_counts(pruner, masks, params.sparsity_at(0.0))
         attach(model, masks)
         for step in range(steps + 1):
-            asked = plan.sparsity(step / steps)
+            asked = params.sparsity_at(step / steps)
             after = pruner.masks(model, asked, seen)
             check_counts(pruner, after, asked)
             assert all(not (after[name] & ~mask).any() for name, mask in masks.items())
@@ -177,8 +173,8 @@ def test_every_combination_is_exact_monotone_and_whole(
 
 @settings(max_examples=60)
 @given(
-    criterion=st.sampled_from(get_args(Criterion)),
-    scope=st.sampled_from(get_args(Scope)),
+    criterion=st.sampled_from(list(CRITERIA)),
+    scope=st.sampled_from(list(SCOPES)),
     structure=st.sampled_from(STRUCTURE_NAMES),
     tied=st.booleans(),
 )
@@ -215,32 +211,134 @@ def test_a_weight_that_layers_share_is_pruned_once_by_every_structure(structure:
 # Registries
 
 
-def test_the_parameters_name_what_there_is() -> None:
-    assert get_args(Criterion) == tuple(CRITERIA)
-    assert get_args(Scope) == tuple(SCOPES)
-    assert get_args(PruneScheduleName) == tuple(SCHEDULES) == tuple(SCHEDULE_SETTINGS)
+def test_every_name_stands_for_what_its_axis_is_made_of() -> None:
+    # (More may be registered.)
+    assert {name: CRITERIA.load(name) for name in CRITERIA}.items() >= {
+        "magnitude": Magnitude,
+        "random": Random,
+        "saliency": Saliency,
+    }.items()
+    assert {name: SCOPES.load(name) for name in SCOPES}.items() >= {
+        "layerwise": layerwise,
+        "global": all_together,
+        "erk": erk,
+    }.items()
+    assert {name: SCHEDULES.load(name) for name in SCHEDULES}.items() >= {
+        "one-shot": OneShot,
+        "iterative": Iterative,
+        "gradual": Gradual,
+    }.items()
+    assert all(issubclass(SCHEDULES.load(name), PruningSchedule) for name in SCHEDULES)
+    assert {name: STRUCTURES.load(name) for name in STRUCTURE_NAMES}.items() >= {
+        "unstructured": Unstructured(),
+        "channels": Channels(),
+        "2:4": Groups(2, 4),
+        "3:8": Groups(3, 8),
+    }.items()
+
+
+def of(names: Iterable[str]) -> str:
+    return f"must be one of {', '.join(names)}, or package.module:attribute"
 
 
 @pytest.mark.parametrize(
     ("pruner", "message"),
     [
+        (Pruner(criterion="l2"), f"prune.criterion = 'l2': {of(CRITERIA)}"),
+        (Pruner(scope="local"), f"prune.scope = 'local': {of(SCOPES)}"),
+        (Pruner(structure="4:2"), f"prune.structure = '4:2': {of(STRUCTURES)}"),
         (
-            Pruner(criterion="l2"),
-            "criterion = 'l2': must be one of magnitude, random, saliency",
-        ),
-        (Pruner(scope="local"), "scope = 'local': must be one of layerwise, global, erk"),
-        (
-            Pruner(structure="4:2"),
-            "structure = '4:2': must be one of unstructured, channels, or N:M as 2:4",
+            Pruner(structure="N:M"),
+            "prune.structure = 'N:M': must have numbers, as in '2:4' (quoted), N < M",
         ),
     ],
 )
 def test_an_unknown_name_lists_those_that_there_are(pruner: Pruner, message: str) -> None:
-    with pytest.raises(MaskError) as raised:
+    with pytest.raises(ConfigError) as raised:
         pruner.masks(nn.Linear(4, 4), 0.5)
     assert str(raised.value) == message
-    with pytest.raises(MaskError, match="axis = 'b': must be one of a"):
-        look_up({"a": 1}, "b", "axis")
+
+
+def test_an_unknown_schedule_lists_those_that_there_are() -> None:
+    with pytest.raises(ConfigError) as raised:
+        SCHEDULES.load("weekly")
+    assert str(raised.value) == f"prune.schedule.name = 'weekly': {of(SCHEDULES)}"
+
+
+OWN_AXES = """
+from dataclasses import dataclass
+
+from sparse_sam.pruning.schedules import PruningSchedule
+from sparse_sam.pruning.scopes import Share
+from sparse_sam.pruning.structures import Unstructured
+
+class Largest:
+    def scores(self, model, weights, evidence):
+        return {name: 1 / (1 + weight.detach().abs()) for name, weight in weights.items()}
+
+    def pooled(self, blocks):
+        return blocks.mean(dim=1)
+
+def all_of_the_first(tensors, sparsity):
+    first, *others = tensors
+    count = round(sparsity * sum(one.units for one in tensors.values()))
+    return [Share((first,), count), *(Share((name,), 0) for name in others)]
+
+@dataclass(frozen=True)
+class WithoutTheLast(Unstructured):
+    def targets(self, model, evidence, *, batchnorm, biases):
+        return super().targets(model, evidence, batchnorm=batchnorm, biases=biases)[:-1]
+
+class Halfway(PruningSchedule):
+    share: float
+
+    def sparsity(self, final, progress):
+        return final if progress >= 0.5 else self.share * final
+"""
+
+
+@pytest.fixture
+def own_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module that they are in."""
+    (tmp_path / "own_axes_for_tests.py").write_text(OWN_AXES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_axes_for_tests"
+
+
+def test_every_axis_takes_code_of_ones_own(own_axes: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 4))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight.copy_(torch.arange(1.0, 9.0).view(layer.weight.shape))
+    largest = Pruner(criterion=f"{own_axes}:Largest").masks(model, 0.5)
+    for mask in largest.values():
+        assert mask.flatten().tolist() == [True] * 4 + [False] * 4
+    first = Pruner(scope=f"{own_axes}:all_of_the_first").masks(model, 0.25)
+    assert [int((~mask).sum()) for mask in first.values()] == [4, 0]
+    assert list(Pruner(structure=f"{own_axes}:WithoutTheLast").masks(model, 0.5)) == ["0.weight"]
+    schedule = {"name": f"{own_axes}:Halfway", "share": 0.5}
+    params = prune_params(sparsity=0.8, schedule=schedule)
+    assert [params.sparsity_at(progress) for progress in (0.0, 0.49, 0.5, 1.0)] == [
+        0.4,
+        0.4,
+        0.8,
+        0.8,
+    ]
+    assert params.schedule.rewinds_to == "none"
+    assert params.schedule.model_dump() == schedule
+
+
+def test_own_code_that_cannot_be_imported_is_said(own_axes: str) -> None:
+    allowed = f"allowed: one of {', '.join(CRITERIA)}, or package.module:attribute"
+    for name, said in (
+        (f"{own_axes}:Smallest", "cannot be imported"),
+        (f"{own_axes}_elsewhere:Largest", f"names the module '{own_axes}_elsewhere'"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            Pruner(criterion=name).masks(nn.Linear(4, 4), 0.5)
+        message = str(raised.value)
+        assert message.startswith(f"prune.criterion = {name!r}: {said}")
+        assert message.endswith(allowed)
 
 
 # Criteria
@@ -252,7 +350,7 @@ def test_saliency_is_the_weight_times_its_gradient() -> None:
         model[1].weight.copy_(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
     images, labels = torch.tensor([1.0, 2.0]).view(1, 1, 1, 2), torch.tensor([0])
     seen = Evidence(0, Split(images, labels))
-    scores = CRITERIA["saliency"].scores(model, {"1.weight": model[1].weight}, seen)["1.weight"]
+    scores = Saliency().scores(model, {"1.weight": model[1].weight}, seen)["1.weight"]
     # Logits −3 and 6; ∂L/∂w is (p − 1, p') ⊗ x.
     p = torch.tensor([-3.0, 6.0]).softmax(0) - torch.tensor([1.0, 0.0])
     expected = (p[:, None] * torch.tensor([1.0, 2.0]) * model[1].weight).abs()
@@ -335,7 +433,7 @@ def test_a_removed_channel_hands_on_a_constant() -> None:
 def test_structures_of_weights_take_nothing_else(structure: str) -> None:
     with pytest.raises(MaskError, match="prunes neither BatchNorm nor biases"):
         Pruner(structure=structure, biases=True).masks(network(0, False), 0.5)
-    assert find_structure(structure).targets(
+    assert STRUCTURES.load(structure).targets(
         network(0, False), Evidence(), batchnorm=False, biases=False
     )
 
@@ -381,37 +479,58 @@ def test_erk_is_exact_and_never_gives_a_weight_back(
 # Schedules
 
 
+def iterative(rounds: int, rewind: str = "none") -> Iterative:
+    return Iterative(name="iterative", rounds=rounds, rewind=rewind)
+
+
+def gradual(initial: float, end: float, updates: int) -> Gradual:
+    return Gradual(name="gradual", initial=initial, end=end, updates=updates)
+
+
 def test_schedules_by_hand() -> None:
-    assert {OneShot(0.9).sparsity(p) for p in (0.0, 0.3, 1.0)} == {0.9}
-    rounds = [Iterative(0.875, 3).sparsity(p) for p in (0.0, 0.32, 0.34, 0.66, 0.67, 1.0)]
+    assert {OneShot(name="one-shot").sparsity(0.9, p) for p in (0.0, 0.3, 1.0)} == {0.9}
+    progress = (0.0, 0.32, 0.34, 0.66, 0.67, 1.0)
+    rounds = [iterative(3).sparsity(0.875, p) for p in progress]
     assert rounds == pytest.approx([0.5, 0.5, 0.75, 0.75, 0.875, 0.875])
     assert rounds[-1] == 0.875
-    cubic = [Gradual(0.8, 0.0, 0.5, 2).sparsity(p) for p in (0.0, 0.24, 0.25, 0.49, 0.5, 1.0)]
+    cubic = [gradual(0.0, 0.5, 2).sparsity(0.8, p) for p in (0.0, 0.24, 0.25, 0.49, 0.5, 1.0)]
     assert cubic == pytest.approx([0, 0, 0.7, 0.7, 0.8, 0.8])  # 0.8 − 0.8/8
-    assert Gradual(0.8, 0.2, 1.0, 10).sparsity(0.0) == pytest.approx(0.2)
-    assert Gradual(0.8, 0.2, 1.0, 10).sparsity(1.0) == 0.8
+    assert gradual(0.2, 1.0, 10).sparsity(0.8, 0.0) == pytest.approx(0.2)
+    assert gradual(0.2, 1.0, 10).sparsity(0.8, 1.0) == 0.8
 
 
-@given(
-    schedule=st.one_of(
-        st.builds(Iterative, st.floats(0, 0.999), st.integers(1, 50)),
+def test_only_iterative_rewinds_and_as_it_says() -> None:
+    assert OneShot(name="one-shot").rewinds_to == gradual(0.0, 1.0, 2).rewinds_to == "none"
+    for rewind in ("none", "dense", "initial"):
+        assert iterative(3, rewind).rewinds_to == rewind
+
+
+def schedules_up_to(final: float) -> st.SearchStrategy[Iterative | Gradual]:
+    return st.one_of(
+        st.builds(iterative, st.integers(1, 50)),
         st.builds(
-            lambda final, share, end, updates: Gradual(final, share * final, end, updates),
-            st.floats(0, 0.999),
+            lambda share, end, updates: gradual(share * final, end, updates),
             st.floats(0, 1),
             st.floats(1e-6, 1),
             st.integers(1, 500),
         ),
+    )
+
+
+@given(
+    plan=st.floats(0, 0.999).flatmap(
+        lambda final: st.tuples(st.just(final), schedules_up_to(final))
     ),
     progress=st.lists(st.floats(0, 1), min_size=2, max_size=10).map(sorted),
 )
 def test_a_schedule_never_falls_and_ends_exactly(
-    schedule: Iterative | Gradual, progress: list[float]
+    plan: tuple[float, Iterative | Gradual], progress: list[float]
 ) -> None:
-    asked = [schedule.sparsity(p) for p in progress]
+    final, schedule = plan
+    asked = [schedule.sparsity(final, p) for p in progress]
     assert all(0 <= one < 1 for one in asked)
     assert all(later >= one - 1e-12 for one, later in pairwise(asked))
-    assert schedule.sparsity(1.0) == schedule.final
+    assert schedule.sparsity(final, 1.0) == final
 
 
 # Ranking

@@ -266,7 +266,7 @@ def test_what_cannot_be_told_is_refused_by_name(compute: Any, said: str) -> None
 # Without an example
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", list(NETWORKS))
 def test_a_plain_sequential_is_read_in_its_order(name: str) -> None:
     shape = (1, 28, 28)
     model = build_model(name, shape, 10)

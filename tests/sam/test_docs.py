@@ -9,7 +9,8 @@ import torch
 from sam_cases import batches, flat, weights, with_batchnorm
 from torch import nn
 
-from sparse_sam.sam.variants import VARIANTS, variant_settings
+from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.sam.variants import variant_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sam.md").read_text(encoding="utf-8")
 EXAMPLES: dict[str, str] = dict(
@@ -63,9 +64,10 @@ def test_the_two_calls_and_the_closure_give_the_same_network() -> None:
 def test_the_table_of_variants_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| `([a-z]+)` \| `([A-Za-z]+)` \|(.*)\|$", PAGE, flags=re.MULTILINE)
     assert [(name, kind) for name, kind, _ in rows] == [
-        (name, chosen.__name__) for name, chosen in VARIANTS.items()
+        (name, VARIANTS.load(name).__name__) for name in VARIANTS
     ]
     for name, _, rest in rows:
-        for setting, default in variant_settings(name).items():
+        for setting, parameter in variant_settings(name).items():
+            default = parameter.default
             shown = f"`{setting}`" if default is None else f"`{setting}` {default}"
             assert shown in rest

@@ -108,7 +108,7 @@ def test_weights_come_back_bit_for_bit_and_in_place(
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize(("base", "base_settings"), BASES)
 def test_with_rho_zero_it_is_the_base_optimizer_bit_for_bit(
     variant: str, base: type[Optimizer], base_settings: dict[str, Any]
@@ -209,7 +209,7 @@ def test_schedulers_act_on_the_base_optimizer_also_after_loading() -> None:
     assert sam.base_optimizer.param_groups[0]["lr"] == 0.7
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_batchnorm_learns_from_the_first_pass_only(variant: str) -> None:
     ours, plain = with_batchnorm(), with_batchnorm()
     optimizer = build_sam(variant, ours, SGD, 1.0, lr=0.0, momentum=0.9)
@@ -248,7 +248,7 @@ def test_a_closure_need_not_zero_gradients() -> None:
     assert same(weights(one), weights(other))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_closure_that_fails_leaves_everything_as_it_was(variant: str, call: int) -> None:
     model, data = with_batchnorm(), batches(3)
@@ -301,7 +301,7 @@ def test_groups_may_have_their_own_rho_and_parameters_no_gradient() -> None:
     assert unused.detach().equal(torch.ones(3))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_zero_gradients_move_nothing(variant: str) -> None:
     model = perceptron()
     optimizer = build_sam(variant, model, SGD, 0.3, lr=0.1, momentum=0.9)
@@ -413,7 +413,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         sam.first_step()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_a_copy_of_model_and_optimizer_trains_on(variant: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.sam.uncompiled import SGD
@@ -18,18 +19,19 @@ TRAINING = """
 import sys
 import torch
 from torch import nn
-from sparse_sam.config import SAMParams, TrainingParams
-from sparse_sam.optimizers import forget_everything, make_sam, make_schedule, make_sgd
+from sparse_sam.sam import SAMParams, variant_settings
+from sparse_sam.training import LEARNING_RATES, TrainingParams, make_sam, make_sgd
+from sparse_sam.training.optimizers import forget_everything
 
 recipe = TrainingParams(
     epochs=1, batch_size=2, lr=0.1, momentum=0.9, weight_decay=0.1, schedule="cosine",
     label_smoothing=0.0, shift_pixels=0, precision="float32",
 )
-settings = {"eta": None, "k": None, "alpha": None, "rho_min": None}
 model = nn.Linear(2, 2)
 if sys.argv[1] == "sgd":
     optimizer = make_sgd(model, recipe)
 else:
+    settings = dict.fromkeys(variant_settings(sys.argv[1]))  # all null
     optimizer = make_sam(model, recipe, SAMParams(variant=sys.argv[1], rho=0.05, **settings))
 schedule = LEARNING_RATES.load(recipe.schedule)(optimizer, 2)
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from sparse_sam.sam.gsam import GSAM
 from sparse_sam.sam.momentum import MomentumSAM
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.periodic import LookSAM, PeriodicSAM
-from sparse_sam.sam.variants import VARIANTS, build_sam, variant_settings
+from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.sam.variants import build_sam, check_settings, variant_settings
+from tests.recipes import sam_params
 
 DATA = [(inputs.double(), labels) for inputs, labels in batches(9)]
 
@@ -227,9 +230,22 @@ def test_every_variant_is_a_method_of_its_own() -> None:
         assert relative_distance(one, other) > 1e-5
 
 
+def test_every_name_stands_for_its_class() -> None:
+    # (More may be registered.)
+    assert {name: VARIANTS.load(name) for name in VARIANTS}.items() >= {
+        "sam": SAM,
+        "asam": ASAM,
+        "periodic": PeriodicSAM,
+        "looksam": LookSAM,
+        "momentum": MomentumSAM,
+        "gsam": GSAM,
+    }.items()
+    assert all(issubclass(VARIANTS.load(name), SAM) for name in VARIANTS)
+    assert [case[0] for case in VARIANT_CASES] == list(VARIANTS)
+
+
 def test_what_variants_can_be_set() -> None:
-    assert list(VARIANTS) == ["sam", "asam", "periodic", "looksam", "momentum", "gsam"]
-    assert {name: variant_settings(name) for name in VARIANTS} == {
+    expected: dict[str, dict[str, float | None]] = {
         "sam": {},
         "asam": {"eta": 0.01},
         "periodic": {"k": 5},
@@ -237,14 +253,92 @@ def test_what_variants_can_be_set() -> None:
         "momentum": {},
         "gsam": {"alpha": 0.4, "rho_min": None},
     }
-    assert [case[0] for case in VARIANT_CASES] == list(VARIANTS)
+    for name, defaults in expected.items():
+        found = variant_settings(name)
+        assert list(found) == list(defaults)
+        assert {own: parameter.default for own, parameter in found.items()} == defaults
+
+
+@pytest.mark.parametrize(("variant", "own"), VARIANT_CASES)
+def test_settings_are_checked_before_anything_is_built(variant: str, own: dict[str, Any]) -> None:
+    check_settings(variant, 0.1, own)
+    check_settings(variant, 0.1, dict.fromkeys(variant_settings(variant)))  # the paper's
+    assert sam_params(0.1, variant=variant, **own).settings == own
+    nulls = dict.fromkeys(variant_settings(variant))
+    assert sam_params(0.1, variant=variant, **nulls).settings == {}
+    has = ", ".join(["rho", *variant_settings(variant)])
+    with pytest.raises(ConfigError) as raised:
+        check_settings(variant, 0.1, {**own, "beta": 1.0})
+    assert str(raised.value) == (
+        f"beta = 1.0: variant {variant} has no such setting (it has {has})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "own", "said"),
+    [
+        ("asam", {"eta": "0.1"}, r"eta = '0\.1': "),
+        ("asam", {"eta": -1.0}, r"eta = -1\.0: must be at least 0"),
+        ("periodic", {"k": 2.5}, r"k = 2\.5: "),
+        ("periodic", {"k": True}, r"k = True: "),
+        ("periodic", {"k": 0}, r"k = 0: must be at least 1"),
+        ("looksam", {"k": 3, "alpha": -0.1}, r"alpha = -0\.1: must be at least 0"),
+        ("gsam", {"rho_min": 0.2}, r"rho_min = 0\.2: must be between 0 and rho = 0\.1"),
+    ],
+)
+def test_a_setting_that_its_class_does_not_take_is_named(
+    variant: str, own: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        check_settings(variant, 0.1, own)
+    with pytest.raises(ValueError, match=said):
+        sam_params(0.1, variant=variant, **own)
 
 
 def test_every_variant_names_its_paper() -> None:
-    for chosen in VARIANTS.values():
+    for name in VARIANTS:
+        chosen = VARIANTS.load(name)
         assert "arXiv:" in (chosen.__doc__ or "") + (
             __import__(chosen.__module__, fromlist=["x"]).__doc__ or ""
         )
+
+
+OWN_VARIANT = """
+from sparse_sam.sam import SAM
+
+class HalfSAM(SAM):
+    def __init__(self, params, base_optimizer, rho=0.05, *, part: float = 0.5, **options):
+        if not 0 < part <= 1:
+            raise ValueError(f"part = {part}: must be above 0 and at most 1")
+        super().__init__(params, base_optimizer, part * rho, **options)
+        self.part = part
+"""
+
+
+def test_a_variant_of_ones_own_is_named_by_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_variants_for_tests.py").write_text(OWN_VARIANT)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "own_variants_for_tests:HalfSAM"
+    assert [own.default for own in variant_settings(name).values()] == [0.5]
+    params = sam_params(0.4, variant=name, part=0.25)
+    assert params.settings == {"part": 0.25}
+    one, other = network(), network()
+    run(one, build_sam(name, one, SGD, params.rho, settings=params.settings, lr=0.05), DATA)
+    run(other, SAM(other.parameters(), SGD, 0.1, lr=0.05), DATA)
+    assert same(weights(one), weights(other))
+    with pytest.raises(ConfigError, match=r"^part = 2\.0: must be above 0 and at most 1$"):
+        check_settings(name, 0.4, {"part": 2.0})
+    allowed = f"allowed: one of {', '.join(VARIANTS)}, or package.module:attribute"
+    for wrong, said in (
+        ("own_variants_for_tests:Half", "cannot be imported"),
+        ("own_variants_elsewhere:HalfSAM", "names the module 'own_variants_elsewhere'"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            build_sam(wrong, network(), SGD, lr=0.1)
+        assert str(raised.value).startswith(f"sam.variant = {wrong!r}: {said}")
+        assert str(raised.value).endswith(allowed)
 
 
 def test_build_passes_everything_on() -> None:
@@ -261,8 +355,16 @@ def test_build_passes_everything_on() -> None:
 
 
 def test_what_is_unknown_is_answered_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"'esam' is unknown; allowed: sam, asam, periodic, look"):
-        build_sam("esam", network(), SGD, lr=0.1)
+    for ask in (
+        lambda: build_sam("esam", network(), SGD, lr=0.1),
+        lambda: variant_settings("esam"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            ask()
+        assert str(raised.value) == (
+            f"sam.variant = 'esam': must be one of {', '.join(VARIANTS)}, "
+            "or package.module:attribute"
+        )
     with pytest.raises(ConfigError, match=r"'looksam' has no setting 'beta'; allowed: k, alpha"):
         build_sam("looksam", network(), SGD, settings={"beta": 1}, lr=0.1)
     with pytest.raises(ConfigError, match=r"'sam' has no setting 'k'; allowed: none"):

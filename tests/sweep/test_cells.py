@@ -2,6 +2,11 @@
 
 import ast
 import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,10 +27,13 @@ from sparse_sam.sweep.cells import (
     possible_cells,
     reporting_cells,
 )
-from sparse_sam.sweep.declaration import FlatnessParams, Sweep
+from sparse_sam.sweep.declaration import FlatnessParams, Sweep, parse_sweep
+from sparse_sam.sweep.sweeping import read_all
 from sparse_sam.sweep.work import Dense, Work, identity, key_of
 from sparse_sam.training.params import DenseParams, FinetuneParams
 from tests.recipes import prune_params, sam_params
+
+LIBRARY = Path(sparse_sam.__file__).parent
 
 
 def fingerprints(sweep: Sweep) -> dict[Any, str]:
@@ -69,11 +77,17 @@ def test_different_cells_have_different_keys(cells: list[Cell]) -> None:
     assert len({cell.work for cell in cells}) == len(cells)
 
 
-def test_data_code_and_choice_make_a_difference(small: Sweep, cells: list[Cell]) -> None:
+def test_data_code_and_choice_make_a_difference(
+    small: Sweep, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = list(possible_cells(small, dict.fromkeys(data_of(small), "other")))
     assert not {cell.key for cell in cells} & {cell.key for cell in other}
     work = cells[0].work
-    assert key_of(work, "a") != key_of(work, "b")
+    keys = []
+    for version in ("a", "b", "a"):
+        monkeypatch.setattr("sparse_sam.sweep.work.code_version", lambda _, is_=version: is_)
+        keys.append(key_of(work))
+    assert keys[0] == keys[2] != keys[1]
     assert identity(work) == identity(dataclasses.replace(work))
     assert identity(dataclasses.replace(work, tested=True)) != identity(work)
 
@@ -118,7 +132,7 @@ def test_works_are_equal_exactly_when_their_names_are(
     one = data.draw(works(make_recipe))
     other = data.draw(st.sampled_from([one, data.draw(works(make_recipe))]))
     assert (identity(one) == identity(other)) == (one.content() == other.content())
-    assert key_of(one, "code") == key_of(dataclasses.replace(one), "code")
+    assert key_of(one) == key_of(dataclasses.replace(one))
 
 
 @given(data=st.data(), rho=RHO)
@@ -138,50 +152,133 @@ def test_what_an_arm_does_not_use_makes_no_difference(
 # The version of the code
 
 
-def test_the_code_behind_a_cell_is_what_it_imports() -> None:
-    found = set(code.files())
+ONE_CELL = """
+import json, sys
+from sparse_sam.sweep.declaration import parse_sweep
+from sparse_sam.sweep.one_cell import reproduce
+
+reproduce(parse_sweep(json.loads(sys.argv[1])), sys.argv[2])
+modules = sys.modules.items()
+print(json.dumps({name: one.__file__ for name, one in modules if name.startswith("sparse_sam")}))
+"""
+# They read, check, name or write, and make no number of a cell: every value that they pass on is
+# hashed, and statistics are over seeds.
+OBSERVERS = {
+    *("sparse_sam", "sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction"),
+    *("sparse_sam.evaluation", "sparse_sam.evaluation.params", "sparse_sam.evaluation.statistics"),
+}
+
+
+def test_the_code_behind_a_cell_is_what_computing_one_loads(
+    declared: Callable[..., dict[str, Any]],
+) -> None:
+    """With SAM before and after pruning, tested, and its sharpness measured."""
+    content = declared()
+    content["base"]["model"]["name"] = "mlpnet"
+    sweep = parse_sweep(content)
+    _, known = read_all(sweep)
+    cells = possible_cells(sweep, known)
+    (cell, *_) = (
+        one
+        for one in cells
+        if (one.purpose, one.arm, dict(one.regime.labels)["train_dense.optimizer"])
+        == ("report", "momentum", "sam")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_CELL, json.dumps(content), cell.name],
+        env={**os.environ, "PYTHONPATH": str(LIBRARY.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {name: Path(file) for name, file in json.loads(done.stdout).items()}
+    rooms = {name.split(".")[1] for name in loaded if "." in name}
+    assert not rooms & {"export", "tracking"}
+    computing = {
+        path
+        for name, path in loaded.items()
+        if name not in OBSERVERS and not name.startswith(("sparse_sam.files", "sparse_sam.sweep"))
+    }
+    assert computing | {LIBRARY / "sweep" / "compute.py"} <= set(code.files())
+    # And every room that counts is one that a cell needs.
+    assert {LIBRARY / room for room in code.COMPUTING} <= {
+        folder for path in computing for folder in path.parents
+    }
+
+
+def test_a_new_table_or_report_is_no_other_version() -> None:
+    found = {path.relative_to(LIBRARY).as_posix() for path in code.files()}
     assert {
-        "sparse_sam.sweep.compute",
-        "sparse_sam.training.experiment",
-        "sparse_sam.training.loop",
-        "sparse_sam.sam.optimizer",
-        "sparse_sam.pruning.criteria",
-        "sparse_sam.evaluation.flatness.sharpness",
-        "sparse_sam.networks.build",
+        "sweep/compute.py",
+        "training/experiment.py",
+        "training/loop.py",
+        "sam/optimizer.py",
+        "pruning/criteria.py",
+        "evaluation/flatness/sharpness.py",
+        "networks/build.py",
+        "data/stratify.py",
     } <= found
     assert not found & {
-        "sparse_sam.sweep.table",
-        "sparse_sam.sweep.on_ray",
-        "sparse_sam.sweep.store",
-        "sparse_sam.sweep.declaration",
-        "sparse_sam.tracking.mlflow_store",
-        "sparse_sam.report",
-        "sparse_sam.config",
+        "sweep/table.py",
+        "sweep/on_ray.py",
+        "sweep/store.py",
+        "sweep/declaration.py",
+        "tracking/mlflow_store.py",
+        "evaluation/report/render.py",
+        "config.py",
     }
+    assert all((LIBRARY / name).is_file() for name in found)
 
 
 def test_another_line_of_code_is_another_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    version = code._library_version.__wrapped__
+    before = version()
+    shutil.copytree(LIBRARY, tmp_path / "sparse_sam")
+    monkeypatch.setattr(code, "_LIBRARY", tmp_path / "sparse_sam")
+    assert version() == before  # wherever it is installed
+    for name in ("sweep/table.py", "evaluation/report/render.py"):
+        with (tmp_path / "sparse_sam" / name).open("a") as file:
+            file.write("# more\n")
+    assert version() == before
+    with (tmp_path / "sparse_sam" / "training" / "loop.py").open("a") as file:
+        file.write("# more\n")
+    changed = version()
+    assert changed != before
+    (tmp_path / "sparse_sam" / "training" / "new.py").write_text("")
+    assert len({before, changed, version()}) == 3
+    monkeypatch.setattr(code, "version", lambda package: f"another {package}")
+    assert len({before, changed, version()}) == 3
+
+
+def test_another_line_of_ones_own_code_is_another_version(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the parameters name it: a network, a criterion, a schedule, a variant, ..."""
     (tmp_path / "mine.py").write_text("a = 1\n")
+    (tmp_path / "other.py").write_text("a = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    version = code.code_version.__wrapped__
-    own, builtin = version("mine:net"), version("mlpnet")
-    assert own == version("mine:net") != builtin == version("lenet-5")
+    work = cells[0].work
+    own = [
+        dataclasses.replace(work, dense=dataclasses.replace(work.dense, model="mine:net")),
+        dataclasses.replace(work, prune=prune_params(criterion="mine:criterion")),
+    ]
+    before = [key_of(one) for one in own]
+    assert before == [key_of(one) for one in own]
+    (tmp_path / "other.py").write_text("a = 2\n")
+    assert before == [key_of(one) for one in own]
+    builtin = key_of(work)
     (tmp_path / "mine.py").write_text("a = 2\n")
-    assert version("mine:net") != own
-    real = code.files()
-    changed = tmp_path / "changed.py"
-    changed.write_text(real["sparse_sam.training.loop"].read_text() + "\n# more\n")
-    monkeypatch.setattr(code, "files", lambda: {**real, "sparse_sam.training.loop": changed})
-    assert version("mlpnet") != builtin
+    assert not set(before) & {key_of(one) for one in own}
+    assert key_of(work) == builtin
 
 
 def test_only_one_module_knows_ray() -> None:
-    folder = Path(sparse_sam.__file__).parent
     knows = {
         path.name
-        for path in folder.rglob("*.py")
+        for path in LIBRARY.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import) and any(name.name == "ray" for name in node.names)
     }
@@ -200,8 +297,8 @@ def test_all_parameters_but_those_a_sweep_sets_are_in_the_content(cells: list[Ce
     assert set(content["dense"]) == {"data", "model", "recipe", "seed"}
 
 
-def test_a_node_with_another_version_refuses() -> None:
+def test_a_node_with_another_version_refuses(cells: list[Cell]) -> None:
     from sparse_sam.sweep import on_ray
 
     with pytest.raises(SparseSamError, match="another version of sparse-sam"):
-        on_ray._prepare("mlpnet", "another")
+        on_ray._prepare(cells[0].work, "another")

@@ -66,6 +66,24 @@ def test_a_named_point_changes_several_parameters(declared: Declared) -> None:
     assert found == [("short", 1, 16), ("long", 3, 32)]
 
 
+def test_a_named_point_changes_a_schedule_and_its_own_keys(declared: Declared) -> None:
+    slowly = {"name": "gradual", "initial": 0.0, "end": 0.5, "updates": 10}
+    content = declared()
+    content["axes"] = {
+        "schedule": {
+            "at-once": {},
+            "slowly": {f"prune.schedule.{key}": value for key, value in slowly.items()},
+        }
+    }
+    sweep = parse_sweep(content)
+    found = {
+        dict(regime.labels)["schedule"]: sweep.params(regime, sweep.arms[1], (), 0).prune
+        for regime in sweep.regimes()
+    }
+    assert found["slowly"].schedule.model_dump() == slowly
+    assert found["at-once"].schedule.model_dump() == {"name": "one-shot"}
+
+
 LR = "finetune.training.lr"
 
 
@@ -82,6 +100,8 @@ LR = "finetune.training.lr"
         ("axes/prune.sparsity", [[0.5]], r"\[0.5\] must be a number, text, true, false or null"),
         ("axes/prune.sparsity", [0.5, 1.0], r"prune.sparsity = 1.0, arm sgd\): prune.sparsity = 1"),
         ("axes/prune.sparsty", [0.5], "prune.sparsty = 0.5: unknown key; allowed here: sparsity"),
+        ("axes/prune.schedule.rounds", [2], "schedule.rounds = 2: unknown key; allowed here: name"),
+        ("axes/finetune.sam.eta", [0.1], "eta = 0.1: variant sam has no such setting"),
         ("axes/model.name.x", [1], "model.name.x: name is no section of parameters"),
         ("axes/size", {"a b": {}}, "axes.size: 'a b' must be a name"),
         ("axes/size", {"a": 3}, "axes.size.a = 3: must be a mapping of parameters"),

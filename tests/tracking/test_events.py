@@ -6,20 +6,20 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_sam.errors import DataError, RefusedError
-from sparse_sam.evaluation.report.content import read_provenance
 from sparse_sam.files.atomic import file_hash
-from sparse_sam.tracking import events as schema
 from sparse_sam.tracking import sender
 from sparse_sam.tracking.journal import PIPELINE, Journal, keep_artifact, read_events
-from sparse_sam.tracking.mlflow_store import Replay, Tracker
+from sparse_sam.tracking.mlflow_store import Tracker
 from sparse_sam.tracking.pipelines import enter_all, place, workspace_content
+from sparse_sam.tracking.provenance import read_provenance
+from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.stages import STAGES
 
 Change = Callable[[list[dict[str, Any]]], Any]
@@ -86,17 +86,16 @@ def placed(root: Path, stage: str) -> Path:
 
 
 def assert_refused(workspace: Path, path: Path, line: int | None, said: str) -> None:
-    where = f"{path}, line {line}: " if line else f"{path}: "
-    readers: list[Callable[[], Any]] = [
-        lambda: workspace_content(workspace),
-        lambda: placed(workspace, "evaluate"),
-        lambda: enter_all(workspace, {}, workspace, {}),
-        lambda: read_provenance({"prune": path}),
+    readers: list[tuple[Path, Callable[[], Any]]] = [
+        (path, lambda: workspace_content(workspace)),
+        (path, lambda: placed(workspace, "evaluate")),
+        (path, lambda: enter_all(workspace, {}, workspace, {})),
+        (path.relative_to(workspace), lambda: read_provenance([STAGES["prune"]])),
     ]
-    for read in readers if line else readers[1:3]:
+    for named, read in readers if line else readers[1:3]:
         with pytest.raises(DataError) as raised:
             read()
-        assert str(raised.value).startswith(where)
+        assert str(raised.value).startswith(f"{named}, line {line}: " if line else f"{named}: ")
         assert said in str(raised.value)
         assert "`dvc checkout` restores" in str(raised.value)
     assert "secret" not in kept(workspace)
@@ -108,8 +107,12 @@ def test_what_a_stage_writes_is_read(workspace: Path) -> None:
     assert kept(workspace) == sorted(f"weights of {stage}" for stage in STAGES)
 
 
-def test_the_stages_of_events_are_those_of_the_pipeline() -> None:
-    assert get_args(schema.Stage) == tuple(STAGES)
+def test_a_stage_that_the_pipeline_lacks_is_answered_with_those_that_it_has(
+    workspace: Path,
+) -> None:
+    journal = change(workspace, put("start", stage="deploy"))
+    assert_refused(workspace, journal, 1, "start.stage = 'deploy'")
+    assert_refused(workspace, journal, 1, f"must be one of {', '.join(STAGES)}")
 
 
 OUTSIDE = ["{secret}", "../secret", "models/../../secret", "/etc/hostname", "", ".", "a//b", "./a"]
@@ -243,7 +246,7 @@ def test_an_empty_journal_is_of_a_stage_that_has_not_finished(workspace: Path) -
     path = workspace / "runs" / "prune.jsonl"
     path.write_text("")
     assert workspace_content(workspace) is None
-    assert read_provenance({"prune": path}) == []
+    assert read_provenance([STAGES["prune"]]) == []
 
 
 SPECIAL = st.sampled_from(

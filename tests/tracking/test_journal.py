@@ -65,7 +65,8 @@ def test_an_artifact_outlives_the_file_and_keeps_its_name(
 def test_a_killed_writer_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "prune.0.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from sparse_sam.tracking.journal import Journal\n"
+        "import sys, time; from pathlib import Path\n"
+        "from sparse_sam.tracking.journal import Journal\n"
         "journal = Journal(Path(sys.argv[1]), stage='prune', params={}, tags={}, launcher={})\n"
         "print('ready', flush=True); time.sleep(60)"
     )

@@ -12,9 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from sparse_sam.errors import TrackingError
 from sparse_sam.tracking.journal import PIPELINE, Journal
-from sparse_sam.tracking.mlflow_store import Replay, Tracker, tracking_uri
+from sparse_sam.tracking.mlflow_store import Tracker, tracking_uri
 from sparse_sam.tracking.pipelines import place
 from sparse_sam.tracking.publish import publish
+from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +191,8 @@ def test_a_store_that_is_not_there_is_said_in_one_line(
 def test_several_processes_may_make_the_store_at_once(clone: Path) -> None:
     (clone / "mlflow.db").unlink()
     code = (
-        "import sys; from pathlib import Path; from sparse_sam.tracking.mlflow_store import Tracker\n"
+        "import sys; from pathlib import Path\n"
+        "from sparse_sam.tracking.mlflow_store import Tracker\n"
         "print(Tracker(Path(sys.argv[1])).experiment({}))"
     )
     processes: list[Any] = [

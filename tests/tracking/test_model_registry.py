@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stages.export
 import torch
 from mlflow.tracking import MlflowClient
 
@@ -27,6 +26,7 @@ from sparse_sam.data.raw import RawData
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import ExportError
 from sparse_sam.export.network_files import pixels_of
+from sparse_sam.tracking import release
 from sparse_sam.tracking.mlflow_store import Tracker
 from sparse_sam.tracking.model_registry import champion, register_export
 from sparse_sam.training.checkpoint import Checkpoint, save_checkpoint
@@ -141,7 +141,7 @@ def _inside(clone: Clone) -> Iterator[None]:
 def command(*arguments: str) -> tuple[int, str]:
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        code = stages.export.main(list(arguments))
+        code = release.main(list(arguments))
     return code, said.getvalue()
 
 
@@ -159,6 +159,17 @@ def test_a_missing_network_is_named_with_its_cure(clone: Clone) -> None:
     assert "models/sgd_2x/seed-0.safetensors is missing. Run `dvc repro finetune_sgd`" in said
     assert not Path("exports/sgd_2x-seed-0").exists()
     assert command("--seed", "7")[1].startswith("error: SEED=7 was not trained; allowed: 0")
+
+
+def test_an_arm_that_only_metrics_name_is_not_chosen(clone: Clone) -> None:
+    metrics = json.loads(Path("metrics/finetune_sam.json").read_text())
+    clone.write("finetune_sam", {**metrics, "../../x": clone.validation(0.99)})
+    try:
+        code, said = command()
+    finally:
+        clone.write("finetune_sam", metrics)
+    assert code == 0, said
+    assert said.startswith("exports/sam-seed-0/: lenet-300-100, sam, seed 0")
 
 
 def test_nothing_is_registered_when_the_gate_cannot_tell(clone: Clone) -> None:
@@ -207,7 +218,7 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     versions = client.search_model_versions("name = 'sparse-sam'")
     assert sorted(version.version for version in versions) == [1, 2]
     tags = client.get_model_version("sparse-sam", "1").tags
-    assert (tags["arm"], tags["seed"], tags["sparse_sam.evaluation.gate"]) == ("sam", "0", "passed")
+    assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
 
 
 def test_the_command_that_serves_it_shows_no_secret(

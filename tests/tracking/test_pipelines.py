@@ -11,7 +11,6 @@ import pytest
 from sparse_sam.config import load_params
 from sparse_sam.tracking.journal import Journal, Status, read_events
 from sparse_sam.tracking.pipelines import (
-    STAGES,
     enter_all,
     journals,
     pipeline_content,
@@ -21,6 +20,7 @@ from sparse_sam.tracking.pipelines import (
     workspace_content,
 )
 from sparse_sam.tracking.stage_run import open_journal
+from sparse_sam.tracking.stages import STAGES
 
 PARAMS: dict[str, Any] = {"rho": 0.05}
 
@@ -196,7 +196,7 @@ def test_equal_stages_that_start_at_once_have_journals_of_their_own(
     def stage() -> None:
         for _ in range(rounds):
             barrier.wait(60)
-            journal, _ = open_journal("download", params, ("data",))
+            journal, _ = open_journal("download", params)
             journal.metrics({"images": os.getpid()})
             journal.end("FINISHED")
             paths.put((os.getpid(), journal.path))

@@ -17,9 +17,10 @@ from mlflow.tracking import MlflowClient
 from sparse_sam.errors import RefusedError, TrackingError
 from sparse_sam.tracking import sender
 from sparse_sam.tracking.journal import Journal
-from sparse_sam.tracking.mlflow_store import Replay, Tracker
+from sparse_sam.tracking.mlflow_store import Tracker
 from sparse_sam.tracking.pipelines import is_sent, place, refusal
 from sparse_sam.tracking.publish import publish
+from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.sender import Request, is_pending, send_whole
 from sparse_sam.tracking.stages import STAGES
 
@@ -123,14 +124,18 @@ def test_a_stage_that_mlflow_refuses_ends_well_and_says_what_to_do(
 ) -> None:
     number = delete(clone, "mine")
     code = (
-        "from stages import layout, runner\n"
+        "from pathlib import Path\n"
+        "from sparse_sam.tracking import STAGES\n"
+        "from stages import runner\n"
         "def work(stage):\n"
-        "    layout.DATASET.parent.mkdir()\n"
-        "    layout.DATASET.touch()\n"
-        "runner.main('download', '', (layout.DATASET,), work)"
+        "    for path in map(Path, STAGES[stage.name].outputs):\n"
+        "        path.parent.mkdir()\n"
+        "        path.touch()\n"
+        "runner.main('download', '', work)"
     )
     for name, value in (("NAME", "mine"), ("ID", number)):
-        shutil.rmtree(clone / "data", ignore_errors=True)
+        for folder in ("data", "metrics"):
+            shutil.rmtree(clone / folder, ignore_errors=True)
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=clone,

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import os, shutil, signal, sys
 from pathlib import Path
-import sparse_sam.files.atomic
-from stages import layout, runner
+from sparse_sam.tracking import STAGES, stage_run
+from stages import runner
 
 moment, number, times = sys.argv.pop(), *map(int, os.environ["SIGNAL"].split())
 
@@ -26,14 +26,17 @@ def strike(*_):
         os.kill(os.getpid(), number)
 
 def struck(function):
+    left = [strike]
     def strike_first(*given):
-        strike()
+        while left:
+            left.pop()()
         return function(*given)
     return strike_first
 
 def work(stage):
-    layout.DATASET.parent.mkdir(exist_ok=True)
-    layout.DATASET.write_text("digits")
+    for path in map(Path, STAGES[stage.name].outputs):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("digits")
     resume = Path("resume point")
     resume.touch()
     if moment == "work":
@@ -43,13 +46,13 @@ def work(stage):
     stage.afterwards.append(struck(resume.unlink) if moment == "tidying" else resume.unlink)
 
 if moment == "hashes":
-    sparse_sam.files.atomic.dvc_hash = struck(sparse_sam.files.atomic.dvc_hash)
+    stage_run.dvc_hash = struck(stage_run.dvc_hash)
 if moment == "journal":
     shutil.copyfile = struck(shutil.copyfile)
 if moment == "last lines":
     import atexit
     atexit.register(strike)
-runner.main("download", "", (layout.DATASET,), work)
+runner.main("download", "", work)
 """
 
 

@@ -105,7 +105,7 @@ GRADIENTS = {  # of 2 epochs of 4 batches
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_every_variant_trains_dense_and_pruned_networks(
     variant: str, make_data: Data, make_recipe: Recipe, tiny_net: str, dense: Checkpoint
 ) -> None:

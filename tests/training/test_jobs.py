@@ -86,7 +86,7 @@ def test_a_turn_is_not_taken_for_an_error_by_the_work() -> None:
 # says what a hang is.
 EMULATION = """
 import json, sys, torch
-from sparse_sam.parallel import run_jobs
+from sparse_sam.training.jobs import run_jobs
 from tests.jobs_for_workers import trained
 
 if __name__ == "__main__":

@@ -3,22 +3,31 @@
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.errors import StaleOptimizerError
+from sparse_sam.errors import ConfigError, StaleOptimizerError
 from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_state
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
-from sparse_sam.sam.variants import VARIANTS, variant_settings
+from sparse_sam.sam.variants import variant_settings
+from sparse_sam.training.learning_rates import constant, cosine
 from sparse_sam.training.optimizers import check_holds, make_sam, make_sgd
 from sparse_sam.training.params import TrainingParams
+from sparse_sam.training.registry import LEARNING_RATES
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]
+VALUES: dict[str, dict[str, float]] = {
+    "asam": {"eta": 0.02},
+    "periodic": {"k": 3},
+    "looksam": {"k": 3, "alpha": 0.6},
+    "gsam": {"alpha": 0.3, "rho_min": 0.1},
+}
 
 
 def model() -> nn.Sequential:
@@ -49,16 +58,27 @@ def test_optimizers_are_made_as_the_recipe_says(make_recipe: Recipe) -> None:
     assert isinstance(sam.base_optimizer, SGD)
 
 
-def test_the_variants_and_settings_of_the_parameters_are_those_of_the_library(
-    make_recipe: Recipe,
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_every_variant_is_made_with_the_settings_of_the_parameters(
+    variant: str, make_recipe: Recipe
 ) -> None:
-    assert list(VARIANTS) == list(VARIANTS)
-    for name, settings in VARIANTS.items():
-        own = variant_settings(name)
-        assert set(settings) == set(own)
-        sam = make_sam(model(), make_recipe(momentum=0.5), sam_params(0.25, variant=name))
-        assert type(sam) is settings
-        assert {setting: getattr(sam, setting) for setting in own} == own
+    recipe, given = make_recipe(momentum=0.5), VALUES.get(variant, {})
+    sam = make_sam(model(), recipe, sam_params(0.25, variant=variant, **given))
+    assert type(sam) is VARIANTS.load(variant)
+    assert {name: getattr(sam, name) for name in given} == given
+    # What is left out, or null, is as in the variant's paper.
+    allowed = variant_settings(variant)
+    for nothing in ({}, dict.fromkeys(allowed)):
+        sam = make_sam(model(), recipe, sam_params(0.25, variant=variant, **nothing))
+        for name, value in given.items():
+            assert getattr(sam, name) == allowed[name].default != value
+
+
+def test_no_setting_is_left_out() -> None:
+    shipped = ("sam", "asam", "periodic", "looksam", "momentum", "gsam")
+    for variant in shipped:
+        assert variant in VARIANTS
+        assert set(VALUES.get(variant, {})) == set(variant_settings(variant))
 
 
 def test_a_fresh_optimizer_holds_its_model(make_recipe: Recipe) -> None:
@@ -152,6 +172,45 @@ def test_the_cosine_schedule_by_hand(make_recipe: Recipe) -> None:
 def test_the_constant_schedule(make_recipe: Recipe) -> None:
     recipe = make_recipe(lr=0.2)
     assert rates(recipe, 3, make_sgd(model(), recipe)) == [0.2] * 4
+
+
+def test_every_name_stands_for_its_schedule() -> None:
+    # (More may be registered.)
+    assert {name: LEARNING_RATES.load(name) for name in LEARNING_RATES}.items() >= {
+        "constant": constant,
+        "cosine": cosine,
+    }.items()
+
+
+def test_an_unknown_schedule_is_answered_with_what_there_is() -> None:
+    with pytest.raises(ConfigError) as raised:
+        LEARNING_RATES.load("linear")
+    allowed = f"one of {', '.join(LEARNING_RATES)}, or package.module:attribute"
+    assert str(raised.value) == f"schedule = 'linear': must be {allowed}"
+
+
+OWN_SCHEDULE = """
+from torch.optim.lr_scheduler import LambdaLR
+
+def halving(optimizer, steps, restarts=()):
+    return LambdaLR(optimizer, lambda step: 0.5**step)
+"""
+
+
+def test_a_schedule_of_ones_own_is_named_by_its_place(
+    make_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_schedules_for_tests.py").write_text(OWN_SCHEDULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = make_recipe(lr=0.2, schedule="own_schedules_for_tests:halving")
+    assert rates(recipe, 3, make_sgd(model(), recipe)) == pytest.approx([0.2, 0.1, 0.05, 0.025])
+    with pytest.raises(ConfigError) as raised:
+        LEARNING_RATES.load("own_schedules_for_tests:doubling")
+    message = str(raised.value)
+    assert message.startswith("schedule = 'own_schedules_for_tests:doubling': cannot be imported")
+    assert message.endswith(f"allowed: {LEARNING_RATES.allowed}")
+    with pytest.raises(ValueError, match="names the module 'own_schedules_elsewhere'"):
+        make_recipe(schedule="own_schedules_elsewhere:halving")
 
 
 def test_the_schedule_of_sam_is_that_of_its_base_optimizer(make_recipe: Recipe) -> None:

@@ -145,7 +145,7 @@ def test_a_resume_point_holds_no_generators_state(
         masks_of_a_training(make_data(), make_recipe(), "sam", resume=point, stop_before=2)
     saved = point.load()
     assert saved is not None
-    assert saved["standing"].keys() == {
+    assert saved["epoch"].keys() == {
         "losses",
         "gradient_evaluations",
         "learning_rate",

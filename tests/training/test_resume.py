@@ -98,6 +98,19 @@ def test_a_key_depends_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({key, *others}) == 7
 
 
+def test_a_key_depends_on_the_code_of_ones_own_that_parameters_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "own_code_for_keys.py"
+    keys = []
+    for content in ("def net(*_): return 1\n", "def net(*_): return 2\n"):
+        file.write_text(content)
+        keys += [resume_key({"model": "own_code_for_keys:net"}, 3), resume_key({"model": "mlp"}, 3)]
+    assert keys[0] != keys[2]
+    assert keys[1] == keys[3]
+
+
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_damaged_point_is_no_point(

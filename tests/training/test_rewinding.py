@@ -20,6 +20,7 @@ from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import finetune, prune, train_dense
 from sparse_sam.training.optimizers import make_sgd
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.registry import LEARNING_RATES
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from tests.recipes import prune_params, sam_params
 

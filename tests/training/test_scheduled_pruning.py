@@ -23,9 +23,7 @@ from sparse_sam.pruning.masks import (
     plain_state,
     tighten,
 )
-from sparse_sam.pruning.pruner import Pruner
 from sparse_sam.pruning.ranking import pruned_count
-from sparse_sam.pruning.schedules import make_schedule
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training import experiment
 from sparse_sam.training.checkpoint import Checkpoint
@@ -326,9 +324,9 @@ def test_masks_only_shrink() -> None:
 def test_weights_that_became_nan_are_no_fault_of_the_masks(make_recipe: Recipe) -> None:
     model = nn.Linear(4, 4)
     attach(model, Masks({"weight": torch.ones(4, 4).bool()}))
-    schedule = make_schedule(prune_params(sparsity=0.8, schedule=GRADUAL))
+    params = prune_params(sparsity=0.8, schedule=GRADUAL)
     optimizer = make_sgd(model, make_recipe())
-    scheduled = ScheduledPruning(Pruner(), schedule, Evidence(), model, optimizer, steps=2)
+    scheduled = ScheduledPruning(params, Evidence(), model, optimizer, steps=2)
     with torch.no_grad():
         attached_masks(model)[0].original[1, 2] = torch.nan
     with pytest.raises(DivergenceError, match=r"weight cannot be pruned by magnitude: .* Lower lr"):

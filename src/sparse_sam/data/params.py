@@ -37,7 +37,7 @@ class DataParams(Section):
         try:
             source = SOURCES.load(self.source)
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix("data.")) from None
         # A plain function, as of one's own, takes either as it likes.
         reads_folder = getattr(source, "reads_folder", None)
         if reads_folder and not self.folder:

@@ -15,6 +15,7 @@ from .fields import Positive as Positive
 from .fields import Section as Section
 from .fields import Seed as Seed
 from .registry import Registry as Registry
+from .registry import brief as brief
 from .registry import own_code as own_code
 from .sealing import save_arrays as save_arrays
 from .sections import parse_section as parse_section

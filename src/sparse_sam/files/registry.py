@@ -16,13 +16,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files.atomic import file_hash
+from sparse_sam.redaction import redacted
 
 Entry = TypeVar("Entry")
+
+
+def brief(value: Any) -> str:
+    """A value as messages show it, without its secrets."""
+    text = redacted(repr(value))  # before it is cut: half a secret is not recognised
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Registry(Generic[Entry]):
@@ -31,10 +38,12 @@ class Registry(Generic[Entry]):
     Args:
         key: the parameter that holds the name, as ``prune.criterion``.
         places: where the code of each name is.
+        base: where the class is that each entry must be a subclass of; without, it is anything that
+            can be called.
     """
 
-    def __init__(self, key: str, places: dict[str, str]) -> None:
-        self.key, self.places = key, places
+    def __init__(self, key: str, places: dict[str, str], *, base: str | None = None) -> None:
+        self.key, self.places, self._base = key, places, base
 
     def __contains__(self, name: object) -> bool:
         """Whether a name is registered; code of one's own is not."""
@@ -61,11 +70,17 @@ class Registry(Generic[Entry]):
 
     def _imported(self, name: Any) -> Entry:
         self.check(name)
-        module, _, attribute = self.places.get(name, name).partition(":")
         try:
-            return cast("Entry", getattr(import_module(module), attribute))
+            found = _at(self.places.get(name, name))
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"cannot be imported ({error}); allowed: {self.allowed}") from None
+        if self._base is None:
+            if not callable(found):
+                raise ValueError(f"is not callable; allowed: {self.allowed}")
+        elif not (isinstance(found, type) and issubclass(found, _at(self._base))):
+            wanted = self._base.partition(":")[2]
+            raise ValueError(f"is no subclass of {wanted}; allowed: {self.allowed}")
+        return cast("Entry", found)
 
     def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         parse = self.check if kind is str else self._chosen_section
@@ -79,8 +94,12 @@ class Registry(Generic[Entry]):
         try:
             chosen: Any = self._imported(value["name"])
         except ValueError as error:
-            raise ValueError(f"name = {value['name']!r}: {error}") from None
-        return chosen.model_validate(value)
+            raise ValueError(f"name = {brief(value['name'])}: {error}") from None
+        try:
+            return chosen.model_validate(value)
+        except ValidationError as error:
+            # As a ValueError its faults would be taken for those of the section around it.
+            raise PydanticCustomError("chosen_section", "{error}", {"error": error}) from None
 
     def check(self, name: Any) -> Any:
         """The name, if the code that it stands for can be found; nothing of it is run.
@@ -110,6 +129,11 @@ class Registry(Generic[Entry]):
         return name
 
 
+def _at(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def own_code(parameters: Any) -> dict[str, str]:
     """SHA-256 of the files of the user's own code that parameters name, by name.
 
@@ -126,10 +150,12 @@ def own_code(parameters: Any) -> dict[str, str]:
         case str():
             module, _, attribute = parameters.partition(":")
             named = attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
-            spec = importlib.util.find_spec(module) if named else None
-            return (
-                {parameters: file_hash(Path(spec.origin), "sha256")} if spec and spec.origin else {}
-            )
+            try:
+                spec = importlib.util.find_spec(module) if named else None
+            except (ImportError, ValueError):  # it only looks like the place of code
+                return {}
+            file = spec.origin if spec and spec.has_location else None
+            return {parameters: file_hash(Path(file), "sha256")} if file else {}
         case _:
             return {}
     return {name: found for one in inner for name, found in own_code(one).items()}

@@ -12,7 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files.fields import Section, chosen_section, in_words, is_section
-from sparse_sam.redaction import redacted
+from sparse_sam.files.registry import brief
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> Any:
 def parse_section(kind: type[AnySection], content: Any, origin: str) -> AnySection:
     """Check a section of any kind; ``origin`` is named in errors. Raises ConfigError."""
     if not isinstance(content, dict):
-        raise ConfigError(f"{origin} must hold a mapping of parameters, not {_brief(content)}")
+        raise ConfigError(f"{origin} must hold a mapping of parameters, not {brief(content)}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -62,22 +62,17 @@ def _explain(fault: Any, root: type[Section]) -> str:
     key = ".".join(map(str, location))
     if kind in {"extra_forbidden", "invalid_key"}:
         allowed = _keys(location[:-1], root)
-        return f"{key} = {_brief(value)}: unknown key; allowed here: {allowed}"
+        return f"{key} = {brief(value)}: unknown key; allowed here: {allowed}"
     if kind == "missing":
         return f"{key} is missing; allowed: {in_words(_field(location, root))}"
     # The other faults with a number in their location are those of a list's items.
     key = re.sub(r"\.(\d+)$", r"[\1]", key)
     message = fault["msg"].removeprefix("Value error, ")
     if kind != "value_error":
-        return f"{key} = {_brief(value)}: must be {in_words(_field(location, root))}"
+        return f"{key} = {brief(value)}: must be {in_words(_field(location, root))}"
     if is_section(_field(location, root)):  # a check over several of its keys names one of them
         return f"{key}.{message}".removeprefix(".")
-    return f"{key} = {_brief(value)}: {message}"
-
-
-def _brief(value: Any) -> str:
-    text = redacted(repr(value))  # before it is cut: half a secret is not recognised
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{key} = {brief(value)}: {message}"
 
 
 def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:

@@ -13,10 +13,7 @@ from sparse_sam.networks.registry import NETWORKS, ImageShape
 
 def build_model(name: str, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """A freshly initialised network, from torch's global generator. Raises ConfigError."""
-    factory = NETWORKS.load(name)
-    if not callable(factory):
-        raise ConfigError(f"model.name = {name!r} is not callable; allowed: {NETWORKS.allowed}")
-    model = factory(image_shape, num_classes)
+    model = NETWORKS.load(name)(image_shape, num_classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model.name = {name!r} made a {type(model).__name__}, not a Module")
     for key, value in model.state_dict().items():

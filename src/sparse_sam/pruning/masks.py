@@ -7,7 +7,7 @@ leave it at 0 as well. (``torch.nn.utils.prune`` computes the product in a hook 
 forward pass. A layer that is read without one, as ``nn.MultiheadAttention`` reads its output
 projection, then never sees its weight move.)
 
-This module alone knows how a mask is found in a network: ``held``.
+This module alone knows how a mask is found in a network: ``attached_masks``.
 """
 
 import copy
@@ -114,7 +114,7 @@ def attached_masks(model: nn.Module, *, every_name: bool = False) -> list[Attach
     found = [
         one
         for prefix, module in model.named_modules(remove_duplicate=False)
-        for one in _held_by(module, f"{prefix}." if prefix else "")
+        for one in _attached_to(module, f"{prefix}." if prefix else "")
     ]
     if every_name:
         return found
@@ -124,7 +124,7 @@ def attached_masks(model: nn.Module, *, every_name: bool = False) -> list[Attach
     return list(first.values())
 
 
-def _held_by(module: nn.Module, prefix: str) -> Iterator[AttachedMask]:
+def _attached_to(module: nn.Module, prefix: str) -> Iterator[AttachedMask]:
     if parametrize.is_parametrized(module):
         for own, steps in cast("nn.ModuleDict", module.parametrizations).items():
             masked, key = cast("Any", steps)[0], f"{prefix}parametrizations.{own}"

@@ -36,6 +36,7 @@ SCHEDULES: "Registry[type[PruningSchedule]]" = Registry(
         "iterative": "sparse_sam.pruning.schedules:Iterative",
         "gradual": "sparse_sam.pruning.schedules:Gradual",
     },
+    base="sparse_sam.pruning.schedules:PruningSchedule",
 )
 
 
@@ -50,8 +51,11 @@ class _Structures(Registry[Any]):
         return super().check(name)
 
     def load(self, name: str) -> Any:
-        group = kept_of_group(name)
-        return super().load("N:M")(*group) if group else super().load(name)()
+        if group := kept_of_group(name):
+            from sparse_sam.pruning.structures import Groups
+
+            return Groups(*group)
+        return super().load(name)()
 
 
 STRUCTURES: "Registry[Structure]" = _Structures(

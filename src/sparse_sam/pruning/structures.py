@@ -114,7 +114,7 @@ class Channels:
     """Whole outputs of a layer: the filters of a convolution, the rows of a linear layer.
 
     What a removed channel hands on does not depend on its input: its bias, and what BatchNorm
-    makes of that, stay. Layers whose outputs are the classes are left dense (``heads``).
+    makes of that, stay. Layers whose outputs are the classes are left dense (``output_layers``).
     """
 
     unit: str = "output channels"

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: an optimizer around any other, and its variants.
+"""SAM: sharpness-aware minimization, an optimizer around any other, and its variants.
 
 Offers ``SAM``, its variants and ``build_sam``, and ``vector_norm``.
 May use: files, networks, pruning.

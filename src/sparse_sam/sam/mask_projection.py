@@ -23,7 +23,7 @@ from sparse_sam.sam.vectors import Vector
 
 
 class MaskProjection:
-    """The masks of a network: those given, and those that ``masks.held`` finds in it.
+    """The masks of a network: those given, and those that ``attached_masks`` finds in it.
 
     Args:
         model: where to look, anew whenever masks are needed: a network may be pruned further

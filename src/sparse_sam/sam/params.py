@@ -30,7 +30,7 @@ class SAMParams(Section):
             try:
                 check_settings(self.variant, self.rho, self.model_extra)
             except ConfigError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(str(error).removeprefix("sam.")) from None
         return self
 
     @property

@@ -29,4 +29,5 @@ VARIANTS: "Registry[type[SAM]]" = Registry(
         "momentum": "sparse_sam.sam.momentum:MomentumSAM",
         "gsam": "sparse_sam.sam.gsam:GSAM",
     },
+    base="sparse_sam.sam.optimizer:SAM",
 )

@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import ConfigError
+from sparse_sam.files import brief
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.sam.uncompiled import SGD
+
+_PLAIN = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def variant_settings(variant: str) -> dict[str, inspect.Parameter]:
@@ -35,18 +38,18 @@ def check_settings(variant: str, rho: float, settings: Mapping[str, Any]) -> Non
         ConfigError: the variant has no such setting, or not of this value; the message begins with
             the setting's name.
     """
-    allowed = variant_settings(variant)
+    allowed, hints = variant_settings(variant), get_type_hints(VARIANTS.load(variant).__init__)
     for name, value in settings.items():
         if name not in allowed:
             has = ", ".join(("rho", *allowed))
             raise ConfigError(
-                f"{name} = {value!r}: variant {variant} has no such setting (it has {has})"
+                f"{name} = {brief(value)}: variant {variant} has no such setting (it has {has})"
             )
         try:
-            TypeAdapter(allowed[name].annotation | None).validate_python(value, strict=True)
+            TypeAdapter(hints.get(name, Any) | None, config=_PLAIN).validate_python(value)
         except ValidationError as error:
             reason = error.errors(include_url=False)[0]["msg"]
-            raise ConfigError(f"{name} = {value!r}: {reason}") from None
+            raise ConfigError(f"{name} = {brief(value)}: {reason}") from None
     given = {name: value for name, value in settings.items() if value is not None}
     try:
         weight = nn.Parameter(torch.zeros(1))

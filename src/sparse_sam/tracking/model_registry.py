@@ -34,7 +34,7 @@ from sparse_sam.export import (
 from sparse_sam.files import file_hash
 
 MODEL, CHAMPION = "sparse-sam", "champion"
-_EXPORT = "sparse_sam.export.network_files"
+_EXPORT = "sparse_sam.export"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def register_export(
         before = champion(tracker, name)
         passes = not any(row.fails for row in gate)
         client.set_model_version_tag(
-            name, found, "sparse_sam.evaluation.gate", "passed" if passes else "failed"
+            name, found, "sparse_sam.gate", "passed" if passes else "failed"
         )
         if passes:
             client.set_registered_model_alias(name, CHAMPION, found)

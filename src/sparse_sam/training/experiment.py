@@ -85,10 +85,8 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     masks = Pruner.of(params).masks(model, params.sparsity_at(0.0), evidence)
     attach(model, masks)
     if params.schedule.rewinds_to == "initial":
-        initial_checkpoint = _initialised(
-            origin.model, origin.image_shape, origin.num_classes, origin.seed
-        )
-        load_plain(model, initial_checkpoint.state_dict())
+        untrained = _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
+        load_plain(model, untrained.state_dict())
     if params.reestimate_batchnorm:
         if data is None:
             raise MaskError("reestimate_batchnorm needs training data, and none is given")

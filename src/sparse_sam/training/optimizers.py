@@ -66,14 +66,10 @@ def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
     Raises:
         StaleOptimizerError: it misses a parameter of the model, or holds one that is not.
     """
-    attached_masks = {
-        id(parameter) for group in optimizer.param_groups for parameter in group["params"]
-    }
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     parameters = plain_parameters(model)
-    missing = [
-        name for name, p in parameters.items() if p.requires_grad and id(p) not in attached_masks
-    ]
-    foreign = len(attached_masks - {id(parameter) for parameter in parameters.values()})
+    missing = [name for name, p in parameters.items() if p.requires_grad and id(p) not in held]
+    foreign = len(held - {id(parameter) for parameter in parameters.values()})
     if missing or foreign:
         names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise StaleOptimizerError(

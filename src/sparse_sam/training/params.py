@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from sparse_sam.errors import ConfigError
 from sparse_sam.files import BelowOne, Count, NotNegative, Positive, Section
 from sparse_sam.sam import VARIANTS, SAMParams
 from sparse_sam.training.registry import LEARNING_RATES
@@ -31,7 +32,11 @@ def _check_momentum(sam: SAMParams, recipe: TrainingParams, key: str) -> None:
     # (Asked of the variant's class, whose import takes torch's; plain SAM needs none.)
     if recipe.momentum or sam.variant == "sam":
         return
-    if VARIANTS.load(sam.variant).needs_momentum:
+    try:
+        needs_momentum = VARIANTS.load(sam.variant).needs_momentum
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if needs_momentum:
         raise ValueError(
             f"sam.variant = {sam.variant!r}: perturbs along the momentum, and {key} is 0; "
             f"allowed: another variant, or a {key} above 0, such as 0.9"

@@ -41,6 +41,7 @@ class Content:
         labels: of the test images, (N,).
         predictions: by arm, (seeds, N).
         images: the test images on the scale from 0 to 1, (N, height, width).
+        is_ticket: whether the arm ``pruned`` has initial weights under its masks, not trained ones.
     """
 
     summary: Mapping[str, Any]
@@ -56,6 +57,7 @@ class Content:
     labels: NDArray[np.int64]
     predictions: Mapping[str, NDArray[np.int64]]
     images: NDArray[np.float32]
+    is_ticket: bool = False
 
 
 def read_rows(path: Path) -> Rows:

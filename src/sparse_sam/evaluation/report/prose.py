@@ -23,7 +23,7 @@ def sparse_networks(content: Content) -> list[str]:
     """Question 1: what sparsity costs and buys."""
     arms = content.summary["arms"]
     dense, pruned = (100 * arms[arm]["accuracy"]["mean"] for arm in ("dense", "pruned"))
-    ticket = _is_ticket(content)
+    ticket = content.is_ticket
     how = ", and putting the others back to their initial values," if ticket else ""
     when, then = ("", "Trained from there") if ticket else (" before finetuning", "Finetuned")
     said = [
@@ -40,11 +40,6 @@ def sparse_networks(content: Content) -> list[str]:
     if content.compression:
         said += _sizes(content.compression)
     return said
-
-
-def _is_ticket(content: Content) -> bool:
-    """Whether the arm ``pruned`` has initial weights under its masks, and not trained ones."""
-    return content.params.get("prune.schedule.rewind") == "initial"
 
 
 def _sizes(compression: Mapping[str, Any]) -> list[str]:
@@ -83,7 +78,7 @@ def drawbacks(content: Content) -> list[str]:
     arms = content.summary["arms"]
     sgd, sam, pruned = arms["sgd"], arms["sam"], arms["pruned"]
     verb, start = "recovers", "from the pruned network"
-    if _is_ticket(content):  # nobody had these points before
+    if content.is_ticket:  # nobody had these points before
         verb, start = "gains", "on the rewound network"
     gradients = sam["gradient_evaluations"] / sgd["gradient_evaluations"]
     said = [
