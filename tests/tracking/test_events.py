@@ -16,10 +16,10 @@ from sparse_sam.errors import DataError, RefusedError
 from sparse_sam.files.atomic import file_hash
 from sparse_sam.tracking import sender
 from sparse_sam.tracking.journal import PIPELINE, Journal, keep_artifact, read_events
+from sparse_sam.tracking.mlflow_runs import Replay
 from sparse_sam.tracking.mlflow_store import Tracker
 from sparse_sam.tracking.pipelines import enter_all, place, workspace_content
 from sparse_sam.tracking.provenance import read_provenance
-from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.stages import STAGES
 
 Change = Callable[[list[dict[str, Any]]], Any]

@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from sparse_sam.errors import TrackingError
 from sparse_sam.tracking.journal import PIPELINE, Journal
+from sparse_sam.tracking.mlflow_runs import Replay
 from sparse_sam.tracking.mlflow_store import Tracker, tracking_uri
 from sparse_sam.tracking.pipelines import place
 from sparse_sam.tracking.publish import publish
-from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,10 +17,10 @@ from mlflow.tracking import MlflowClient
 from sparse_sam.errors import RefusedError, TrackingError
 from sparse_sam.tracking import sender
 from sparse_sam.tracking.journal import Journal
+from sparse_sam.tracking.mlflow_runs import Replay
 from sparse_sam.tracking.mlflow_store import Tracker
 from sparse_sam.tracking.pipelines import is_sent, place, refusal
 from sparse_sam.tracking.publish import publish
-from sparse_sam.tracking.replay import Replay
 from sparse_sam.tracking.sender import Request, is_pending, send_whole
 from sparse_sam.tracking.stages import STAGES
 

@@ -200,14 +200,14 @@ def halving(optimizer, steps, restarts=()):
 def test_a_schedule_of_ones_own_is_named_by_its_place(
     make_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_schedules_for_tests.py").write_text(OWN_SCHEDULE)
+    (tmp_path / "own_rates_for_tests.py").write_text(OWN_SCHEDULE)
     monkeypatch.syspath_prepend(tmp_path)
-    recipe = make_recipe(lr=0.2, schedule="own_schedules_for_tests:halving")
+    recipe = make_recipe(lr=0.2, schedule="own_rates_for_tests:halving")
     assert rates(recipe, 3, make_sgd(model(), recipe)) == pytest.approx([0.2, 0.1, 0.05, 0.025])
     with pytest.raises(ConfigError) as raised:
-        LEARNING_RATES.load("own_schedules_for_tests:doubling")
+        LEARNING_RATES.load("own_rates_for_tests:doubling")
     message = str(raised.value)
-    assert message.startswith("schedule = 'own_schedules_for_tests:doubling': cannot be imported")
+    assert message.startswith("schedule = 'own_rates_for_tests:doubling': cannot be imported")
     assert message.endswith(f"allowed: {LEARNING_RATES.allowed}")
     with pytest.raises(ValueError, match="names the module 'own_schedules_elsewhere'"):
         make_recipe(schedule="own_schedules_elsewhere:halving")

@@ -11,7 +11,7 @@ import sparse_sam
 from sparse_sam.files import own_code
 
 _LIBRARY = Path(sparse_sam.__file__).parent
-COMPUTING = ("data", "networks", "pruning", "sam", "training", "evaluation/flatness")
+COMPUTING = ("files", "data", "networks", "pruning", "sam", "training", "evaluation/flatness")
 """The rooms that ``sweep.compute`` is made of; the others check, name, write or show."""
 
 

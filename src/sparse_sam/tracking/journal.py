@@ -1,8 +1,8 @@
 """A stage's run as a file: what MLflow will be told, written down before it is told.
 
-A journal is a list of JSON lines, appended as the stage goes. ``replay`` sends it to MLflow, while
-it grows or long after, any number of times with the same result: every event carries its own time,
-and every run its own identity. So a server that is down costs nothing, and a stage that DVC
+A journal is a list of JSON lines, appended as the stage goes. ``mlflow_runs`` sends it to MLflow,
+while it grows or long after, any number of times with the same result: every event carries its own
+time, and every run its own identity. So a server that is down costs nothing, and a stage that DVC
 restored from its cache can be shown from its journal alone.
 """
 

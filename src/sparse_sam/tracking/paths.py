@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sparse_sam.data import DataInfo
 from sparse_sam.tracking.stages import MADE_BY
-from sparse_sam.training import Checkpoint, load_expected, origin_of
+
+if TYPE_CHECKING:
+    from sparse_sam.data import DataInfo
+    from sparse_sam.training import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,15 @@ class Layout:
         """A stage's metrics."""
         return Path("metrics") / f"{stage}.json"
 
-    def load_arm(self, arm: str, seed: int, info: DataInfo, model: str) -> Checkpoint:
+    def load_arm(self, arm: str, seed: int, info: "DataInfo", model: str) -> "Checkpoint":
         """One seed's network of an arm, from this data set and this ``model.name``.
 
         Raises:
             CheckpointError: it is not there, or not the one that params.yaml and the data ask for.
         """
+        # Here, for it imports torch, which who only asks for a path need not wait for.
+        from sparse_sam.training import load_expected, origin_of
+
         expected = origin_of(model, info, arm, seed)
         return load_expected(self.checkpoint(arm, seed), expected, stage=MADE_BY[arm])
 

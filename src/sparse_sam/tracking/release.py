@@ -29,7 +29,8 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
     metrics: dict[str, Any] = {}
     for stage in dict.fromkeys(map(MADE_BY.get, ARMS)) if arm is None or seed is None else ():
         cure = f"Run `dvc repro {stage}`, or name a network: make export ARM=… SEED=…"
-        metrics |= read_json(layout.metrics(str(stage)), cure)
+        found = read_json(layout.metrics(str(stage)), cure)
+        metrics |= {one: found[one] for one in ARMS if one in found}
     arm, seed = select_best(metrics, params.seeds, arm, seed)
     data = load_test_data(layout.dataset)
     checkpoint = layout.load_arm(arm, seed, data.info, params.model.name)

@@ -35,8 +35,8 @@ from sparse_sam.tracking.pipelines import (
 )
 
 if TYPE_CHECKING:
+    from sparse_sam.tracking.mlflow_runs import Replay
     from sparse_sam.tracking.mlflow_store import Tracker
-    from sparse_sam.tracking.replay import Replay
 
 LINGER_SECONDS = 10.0
 """How long a sender waits for the next stage. DVC takes about a second between two of them."""
@@ -153,8 +153,8 @@ def serve(root: Path, folder: Path, linger: float = LINGER_SECONDS) -> None:
 
 
 def _serve(root: Path, folder: Path, linger: float) -> None:
+    from sparse_sam.tracking.mlflow_runs import Replay
     from sparse_sam.tracking.mlflow_store import Tracker
-    from sparse_sam.tracking.replay import Replay
 
     tracker: Tracker | None = None
     at_work: dict[Path, Replay] = {}
@@ -213,7 +213,7 @@ def send_whole(tracker: "Tracker", journal: Path, elsewhere: str | None = None) 
     Raises:
         TrackingError: MLflow is not reached.
     """
-    from sparse_sam.tracking.replay import Replay
+    from sparse_sam.tracking.mlflow_runs import Replay
 
     replay = Replay(tracker, journal, elsewhere)
     _advance(replay, alive=False)

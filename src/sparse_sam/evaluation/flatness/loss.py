@@ -54,6 +54,12 @@ def flat(vector: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in vector])
 
 
+def norm(vector: Vector) -> Tensor:
+    """‖v‖₂ over all parts together, summed as one vector, as every published number here was."""
+    length: Tensor = torch.linalg.vector_norm(flat(vector))
+    return length
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """A block in evaluation mode that may move the weights; everything comes back bit for bit.

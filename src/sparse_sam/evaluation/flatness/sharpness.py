@@ -11,10 +11,10 @@ from sparse_sam.evaluation.flatness.loss import (
     gradient,
     loss,
     move,
+    norm,
     undisturbed,
     weights,
 )
-from sparse_sam.sam import vector_norm
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def ascent(model: nn.Module, split: Split, rho: float, steps: int) -> list[Sharp
         rises = [0.0]
         for step in range(steps):
             direction = gradient(model, split)
-            length = vector_norm(direction)
+            length = norm(direction)
             if not float(length) > 0:  # nowhere to climb
                 rises += rises[-1:] * (steps - step)
                 break
             torch._foreach_add_(offset, direction, alpha=float(rho / (step + 1) / length))
-            torch._foreach_mul_(offset, float((rho / vector_norm(offset)).clamp(max=1.0)))
+            torch._foreach_mul_(offset, float((rho / norm(offset)).clamp(max=1.0)))
             move(model, origin, (1.0, offset))
             with torch.no_grad():
                 rises.append(max(rises[-1], float(loss(model, split)) - base))
