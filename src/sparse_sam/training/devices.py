@@ -52,7 +52,7 @@ def _reuse_freed_memory() -> None:
     """Let glibc keep large blocks that are freed, instead of giving them back to the kernel.
 
     A training step frees and takes the same megabytes over and over. By default each of them is
-    mapped anew and faulted in page by page, a sixth of the step's time on two cores.
+    mapped anew and faulted in page by page, an eighth of the step's time.
     """
     if not sys.platform.startswith("linux"):
         return
