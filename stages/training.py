@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from itertools import product
 
 import torch
@@ -14,8 +13,6 @@ from sparse_sam.tracking import STAGES, layout, repository_root, state_folder
 from sparse_sam.training import (
     DENSE,
     PRUNED,
-    Checkpoint,
-    Device,
     Epoch,
     Job,
     ResumePoint,
@@ -55,7 +52,7 @@ def train_stage(stage: Stage) -> None:
             dense=params.train_dense,
             finetuning=params.finetune,
             pruning=params.prune,
-            load_pruned=partial(_load_pruned, model=params.model.name, device=params.device),
+            pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
             checkpoints={job: folders[job[0]] / layout.checkpoint(*job).name for job in jobs},
             points=points,
         )
@@ -91,11 +88,6 @@ def train_stage(stage: Stage) -> None:
     write_json(layout.metrics(stage.name), metrics)
     report_checkpoints(stage)
     stage.afterwards.extend(point.remove for point in points.values())
-
-
-def _load_pruned(seed: int, *, model: str, device: Device) -> Checkpoint:
-    info = training_data_on(layout.dataset, device).info
-    return layout.load_arm(PRUNED, seed, info, model)
 
 
 def _resume_points(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sparse_sam.data.params import DataParams
     from sparse_sam.data.raw import RawData
-    from sparse_sam.data.splits import Split, TrainingData
+    from sparse_sam.data.tensors import Split, TrainingData
     from sparse_sam.training.params import TrainingParams
 
 # No deadline: the machines that run these tests do other things besides.
@@ -96,7 +96,7 @@ def make_split(count: int, generator: torch.Generator) -> Split:
     """Images of 5 × 5 in three classes, which a network can learn: a row each is bright."""
     import torch
 
-    from sparse_sam.data.splits import Split
+    from sparse_sam.data.tensors import Split
 
     labels = torch.arange(count) % 3
     images = 0.5 * torch.randn(count, 1, 5, 5, generator=generator)
@@ -110,7 +110,7 @@ def make_data() -> Callable[..., TrainingData]:
     import torch
 
     from sparse_sam.data.dataset import DataInfo
-    from sparse_sam.data.splits import TrainingData
+    from sparse_sam.data.tensors import TrainingData
 
     def make(train: int = 30, validation: int = 15, seed: int = 0) -> TrainingData:
         generator = torch.Generator().manual_seed(seed)

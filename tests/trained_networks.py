@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparse_sam.data.dataset import Dataset, save_dataset
-from sparse_sam.data.splits import TestData, load_test_data
+from sparse_sam.data.tensors import TestData, load_test_data
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import Masks, attach

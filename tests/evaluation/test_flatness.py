@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.data.splits import Split
+from sparse_sam.data.tensors import Split
 from sparse_sam.evaluation.flatness.hessian import hessian_trace, top_eigenvalues
 from sparse_sam.evaluation.flatness.landscape import (
     filter_normalised_direction,

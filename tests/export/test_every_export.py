@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData
-from sparse_sam.data.splits import Split, TestData
 from sparse_sam.data.stratify import build_dataset
+from sparse_sam.data.tensors import Split, TestData
 from sparse_sam.errors import ExportError
 from sparse_sam.export import network_files as exports
 from sparse_sam.export.compression import folded

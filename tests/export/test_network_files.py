@@ -18,8 +18,8 @@ import torch
 from sparse_sam.data.dataset import Dataset
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData
-from sparse_sam.data.splits import TestData
 from sparse_sam.data.stratify import build_dataset
+from sparse_sam.data.tensors import TestData
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import onnxfile
 from sparse_sam.export.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest

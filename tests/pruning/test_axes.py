@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparse_sam.data.splits import Split
+from sparse_sam.data.tensors import Split
 from sparse_sam.errors import ConfigError, MaskError
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning import ranking as ranking_module

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, log_softmax, normalize
 from torch.utils.checkpoint import checkpoint
 
-from sparse_sam.data.splits import Split, TrainingData
+from sparse_sam.data.tensors import Split, TrainingData
 from sparse_sam.errors import MaskError
 from sparse_sam.networks.build import NETWORKS, build_model
 from sparse_sam.pruning.criteria import Evidence

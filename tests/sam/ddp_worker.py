@@ -17,7 +17,7 @@ from torch.optim import SGD
 
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import attach
-from sparse_sam.sam.variants import build_sam
+from sparse_sam.sam.build import build_sam
 
 STEPS = 5
 OPTIONS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9}

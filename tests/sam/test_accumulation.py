@@ -22,8 +22,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from sparse_sam.sam.build import build_sam
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.variants import build_sam
 
 OPTIONS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 LOST = r"gradients of .* lie in \.grad .* would be lost"

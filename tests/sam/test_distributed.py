@@ -13,7 +13,7 @@ from sam_cases import batches, closure_of, flat, gradient, perceptron, run, weig
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from sparse_sam.sam.variants import build_sam
+from sparse_sam.sam.build import build_sam
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ import torch
 from sam_cases import batches, flat, weights, with_batchnorm
 from torch import nn
 
+from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.registry import VARIANTS
-from sparse_sam.sam.variants import variant_settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sam.md").read_text(encoding="utf-8")
 EXAMPLES: dict[str, str] = dict(

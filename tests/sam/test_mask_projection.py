@@ -15,8 +15,8 @@ from torch.optim import SGD
 from sparse_sam.errors import MaskError
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import Masks, attach, check_pruned_weights_are_zero, masks_of
+from sparse_sam.sam.build import build_sam
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.variants import build_sam
 
 BATCH = batches(1)[0]
 

@@ -27,8 +27,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW
 
 from sparse_sam.errors import DivergenceError
+from sparse_sam.sam.build import build_sam
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.variants import build_sam
 
 MOMENTUM: dict[str, Any] = {"lr": 0.05, "momentum": 0.9}
 

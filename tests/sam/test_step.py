@@ -27,8 +27,8 @@ from torch.optim import SGD, Adadelta, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sparse_sam.sam.build import VARIANTS, build_sam
 from sparse_sam.sam.optimizer import SAM
-from sparse_sam.sam.variants import VARIANTS, build_sam
 
 SGD_SETTINGS: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 

@@ -25,12 +25,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.sam.asam import ASAM
+from sparse_sam.sam.build import build_sam, check_settings, variant_settings
 from sparse_sam.sam.gsam import GSAM
 from sparse_sam.sam.momentum import MomentumSAM
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.periodic import LookSAM, PeriodicSAM
 from sparse_sam.sam.registry import VARIANTS
-from sparse_sam.sam.variants import build_sam, check_settings, variant_settings
 from tests.recipes import sam_params
 
 DATA = [(inputs.double(), labels) for inputs, labels in batches(9)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from studies.lenet import report, run
 
 PARAMS = YAML(typ="safe", pure=True).load(run.HERE / "params.yaml")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import StaleOptimizerError
 from sparse_sam.pruning.masks import plain_state
 from sparse_sam.training.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def test_pruned_batchnorm_silences_channels(dense: Checkpoint) -> None:
 def test_a_network_is_described_as_it_is(
     dense: Checkpoint, data: TrainingData, params: FinetuneParams
 ) -> None:
-    from sparse_sam.data.splits import TestData
+    from sparse_sam.data.tensors import TestData
 
     test = TestData(data.train, data.info)
     for faults, sparsity, moved in (

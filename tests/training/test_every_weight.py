@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.training.experiment import finetune, prune, train_dense

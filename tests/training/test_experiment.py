@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparse_sam.data.seeding import seeded
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.masks import plain_parameters

@@ -17,7 +17,7 @@ from torch.optim import SGD, Optimizer
 
 from sparse_sam.data.augmentation import random_shifts, shift
 from sparse_sam.data.seeding import batch_order
-from sparse_sam.data.splits import Split, TrainingData
+from sparse_sam.data.tensors import Split, TrainingData
 from sparse_sam.errors import DivergenceError, MaskError, StaleOptimizerError
 from sparse_sam.evaluation.flatness.sharpness import sharpness
 from sparse_sam.networks.batchnorm import reestimate_batchnorm

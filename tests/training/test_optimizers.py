@@ -12,9 +12,9 @@ from torch.optim import SGD, Optimizer
 
 from sparse_sam.errors import ConfigError, StaleOptimizerError
 from sparse_sam.pruning.masks import Masks, attach, masks_of, plain_state
+from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
-from sparse_sam.sam.variants import variant_settings
 from sparse_sam.training.learning_rates import constant, cosine
 from sparse_sam.training.optimizers import check_holds, make_sam, make_sgd
 from sparse_sam.training.params import TrainingParams

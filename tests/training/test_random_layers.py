@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.loop import train
 from sparse_sam.training.optimizers import make_sam, make_sgd

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sparse_sam.data.dataset import DataInfo
 from sparse_sam.data.seeding import seeded
-from sparse_sam.data.splits import Split, TrainingData
+from sparse_sam.data.tensors import Split, TrainingData
 from sparse_sam.files import tensorfile
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_sam.data.seeding import seeded
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.networks.batchnorm import reestimate_batchnorm
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks

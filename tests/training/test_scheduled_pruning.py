@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.data.seeding import seeded
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.criteria import Evidence

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from sparse_sam.data.splits import TrainingData
+from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import DivergenceError, FrozenWeightError
 from sparse_sam.pruning.masks import Masks, attach, attached_masks, plain_state
 from sparse_sam.sam.registry import VARIANTS

@@ -11,10 +11,10 @@ from .registry import SOURCES as SOURCES
 from .seeding import batch_order as batch_order
 from .seeding import derive_seed as derive_seed
 from .seeding import seeded as seeded
-from .splits import Split as Split
-from .splits import TestData as TestData
-from .splits import TrainingData as TrainingData
-from .splits import load_test_data as load_test_data
-from .splits import load_training_data as load_training_data
 from .stratify import build_dataset as build_dataset
+from .tensors import Split as Split
+from .tensors import TestData as TestData
+from .tensors import TrainingData as TrainingData
+from .tensors import load_test_data as load_test_data
+from .tensors import load_training_data as load_training_data
 from .torchvision_files import import_torchvision as import_torchvision

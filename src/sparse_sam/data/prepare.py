@@ -6,15 +6,15 @@ from pathlib import Path
 from sparse_sam.data.dataset import save_dataset
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import load_raw
-from sparse_sam.data.splits import TestData, TrainingData, load_test_data, load_training_data
 from sparse_sam.data.stratify import build_dataset
+from sparse_sam.data.tensors import TestData, TrainingData, load_test_data, load_training_data
 
 
 def read_data(params: DataParams) -> tuple[TrainingData, TestData]:
     """Read, split, write and read again, as the stages do; nothing stays on disk.
 
     Raises:
-        DataError: what ``sources.load_raw`` and ``splitting.build_dataset`` raise.
+        DataError: what ``load_raw`` and ``build_dataset`` raise.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset.safetensors"

@@ -73,7 +73,7 @@ def summarize_experiment(
         dataset: the name of the data source.
         model: the network's name.
         seeds: the seeds, in the order of every list of values.
-        accuracy: test accuracy by arm, as ``statistics.summarize`` gives it.
+        accuracy: test accuracy by arm, as ``summarize`` gives it.
         correct: by arm, whether it is right on an image: boolean, (seeds, images).
         costs: by arm, ``sparsity``, and ``gradient_evaluations`` and ``seconds`` of one seed.
         margin: the largest difference in accuracy that counts as none.

@@ -9,7 +9,7 @@ FEWEST_SEEDS = 3
 
 
 def verdict(what: str, compared: Mapping[str, Any], seeds: int) -> str:
-    """One sentence on a comparison, as ``summary.summarize_experiment`` has put it together.
+    """One sentence on a comparison, as ``summarize_experiment`` has put it together.
 
     A difference is called shown when Holm's p value of the paired t-test is below 0.05, and
     excluded beyond the margin when the two one-sided tests' is.

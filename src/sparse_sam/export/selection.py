@@ -19,7 +19,7 @@ def select_best(
     What is named is kept. Ties go to the lower validation loss, then to the first.
 
     Args:
-        metrics: of the finetuned arms, as ``results.training_metrics`` makes them.
+        metrics: of the finetuned arms, as ``training_metrics`` makes them.
         seeds: what their ``values`` belong to.
         arm: chosen already; may be one without validation metrics if ``seed`` is chosen too.
         seed: chosen already.

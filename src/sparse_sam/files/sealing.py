@@ -32,7 +32,7 @@ def save_arrays(
     version: int,
     header: dict[str, Any],
 ) -> None:
-    """Write arrays as ``tensorfile.save`` writes the tensors of the same bytes, to the byte.
+    """Write arrays as ``save_tensors`` writes the tensors of the same bytes, to the byte.
 
     Raises OSError if the disk does not take it.
     """

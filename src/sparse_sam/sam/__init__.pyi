@@ -1,5 +1,7 @@
 from . import vectors as vectors
 from .asam import ASAM as ASAM
+from .build import build_sam as build_sam
+from .build import variant_settings as variant_settings
 from .gsam import GSAM as GSAM
 from .mask_projection import MaskProjection as MaskProjection
 from .momentum import MomentumSAM as MomentumSAM
@@ -10,6 +12,4 @@ from .periodic import PeriodicSAM as PeriodicSAM
 from .perturbation import Perturbation as Perturbation
 from .registry import VARIANTS as VARIANTS
 from .uncompiled import SGD as SGD
-from .variants import build_sam as build_sam
-from .variants import variant_settings as variant_settings
 from .vectors import vector_norm as vector_norm

@@ -25,7 +25,7 @@ class SAMParams(Section):
     def _settings_are_the_variants(self) -> Self:
         if self.model_extra:
             # Only here, for it imports the variant, and torch.
-            from sparse_sam.sam.variants import check_settings
+            from sparse_sam.sam.build import check_settings
 
             try:
                 check_settings(self.variant, self.rho, self.model_extra)

@@ -29,6 +29,21 @@ from sparse_sam.tracking.pipelines import pipeline_content, started_at
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
 
 
+def pipeline_run_name(name: str) -> str:
+    """What a pipeline's run is called: after DVC's experiment, or the moment when it began."""
+    return f"pipeline {name}"
+
+
+def stage_run_name(stage: str, *, cached: bool) -> str:
+    """What a stage's run is called."""
+    return f"{stage} (cached)" if cached else stage
+
+
+def seed_run_name(stage: str, child: str) -> str:
+    """What the run of an arm and a seed is called."""
+    return f"{stage} {child}"
+
+
 class Replay:
     """One journal on its way into MLflow; ``send`` takes what has come since the last time.
 
@@ -130,7 +145,7 @@ class Replay:
         self._runs[PIPELINE], _ = self.tracker.find_or_create(
             self._experiment,
             pipeline,
-            name=f"pipeline {name}",
+            name=pipeline_run_name(name),
             parent=launcher.get("mlflow_run_id"),
             time=started_at(self.journal.parent),
             tags={**event["tags"], "sparse_sam.kind": "pipeline"},
@@ -140,7 +155,7 @@ class Replay:
         self._runs[None], _ = self.tracker.find_or_create(
             self._experiment,
             event["run"],
-            name=f"{stage} (cached)" if cached else stage,
+            name=stage_run_name(stage, cached=bool(cached)),
             parent=self._runs[PIPELINE],
             time=event["time"],
             tags={**event["tags"], **cached, "sparse_sam.kind": "stage", "dvc.stage": stage},
@@ -168,7 +183,7 @@ class Replay:
         self._runs[name], _ = self.tracker.find_or_create(
             self._experiment,
             f"{self._start['run']}/{name}",
-            name=f"{stage} {name}",
+            name=seed_run_name(stage, name),
             parent=self._runs[None],
             time=event["time"],
             tags={"sparse_sam.kind": "seed", "dvc.stage": stage},

@@ -69,7 +69,7 @@ def register_export(
         tracker: the MLflow store.
         folder: an export whose files are as they were verified.
         example: a few images, bytes (N, C, H, W): the model's input example.
-        gate: what ``gate.check`` found; at least one row.
+        gate: what ``check_gate`` found; at least one row.
         name: of the registered model.
 
     Raises:

@@ -4,6 +4,10 @@ from .arms import PRUNED as PRUNED
 from .arms import SAM_ARM as SAM_ARM
 from .arms import SGD_2X_ARM as SGD_2X_ARM
 from .arms import SGD_ARM as SGD_ARM
+from .arms_and_seeds import Job as Job
+from .arms_and_seeds import Trainings as Trainings
+from .arms_and_seeds import train_arms as train_arms
+from .arms_and_seeds import training_data_on as training_data_on
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import load_expected as load_expected
@@ -46,9 +50,5 @@ from .params import TrainingParams as TrainingParams
 from .registry import LEARNING_RATES as LEARNING_RATES
 from .resume import ResumePoint as ResumePoint
 from .resume import resume_key as resume_key
-from .runs import Job as Job
-from .runs import Trainings as Trainings
-from .runs import train_arms as train_arms
-from .runs import training_data_on as training_data_on
 from .scheduled_pruning import ScheduledPruning as ScheduledPruning
 from .worker import on_threads as on_threads

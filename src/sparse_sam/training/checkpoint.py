@@ -85,7 +85,7 @@ def load_checkpoint(
         dataset: fingerprint of the data set it must have been trained on.
         stage: the pipeline stage that writes it, named in the cure.
         model: the network that it must be of; None allows the registered ones, and a network of
-            your own must be named here (``origin.read_origin``).
+            your own must be named here (``read_origin``).
 
     Raises:
         CheckpointError: missing, damaged, another arm's, seed's, data set's or network's, not

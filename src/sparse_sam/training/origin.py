@@ -55,7 +55,7 @@ def read_origin(path: Path, header: Mapping[str, Any], *, model: str | None, cur
 
     Args:
         path: the file, named in errors.
-        header: what ``tensorfile.load`` gave.
+        header: what ``load_tensors`` gave.
         model: the network that it must be of, from a source that is trusted: params.yaml, or who
             calls. None allows the registered ones.
         cure: how to get a sound file.

@@ -1,4 +1,4 @@
-"""A worker's side of ``parallel``: one process, one job at a time, on so many threads."""
+"""A worker's side of ``jobs``: one process, one job at a time, on so many threads."""
 
 import faulthandler
 import os

@@ -17,8 +17,8 @@ from torch import Tensor
 from sparse_sam.data.dataset import DataInfo, Dataset, save_dataset
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, load_raw
-from sparse_sam.data.splits import Split, load_test_data, load_training_data
 from sparse_sam.data.stratify import build_dataset
+from sparse_sam.data.tensors import Split, load_test_data, load_training_data
 from sparse_sam.errors import DataError, SparseSamError
 from sparse_sam.files import tensorfile
 from sparse_sam.files.tensorfile import TensorFileError
@@ -261,7 +261,7 @@ def test_loading_imports_nothing_that_only_downloading_needs() -> None:
     """A training stage would wait seconds for them."""
     code = (
         "import sys\n"
-        "import sparse_sam.data.splits, sparse_sam.data.idx, sparse_sam.data.sources\n"
+        "import sparse_sam.data.tensors, sparse_sam.data.idx, sparse_sam.data.sources\n"
         "import sparse_sam.data.downloads\n"
         "print({'mlxtend', 'sklearn', 'torchvision'} & set(sys.modules))"
     )

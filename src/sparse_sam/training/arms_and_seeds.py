@@ -9,10 +9,10 @@ from pathlib import Path
 
 from sparse_sam.data import TrainingData, load_training_data
 from sparse_sam.pruning import PruneParams
-from sparse_sam.training.arms import DENSE
-from sparse_sam.training.checkpoint import Checkpoint, save_checkpoint
+from sparse_sam.training.arms import DENSE, PRUNED
+from sparse_sam.training.checkpoint import load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device
-from sparse_sam.training.experiment import OnEpoch, arm_recipe, finetune, train_dense
+from sparse_sam.training.experiment import OnEpoch, arm_recipe, finetune, origin_of, train_dense
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
 from sparse_sam.training.params import DenseParams, Device, FinetuneParams
@@ -37,7 +37,7 @@ class Trainings:
         dense: how dense networks are trained.
         finetuning: how pruned networks are finetuned.
         pruning: its schedule may prune further on the way.
-        load_pruned: the network that a seed's finetuning starts from; a function of a module.
+        pruned: where the network lies that a seed's finetuning starts from.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
     """
@@ -49,7 +49,7 @@ class Trainings:
     dense: DenseParams
     finetuning: FinetuneParams
     pruning: PruneParams
-    load_pruned: Callable[[int], Checkpoint]
+    pruned: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
@@ -60,7 +60,8 @@ class Trainings:
         if arm == DENSE:
             done = train_dense(data, self.model, self.dense, seed, report, point)
         else:
-            pruned = self.load_pruned(seed)
+            expected = origin_of(self.model, data.info, PRUNED, seed)
+            pruned = load_expected(self.pruned[seed], expected, stage="prune")
             done = finetune(pruned, data, self.finetuning, arm, report, point, self.pruning)
         save_checkpoint(self.checkpoints[job], done.checkpoint)
         return done.history
