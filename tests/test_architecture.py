@@ -61,6 +61,11 @@ def test_the_contracts_hold(copied: Path) -> None:
         ),
         ("stages/prune.py", "from sparse_sam.sam.gsam import GSAM", "sam is entered by its front"),
         ("src/sparse_sam/sweep/store.py", "import stages.training", "knows neither stages nor"),
+        (
+            "src/sparse_sam/files/atomic.py",
+            "from sparse_sam import SAM",
+            "not the names at its root",
+        ),
     ],
 )
 def test_a_wrong_import_breaks_a_contract(
@@ -117,3 +122,23 @@ def test_a_front_door_costs_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "docs"])
+def test_scripts_that_no_contract_sees_use_the_front_doors(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = getattr(node, "module", None) or ""
+            if module.startswith("sparse_sam."):
+                assert module.count(".") == 1, f"{path.name}: from {module} import …"
+
+
+def test_a_registry_names_code_of_its_own_room() -> None:
+    from sparse_sam.files import Registry
+
+    for path in LIBRARY.glob("*/registry.py"):
+        room = path.parent.name
+        module = importlib.import_module(f"sparse_sam.{room}.registry")
+        for registry in vars(module).values():
+            for place in registry.places.values() if isinstance(registry, Registry) else ():
+                assert place.startswith(f"sparse_sam.{room}.")

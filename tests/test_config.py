@@ -285,9 +285,9 @@ def test_every_key_with_a_value_has_bad_values_above() -> None:
         assert keys <= tried
 
 
-A_NUMBER, AT_LEAST_0 = "Input should be a valid number", "must be at least 0"
-AN_INTEGER = "Input should be a valid integer"
-OF_NO_NUMBER = [True, "0.5", [0.5], {}, (0.5,), 10**400]
+A_NUMBER, AT_LEAST_0 = "must be a finite number or null", "must be at least 0"
+AN_INTEGER, AT_MOST = "must be a whole number or null", "must be at most 1000000"
+OF_NO_NUMBER = [True, "0.5", [0.5], {}, (0.5,), NAN, INFINITY]
 BAD_SETTINGS: list[tuple[str, str, list[Any], str]] = [
     *(
         one
@@ -295,6 +295,7 @@ BAD_SETTINGS: list[tuple[str, str, list[Any], str]] = [
         for one in [
             (variant, name, OF_NO_NUMBER, A_NUMBER),
             (variant, name, [-0.05], AT_LEAST_0),
+            (variant, name, [1e300, 1_000_001.0], AT_MOST),
         ]
     ),
     ("gsam", "rho_min", OF_NO_NUMBER, A_NUMBER),
@@ -310,6 +311,7 @@ BAD_SETTINGS: list[tuple[str, str, list[Any], str]] = [
         for one in [
             (variant, "k", [True, "3", 2.5, 3.0, NAN, INFINITY, [3], {}], AN_INTEGER),
             (variant, "k", [0, -1], "must be at least 1"),
+            (variant, "k", [2**31, 10**400], "must be at most 2147483647"),
         ]
     ),
 ]
@@ -583,13 +585,18 @@ def test_a_model_in_a_package_that_cannot_be_imported_is_told_why(
     assert "division by zero" in message
 
 
-def test_a_model_of_ones_own_is_allowed_and_not_imported(
+def test_a_model_of_ones_own_is_imported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_own_nets.py").write_text("raise AssertionError('imported')")
+    (tmp_path / "my_own_nets.py").write_text("def tiny(image_shape, num_classes): ...\n1 / 0")
+    (tmp_path / "my_nets.py").write_text("def tiny(image_shape, num_classes): ...")
     monkeypatch.syspath_prepend(tmp_path)
-    params = parse_params(changed("model.name", "my_own_nets:tiny"))
-    assert params.model.name == "my_own_nets:tiny"
+    params = parse_params(changed("model.name", "my_nets:tiny"))
+    assert params.model.name == "my_nets:tiny"
+    message = fault(changed("model.name", "my_own_nets:tiny"))
+    assert message.startswith(
+        "params.yaml: model.name = 'my_own_nets:tiny': cannot be imported (Zer"
+    )
 
 
 OWN_CODE_IS_USED = ["data.source", "prune.schedule.name", "finetune.sam.variant"]

@@ -30,9 +30,12 @@ REGISTRIES = {
 COLOURS: Registry[str] = Registry(
     "paint.colour", {"red": "colours_for_tests:RED", "lost": "colours_for_tests:LOST"}
 )
-BASES = {
-    "sam.variant": "sparse_sam.sam.optimizer:SAM",
-    "prune.schedule.name": "sparse_sam.pruning.schedules:PruningSchedule",
+OWN = {
+    "sam.variant": "from sparse_sam.sam import SAM\nclass THING(SAM): ...",
+    "prune.schedule.name": (
+        "from sparse_sam.pruning import PruningSchedule\nclass THING(PruningSchedule): ..."
+    ),
+    "prune.criterion": "class THING:\n    def scores(*_): ...\n    def pooled(*_): ...",
 }
 ALLOWED = "one of red, lost, or package.module:attribute"
 
@@ -110,8 +113,7 @@ def test_every_choice_says_what_it_is_when_a_name_is_unknown(key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key in REGISTRIES if key != "prune.structure"])
 def test_every_choice_takes_code_of_ones_own(key: str, write: Write) -> None:
-    module, _, base = BASES.get(key, "builtins:object").partition(":")
-    write("own_thing_for_tests", f"import {module}\nclass THING({module}.{base}): ...")
+    write("own_thing_for_tests", OWN.get(key, "def THING(*_): ..."))
     thing = REGISTRIES[key][1].load("own_thing_for_tests:THING")
     assert thing is sys.modules["own_thing_for_tests"].THING
 
@@ -132,22 +134,30 @@ def test_code_in_a_package_is_found(write: Write) -> None:
     assert COLOURS.load("own_paints.blues:NAVY")() == "000080"
 
 
-def test_a_check_runs_nothing_and_what_it_let_through_is_said_when_it_is_loaded(
+def test_a_file_that_names_ones_own_code_is_checked_by_importing_it(
     write: Write, tmp_path: Path
 ) -> None:
+    """No stage is to find out after hours of work; whether a name can be is said without."""
     write("own_greys", f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise ImportError('no ink')")
     name = "own_greys:DARK"
     assert COLOURS.check(name) == name
-    paint = parse_section(Paint, {"colour": name, "coats": 2}, "paint.yaml")
-    assert paint.colour == name
     assert "own_greys" not in sys.modules
     assert not (tmp_path / "ran").exists()
     with pytest.raises(ConfigError) as raised:
-        COLOURS.load(name)
+        parse_section(Paint, {"colour": name, "coats": 2}, "paint.yaml")
     assert (tmp_path / "ran").exists()
     assert str(raised.value) == (
-        f"paint.colour = 'own_greys:DARK': cannot be imported (no ink); allowed: {ALLOWED}"
+        f"paint.yaml: colour = 'own_greys:DARK': cannot be imported (no ink); allowed: {ALLOWED}"
     )
+
+
+@pytest.mark.parametrize("does", ["1 / 0", "def x(:", "import sys; sys.exit(0)", "raise Exception"])
+def test_whatever_a_module_does_when_it_is_imported_is_an_error_of_the_file(
+    write: Write, does: str
+) -> None:
+    write("own_greys", does)
+    with pytest.raises(ConfigError, match="colour = 'own_greys:DARK': cannot be imp"):
+        parse_section(Paint, {"colour": "own_greys:DARK", "coats": 2}, "paint.yaml")
 
 
 def test_a_registered_name_is_checked_without_its_code() -> None:
@@ -438,10 +448,15 @@ def test_a_change_is_seen_while_the_module_is_loaded(write: Write) -> None:
     assert own_code("own_greys:DARK") == {"own_greys:DARK": digest(path)} != before
 
 
-def test_code_in_a_package_is_its_modules_file(write: Write) -> None:
-    write("own_paints/__init__", "")
+def test_code_in_a_package_is_the_package_s_files(write: Write) -> None:
+    write("own_paints/__init__", "from own_paints.blues import NAVY")
     path = write("own_paints/blues", "def NAVY(): return '000080'")
-    assert own_code({"colour": "own_paints.blues:NAVY"}) == {"own_paints.blues:NAVY": digest(path)}
+    names = ["own_paints.blues:NAVY", "own_paints:NAVY"]
+    before = own_code(names)
+    assert set(before) == set(names)
+    path.write_text("def NAVY(): return '000081'")
+    after = own_code(names)
+    assert all(after[name] != before[name] for name in names)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="'nets_for_a_test:wrong' made a str, not a Module"):
         build_model("nets_for_a_test:wrong", MNIST, 10)
     with pytest.raises(
-        ConfigError, match="'nets_for_a_test:number' is not callable; allowed: one of cl"
+        ConfigError, match="'nets_for_a_test:number': is not callable; allowed: one of cl"
     ):
         build_model("nets_for_a_test:number", MNIST, 10)
     with pytest.raises(ConfigError, match=r"no attribute 'none'.*allowed: one of classifier, len"):

@@ -124,6 +124,7 @@ def test_a_setting_that_is_wrong_is_said_by_the_variant(make_clone: Callable[...
     for settings, said in (
         ({"decay": 2.0}, "finetune.sam.decay = 2.0: must be above 0 and at most 1"),
         ({"decay": "fast"}, "finetune.sam.decay = 'fast': "),
+        ({"decay": 1e9}, "finetune.sam.decay = 1000000000.0: must be at most 1000000"),
         ({"decoy": 0.5}, "finetune.sam.decoy = 0.5: variant lab.variants:ShrinkingSAM has no such"),
     ):
         own = {"variant": "lab.variants:ShrinkingSAM", "rho": 0.1, **settings}

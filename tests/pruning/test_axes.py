@@ -568,3 +568,43 @@ def test_counts_are_exact_where_float32_cannot_count() -> None:
     kept = keep_largest([torch.zeros(2**24 + 3)], 2**24 + 1)[0]
     assert int(kept.sum()) == 2
     assert kept[-2:].all()
+
+
+OWN_CRITERIA = """
+import torch
+
+class Lacking:
+    def scores(self, model, weights, evidence):
+        return {}
+    pooled = None
+
+class Flat(Lacking):
+    def scores(self, model, weights, evidence):
+        return {name: weight.detach().abs().flatten() for name, weight in weights.items()}
+
+class Negative(Lacking):
+    def scores(self, model, weights, evidence):
+        return {name: -weight.detach().abs() for name, weight in weights.items()}
+
+def nothing(layers, sparsity):
+    return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"criterion": "Lacking"}, "must give weight a tensor of its shape .*, and gives NoneType"),
+        ({"criterion": "Flat"}, r"must give weight a tensor of its shape .*, and gives \(12,\)"),
+        ({"criterion": "Negative"}, "gives scores below 0 to weights of weight"),
+        ({"scope": "nothing"}, "must give a list of Share that names each tensor"),
+    ],
+)
+def test_own_code_that_gives_something_else_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], says: str
+) -> None:
+    (tmp_path / "own_axes_for_tests.py").write_text(OWN_CRITERIA)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {name: f"own_axes_for_tests:{value}" for name, value in changes.items()}
+    with pytest.raises(MaskError, match=says):
+        Pruner.of(prune_params(**own)).masks(nn.Linear(4, 3), 0.5)

@@ -257,7 +257,8 @@ def test_another_line_of_ones_own_code_is_another_version(
     cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the parameters name it: a network, a criterion, a schedule, a variant, ..."""
-    (tmp_path / "mine.py").write_text("a = 1\n")
+    lines = "class criterion:\n    scores = pooled = None\n"
+    (tmp_path / "mine.py").write_text(f"a = 1\n{lines}")
     (tmp_path / "other.py").write_text("a = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     work = cells[0].work
@@ -270,7 +271,7 @@ def test_another_line_of_ones_own_code_is_another_version(
     (tmp_path / "other.py").write_text("a = 2\n")
     assert before == [key_of(one) for one in own]
     builtin = key_of(work)
-    (tmp_path / "mine.py").write_text("a = 2\n")
+    (tmp_path / "mine.py").write_text(f"a = 2\n{lines}")
     assert not set(before) & {key_of(one) for one in own}
     assert key_of(work) == builtin
 

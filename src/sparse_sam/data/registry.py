@@ -13,4 +13,5 @@ SOURCES: Registry[Any] = Registry(
         "kmnist": "sparse_sam.data.sources:KMNIST",
         "idx": "sparse_sam.data.sources:IDX",
     },
+    arguments=1,
 )

@@ -14,6 +14,7 @@ from .fields import NotNegative as NotNegative
 from .fields import Positive as Positive
 from .fields import Section as Section
 from .fields import Seed as Seed
+from .fields import in_words as in_words
 from .registry import Registry as Registry
 from .registry import brief as brief
 from .registry import own_code as own_code

@@ -69,4 +69,4 @@ def in_words(field: FieldInfo) -> str:
 def _type_in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
-    return "null" if hint is NoneType else _TYPES[hint]
+    return "null" if hint is NoneType else _TYPES.get(hint, getattr(hint, "__name__", str(hint)))

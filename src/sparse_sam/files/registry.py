@@ -2,17 +2,21 @@
 
 Every choice that is made by name (a criterion, a network, a data source, a variant of SAM, …) is
 one ``Registry``: a table from the name to where the code is, as ``package.module:attribute``. The
-code is imported when it is used, so that a file of parameters is checked without it; and what a
-name may be is said in one place only. Code of one's own needs no entry: it is named by its place.
+project's own code is imported when it is used, so that a file of parameters is checked without
+it; and what a name may be is said in one place only. Code of one's own needs no entry: it is named
+by its place, and imported when the file is checked, so that no stage finds out too late.
 
 A field of a section takes such a name as ``Annotated[str, CRITERIA]``. A field that is a section
 itself, whose ``name`` chooses and whose other keys what is chosen knows, is
 ``Annotated[SerializeAsAny[Base], SCHEDULES]``.
 """
 
+import hashlib
 import importlib.util
+import inspect
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -38,12 +42,22 @@ class Registry(Generic[Entry]):
     Args:
         key: the parameter that holds the name, as ``prune.criterion``.
         places: where the code of each name is.
-        base: where the class is that each entry must be a subclass of; without, it is anything that
-            can be called.
+        arguments: how many an entry must take when it is called.
+        base: where the class is that each entry must be a subclass of.
+        has: what an entry, which must be a class then, must have.
     """
 
-    def __init__(self, key: str, places: dict[str, str], *, base: str | None = None) -> None:
-        self.key, self.places, self._base = key, places, base
+    def __init__(
+        self,
+        key: str,
+        places: dict[str, str],
+        *,
+        arguments: int | None = None,
+        base: str | None = None,
+        has: tuple[str, ...] = (),
+    ) -> None:
+        self.key, self.places = key, places
+        self._arguments, self._base, self._has = arguments, base, has
 
     def __contains__(self, name: object) -> bool:
         """Whether a name is registered; code of one's own is not."""
@@ -72,19 +86,40 @@ class Registry(Generic[Entry]):
         self.check(name)
         try:
             found = _at(self.places.get(name, name))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"cannot be imported ({error}); allowed: {self.allowed}") from None
-        if self._base is None:
-            if not callable(found):
-                raise ValueError(f"is not callable; allowed: {self.allowed}")
-        elif not (isinstance(found, type) and issubclass(found, _at(self._base))):
-            wanted = self._base.partition(":")[2]
-            raise ValueError(f"is no subclass of {wanted}; allowed: {self.allowed}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a module does
+            why = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
+            raise ValueError(f"cannot be imported ({why}); allowed: {self.allowed}") from None
+        if fault := self._fault(found):
+            raise ValueError(f"{fault}; allowed: {self.allowed}")
         return cast("Entry", found)
 
+    def _fault(self, found: Any) -> str:
+        """Why an entry cannot be what its name stands for; "" if nothing is known against it."""
+        if self._base and not (isinstance(found, type) and issubclass(found, _at(self._base))):
+            return f"is no subclass of {self._base.partition(':')[2]}"
+        if not callable(found):
+            return "is not callable"
+        lacking = [name for name in self._has if not hasattr(found, name)]
+        if self._has and (lacking or not isinstance(found, type)):
+            return f"is no class with {', '.join(self._has)}"
+        if self._arguments is not None:
+            try:
+                inspect.signature(found).bind(*[None] * self._arguments)
+            except TypeError:
+                return f"does not take {self._arguments} arguments"
+            except ValueError:  # code that is not Python's tells nothing of itself
+                return ""
+        return ""
+
     def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        parse = self.check if kind is str else self._chosen_section
+        parse = self._checked_name if kind is str else self._chosen_section
         return core_schema.no_info_before_validator_function(parse, handler(kind))
+
+    def _checked_name(self, name: Any) -> Any:
+        self.check(name)
+        if name not in self:
+            self._imported(name)
+        return name
 
     def _chosen_section(self, value: Any) -> Any:
         if not isinstance(value, dict):
@@ -135,9 +170,10 @@ def _at(place: str) -> Any:
 
 
 def own_code(parameters: Any) -> dict[str, str]:
-    """SHA-256 of the files of the user's own code that parameters name, by name.
+    """SHA-256 of the user's own code that parameters name, by name.
 
-    Only the file that is named: what it imports in turn is not followed.
+    Of a module that stands alone, its file; of one in a package, all Python files of the package.
+    What is imported from elsewhere is not followed.
 
     Args:
         parameters: a tree of plain values; every ``package.module:attribute`` in it counts.
@@ -149,13 +185,27 @@ def own_code(parameters: Any) -> dict[str, str]:
             inner = parameters
         case str():
             module, _, attribute = parameters.partition(":")
-            named = attribute.isidentifier() and all(map(str.isidentifier, module.split(".")))
+            parts = module.split(".")
+            if not (attribute.isidentifier() and all(map(str.isidentifier, parts))):
+                return {}
             try:
-                spec = importlib.util.find_spec(module) if named else None
+                spec = importlib.util.find_spec(module) and importlib.util.find_spec(parts[0])
             except (ImportError, ValueError):  # it only looks like the place of code
                 return {}
-            file = spec.origin if spec and spec.has_location else None
-            return {parameters: file_hash(Path(file), "sha256")} if file else {}
+            hashes = [file_hash(file, "sha256") for file in _files_of(spec)]
+            if len(hashes) > 1:
+                return {parameters: hashlib.sha256(" ".join(hashes).encode()).hexdigest()}
+            return {parameters: hashes[0]} if hashes else {}
         case _:
             return {}
     return {name: found for one in inner for name, found in own_code(one).items()}
+
+
+def _files_of(spec: ModuleSpec | None) -> list[Path]:
+    """The Python files of a module, or of a whole package."""
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if folders:
+        return sorted(file for folder in folders for file in folder.rglob("*.py"))
+    return [Path(spec.origin)] if spec.has_location and spec.origin else []

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -76,14 +76,19 @@ def _explain(fault: Any, root: type[Section]) -> str:
 
 
 def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:
-    """The field at a fault's location under ``root``, or the item of a list."""
+    """The field at a fault's location under ``root``, or the nearest above it that is known.
+
+    Within a list or a mapping that is the type of its items; a union has no parts.
+    """
     field = FieldInfo.from_annotation(root)
     for part in location:
         hint: Any = field.annotation
-        if isinstance(part, int):
-            field = FieldInfo.from_annotation(get_args(hint)[0])
-        else:
+        if is_section(field) and part in hint.model_fields:
             field = hint.model_fields[part]
+        elif get_origin(hint) in {tuple, list, dict}:
+            field = FieldInfo.from_annotation(get_args(hint)[-1 if get_origin(hint) is dict else 0])
+        else:
+            break
     return field
 
 

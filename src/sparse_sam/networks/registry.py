@@ -19,5 +19,6 @@ NETWORKS: "Registry[Callable[[ImageShape, int], nn.Module]]" = Registry(
         "lenet-5": "sparse_sam.networks.lenet:lenet_5",
         "mlpnet": "sparse_sam.networks.mlpnet:mlpnet",
     },
+    arguments=2,
 )
 """Factories: (image shape, number of classes) → a network with fresh weights."""

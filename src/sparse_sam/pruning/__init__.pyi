@@ -21,3 +21,6 @@ from .registry import SCHEDULES as SCHEDULES
 from .registry import SCOPES as SCOPES
 from .registry import STRUCTURES as STRUCTURES
 from .schedules import PruningSchedule as PruningSchedule
+from .scopes import Layer as Layer
+from .scopes import Share as Share
+from .structures import Structure as Structure

@@ -1,12 +1,15 @@
 """The section ``prune`` of ``params.yaml``: one choice on every axis (docs/pruning.md)."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import SerializeAsAny, model_validator
 
 from sparse_sam.files import BelowOne, Section
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES, STRUCTURES, kept_of_group
 from sparse_sam.pruning.schedules import PruningSchedule
+
+_TRIED = 20
+"""At so many moments of the finetuning, and at its end, a schedule is asked before any work."""
 
 
 class PruneParams(Section):
@@ -39,12 +42,32 @@ class PruneParams(Section):
 
     @model_validator(mode="after")
     def _starts_at_most_at_its_sparsity(self) -> Self:
-        begins = self.sparsity_at(0.0)
-        if begins > self.sparsity:
+        asked = [self._tried(step / _TRIED) for step in range(_TRIED + 1)]
+        if asked[0] > self.sparsity:
             raise ValueError(
-                f"schedule.initial = {begins!r}: must be at most sparsity = {self.sparsity!r}"
+                f"schedule.initial = {asked[0]!r}: must be at most sparsity = {self.sparsity!r}"
+            )
+        if sorted(asked) != asked:
+            raise ValueError(
+                f"schedule.name = {self.schedule.name!r}: its sparsity falls on the way, and "
+                "masks only shrink"
             )
         return self
+
+    def _tried(self, progress: float) -> float:
+        try:
+            asked = self.sparsity_at(progress)
+        except Exception as error:  # noqa: BLE001 - whatever a schedule of one's own does
+            raise ValueError(
+                f"schedule.name = {self.schedule.name!r}: cannot say its sparsity: {error!r}"
+            ) from None
+        known: Any = asked  # a schedule of one's own may say anything
+        if not isinstance(known, int | float) or not 0 <= asked < 1:
+            raise ValueError(
+                f"schedule.name = {self.schedule.name!r}: says {asked!r} for its sparsity, which "
+                "must be at least 0 and less than 1"
+            )
+        return asked
 
     def sparsity_at(self, progress: float) -> float:
         """What the schedule asks for, from 0 (before finetuning) to 1 (its last step)."""

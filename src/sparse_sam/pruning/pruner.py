@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +67,21 @@ class Pruner:
         criterion = CRITERIA.load(self.criterion)()
         scores = criterion.scores(model, weights, evidence)
         units = {}
-        for name in weights:
-            score = scores.pop(name)
+        for name, weight in weights.items():
+            score = scores.pop(name, None)
+            if not isinstance(score, Tensor) or score.shape != weight.shape:
+                raise MaskError(
+                    f"criterion {self.criterion} must give {name} a tensor of its shape "
+                    f"{tuple(weight.shape)}, and gives {_brief(score)}"
+                )
             if score.isnan().any():
                 raise DivergenceError(
                     f"{name} cannot be pruned by {self.criterion}: its weights, or their "
                     "gradients, became infinite or NaN. Lower lr in params.yaml, or rho."
+                )
+            if (score < 0).any():
+                raise MaskError(
+                    f"criterion {self.criterion} gives scores below 0 to weights of {name}"
                 )
             if before:
                 score.masked_fill_(~before[name], -torch.inf)
@@ -115,7 +125,10 @@ class Pruner:
             for name, scores in units.items()
         }
         kept: dict[str, Tensor] = {}
-        for share in SCOPES.load(self.scope)(layers, sparsity):
+        shares: Any = SCOPES.load(self.scope)(layers, sparsity)
+        if not isinstance(shares, list) or {n for one in shares for n in one.names} != set(layers):
+            raise MaskError(f"scope {self.scope} must give a list of Share that names each tensor")
+        for share in shares:
             least = sum(layers[name].gone for name in share.names)
             most = sum(layers[name].most for name in share.names)
             if not least <= share.count <= most:
@@ -128,3 +141,7 @@ class Pruner:
             found = keep_largest([units[name] for name in share.names], share.count)
             kept.update(zip(share.names, found, strict=True))
         return kept
+
+
+def _brief(score: object) -> str:
+    return str(tuple(score.shape)) if isinstance(score, Tensor) else type(score).__name__

@@ -18,6 +18,8 @@ CRITERIA: "Registry[type[Criterion]]" = Registry(
         "random": "sparse_sam.pruning.criteria:Random",
         "saliency": "sparse_sam.pruning.criteria:Saliency",
     },
+    arguments=0,
+    has=("scores", "pooled"),
 )
 
 SCOPES: "Registry[Scope]" = Registry(
@@ -27,6 +29,7 @@ SCOPES: "Registry[Scope]" = Registry(
         "global": "sparse_sam.pruning.scopes:all_together",
         "erk": "sparse_sam.pruning.scopes:erk",
     },
+    arguments=2,
 )
 
 SCHEDULES: "Registry[type[PruningSchedule]]" = Registry(
@@ -42,6 +45,9 @@ SCHEDULES: "Registry[type[PruningSchedule]]" = Registry(
 
 class _Structures(Registry[Any]):
     """As every registry; ``N:M`` stands for all names such as 2:4, with 0 < N < M."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or kept_of_group(name) is not None
 
     def check(self, name: Any) -> Any:
         if kept_of_group(name):
@@ -65,6 +71,8 @@ STRUCTURES: "Registry[Structure]" = _Structures(
         "channels": "sparse_sam.pruning.structures:Channels",
         "N:M": "sparse_sam.pruning.structures:Groups",
     },
+    arguments=0,
+    has=("targets", "unit_scores", "most", "mask"),
 )
 
 

@@ -6,11 +6,12 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 from torch import nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files import brief
+from sparse_sam.files import brief, in_words
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.sam.uncompiled import SGD
@@ -38,24 +39,38 @@ def check_settings(variant: str, rho: float, settings: Mapping[str, Any]) -> Non
         ConfigError: the variant has no such setting, or not of this value; the message begins with
             the setting's name.
     """
-    allowed, hints = variant_settings(variant), get_type_hints(VARIANTS.load(variant).__init__)
+    chosen, allowed = VARIANTS.load(variant), variant_settings(variant)
+    hints = get_type_hints(chosen.__init__)
+    has = ", ".join(("rho", *allowed))
     for name, value in settings.items():
         if name not in allowed:
-            has = ", ".join(("rho", *allowed))
             raise ConfigError(
                 f"{name} = {brief(value)}: variant {variant} has no such setting (it has {has})"
+                + ("; remove it" if value is None else "")
             )
-        try:
-            TypeAdapter(hints.get(name, Any) | None, config=_PLAIN).validate_python(value)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            raise ConfigError(f"{name} = {brief(value)}: {reason}") from None
+        _check_value(name, value, hints.get(name, Any))
     given = {name: value for name, value in settings.items() if value is not None}
+    for name, parameter in allowed.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ConfigError(
+                f"{name} is missing: variant {variant} has no value of its own for it"
+            )
     try:
-        weight = nn.Parameter(torch.zeros(1))
-        VARIANTS.load(variant)([weight], SGD, rho, lr=1.0, momentum=0.9, **given)
-    except ValueError as error:
+        chosen([nn.Parameter(torch.zeros(1))], SGD, rho, lr=1.0, momentum=0.9, **given)
+    except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    """Raise ConfigError unless a setting is of its type, finite, and within what can be counted."""
+    try:
+        TypeAdapter(hint | None, config=_PLAIN).validate_python(value)
+    except ValidationError:
+        words = in_words(FieldInfo.from_annotation(hint | None))
+        raise ConfigError(f"{name} = {brief(value)}: must be {words}") from None
+    most = 2**31 - 1 if isinstance(value, int) else 1_000_000
+    if isinstance(value, int | float) and abs(value) > most:
+        raise ConfigError(f"{name} = {brief(value)}: must be at most {most}")
 
 
 def build_sam(

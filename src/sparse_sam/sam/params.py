@@ -23,12 +23,12 @@ class SAMParams(Section):
 
     @model_validator(mode="after")
     def _settings_are_the_variants(self) -> Self:
-        if self.model_extra:
+        if self.model_extra or self.variant not in VARIANTS:
             # Only here, for it imports the variant, and torch.
             from sparse_sam.sam.build import check_settings
 
             try:
-                check_settings(self.variant, self.rho, self.model_extra)
+                check_settings(self.variant, self.rho, self.model_extra or {})
             except ConfigError as error:
                 raise ValueError(str(error).removeprefix("sam.")) from None
         return self

@@ -7,10 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import sparse_sam
 from sparse_sam.files import own_code
 
-_LIBRARY = Path(sparse_sam.__file__).parent
+_LIBRARY = Path(__file__).parents[1]
 COMPUTING = ("files", "data", "networks", "pruning", "sam", "training", "evaluation/flatness")
 """The rooms that ``sweep.compute`` is made of; the others check, name, write or show."""
 
@@ -36,5 +35,7 @@ def _library_version() -> str:
 
 def files() -> list[Path]:
     """The library's files that a cell's numbers depend on."""
-    rooms = [path for room in COMPUTING for path in (_LIBRARY / room).rglob("*.py")]
-    return sorted([*rooms, _LIBRARY / "sweep" / "compute.py"])
+    rooms = [_LIBRARY / room for room in COMPUTING]
+    # What a front door offers, its stub says.
+    found = [path for room in rooms for kind in ("*.py", "*.pyi") for path in room.rglob(kind)]
+    return sorted([*found, _LIBRARY / "sweep" / "compute.py"])

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import sparse_sam
 from sparse_sam.errors import SparseSamError
 from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.sweep.store import Store
@@ -46,7 +45,7 @@ class Sending:
 
     def __enter__(self) -> Self:
         if not self._idle:
-            library = str(Path(sparse_sam.__file__).parent.parent)
+            library = str(Path(__file__).parents[2])
             path = os.pathsep.join(filter(None, (library, os.environ.get("PYTHONPATH"))))
             with (self._store.folder / "sending.log").open("wb") as log:
                 self._process = subprocess.Popen(

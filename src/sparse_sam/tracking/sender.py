@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-import sparse_sam
 from sparse_sam.errors import RefusedError
 from sparse_sam.files import write_text
 from sparse_sam.redaction import redacted
@@ -50,7 +49,7 @@ _PAUSE_SECONDS = 2.0
 _PASSING_SECONDS = 20.0
 # Senders outlive the stages that start them; nothing here waits for their end.
 _STARTED: list[subprocess.Popen[bytes]] = []
-_LIBRARY = str(Path(sparse_sam.__file__).parent.parent)
+_LIBRARY = str(Path(__file__).parents[2])
 
 
 class Request:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sparse_sam.data import Split, TrainingData
+from sparse_sam.errors import ConfigError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks, check_pruned_weights_are_zero
 from sparse_sam.training.epoch import (
@@ -135,7 +136,7 @@ def train(
     check_holds(optimizer, model)
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    schedule = LEARNING_RATES.load(recipe.schedule)(optimizer, recipe.epochs * steps, restarts)
+    schedule = _made_schedule(optimizer, recipe, recipe.epochs * steps, restarts)
     history, begun = _resumed(resume, model, optimizer, schedule)
     for row in history:
         on_epoch(row)
@@ -193,6 +194,17 @@ def train(
             untrained.check(epoch, partial(_first_loss, model, batches, recipe))
             record(epoch, progress, train_loss)
     return history
+
+
+def _made_schedule(
+    optimizer: Optimizer, recipe: TrainingParams, steps: int, restarts: Sequence[int]
+) -> LRScheduler:
+    made: Any = LEARNING_RATES.load(recipe.schedule)(optimizer, steps, restarts)
+    if not isinstance(made, LRScheduler):
+        raise ConfigError(
+            f"schedule = {recipe.schedule!r} gave {type(made).__name__}, and no scheduler of torch"
+        )
+    return made
 
 
 def _not_finite(model: nn.Module) -> str | None:

@@ -15,5 +15,6 @@ LEARNING_RATES: "Registry[Callable[[Optimizer, int, Sequence[int]], LRScheduler]
         "constant": "sparse_sam.training.learning_rates:constant",
         "cosine": "sparse_sam.training.learning_rates:cosine",
     },
+    arguments=3,
 )
 """(Optimizer, steps of the training, steps at which it begins anew) → torch's scheduler."""

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sparse_sam
 from sparse_sam.files import TensorFileError, load_tensors, own_code, save_tensors
 
 _KIND, _VERSION = "resume point", 2
@@ -78,8 +77,8 @@ def resume_key(*made_by: Any) -> str:
 @cache
 def _code_hash() -> str:
     digest = hashlib.sha256()
-    library = Path(sparse_sam.__file__).parent
-    for file in sorted(library.rglob("*.py")):
+    library = Path(__file__).parents[1]
+    for file in sorted([*library.rglob("*.py"), *library.rglob("*.pyi")]):
         digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
