@@ -300,9 +300,9 @@ class Halfway(PruningSchedule):
 @pytest.fixture
 def own_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The module that they are in."""
-    (tmp_path / "own_axes_for_tests.py").write_text(OWN_AXES)
+    (tmp_path / "own_wrong_axes.py").write_text(OWN_AXES)
     monkeypatch.syspath_prepend(tmp_path)
-    return "own_axes_for_tests"
+    return "own_wrong_axes"
 
 
 def test_every_axis_takes_code_of_ones_own(own_axes: str) -> None:
@@ -603,8 +603,8 @@ def nothing(layers, sparsity):
 def test_own_code_that_gives_something_else_is_told_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], says: str
 ) -> None:
-    (tmp_path / "own_axes_for_tests.py").write_text(OWN_CRITERIA)
+    (tmp_path / "own_wrong_axes.py").write_text(OWN_CRITERIA)
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = {name: f"own_axes_for_tests:{value}" for name, value in changes.items()}
+    own = {name: f"own_wrong_axes:{value}" for name, value in changes.items()}
     with pytest.raises(MaskError, match=says):
         Pruner.of(prune_params(**own)).masks(nn.Linear(4, 3), 0.5)
