@@ -300,9 +300,9 @@ class Halfway(PruningSchedule):
 @pytest.fixture
 def own_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The module that they are in."""
-    (tmp_path / "own_wrong_axes.py").write_text(OWN_AXES)
+    (tmp_path / "own_axes_for_tests.py").write_text(OWN_AXES)
     monkeypatch.syspath_prepend(tmp_path)
-    return "own_wrong_axes"
+    return "own_axes_for_tests"
 
 
 def test_every_axis_takes_code_of_ones_own(own_axes: str) -> None:
