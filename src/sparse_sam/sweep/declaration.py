@@ -135,6 +135,10 @@ def parse_sweep(content: Any, origin: str = "sweep") -> Sweep:
     read = parse_section(SweepParams, content, origin)
     for key in sorted(SET_BY_SWEEP.keys() & read.base.keys()):
         raise ConfigError(f"{origin}: base.{key}: is set by the sweep; leave it out")
+    try:
+        json.dumps(read.base)
+    except (TypeError, ValueError) as error:  # a date, say
+        raise ConfigError(f"{origin}: base: holds what no parameter can be ({error})") from None
     axes = tuple(_axis(name, value, origin) for name, value in read.axes.items())
     if not read.arms:
         raise ConfigError(f"{origin}: arms = {{}}: there must be an arm")
@@ -244,6 +248,10 @@ def _changes(value: Any, key: str) -> Changes:
     if not isinstance(value, dict):
         raise ConfigError(f"{key} = {value!r}: must be a mapping of parameters, such as lr: 0.1")
     for path, one in value.items():
+        if not isinstance(path, str):
+            raise ConfigError(
+                f"{key}: {path!r} must be the name of a parameter, such as prune.sparsity"
+            )
         _scalars([one], f"{key}.{path}")
     return tuple(value.items())
 
