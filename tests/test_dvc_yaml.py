@@ -83,7 +83,8 @@ class TestTable:
     def test_the_stages_before_it_are_the_same(self, stage: Any) -> None:
         made_by = {name: other for other in STAGES for name in outputs_of(other)}
         data = {*DVC["stages"][stage.name]["deps"]} - listed_by(stage.name, "src/", "stages/")
-        assert {made_by[dep] for dep in data} == set(stage.after)
+        # (Others are code of somebody's own.)
+        assert {made_by[dep] for dep in data if dep in made_by} == set(stage.after)
 
 
 def test_the_stages_and_their_order_are_the_same() -> None:

@@ -277,7 +277,7 @@ class Halves(PruningSchedule):
         return self
 
     def sparsity(self, final, progress):
-        return final / 2
+        return final if progress == 1 else final / 2
 
 class Delayed(PruningSchedule):
     by: Count
@@ -372,7 +372,7 @@ def test_a_section_of_ones_own_is_as_those_that_are_registered(own: str) -> None
     section = {"name": f"{own}:Halves", "first": 2, "last": 3}
     params = pruning(section)
     assert isinstance(params.schedule, PruningSchedule)
-    assert params.sparsity_at(1.0) == params.sparsity / 2
+    assert params.sparsity_at(0.5) == params.sparsity / 2
     assert params.model_dump()["schedule"] == section
     assert faults({**section, "last": 0, "rounds": 3}) == [
         f"schedule.last = 0: must be {COUNT}",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pipeline
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 FILES = {block.split("\n")[0].removeprefix("# "): block for block in BLOCKS if block[0] == "#"}
-LINES = [block for block in BLOCKS if block[0] != "#"]
+LINES = [block for block in BLOCKS if re.fullmatch(r' +".*",  # in \w+\n', block)]
 REGISTRIES = {
     "NETWORKS": "networks",
     "SOURCES": "data",

@@ -608,3 +608,32 @@ def test_own_code_that_gives_something_else_is_told_so(
     own = {name: f"own_wrong_axes:{value}" for name, value in changes.items()}
     with pytest.raises(MaskError, match=says):
         Pruner.of(prune_params(**own)).masks(nn.Linear(4, 3), 0.5)
+
+
+LOOKING = """
+import torch
+
+class Looking:
+    def scores(self, model, weights, evidence):
+        model(torch.randn(8, 4))  # with BatchNorm's statistics, were it in training mode
+        return dict(weights)  # the weights themselves, which are not to be written to
+    def pooled(self, blocks):
+        return blocks.mean(dim=1)
+"""
+
+
+def test_a_criterion_that_looks_at_the_model_leaves_it_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_looking_criterion.py").write_text(LOOKING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.BatchNorm1d(3))
+    with torch.no_grad():
+        model[0].weight.abs_()
+    pruner = Pruner.of(prune_params(criterion="own_looking_criterion:Looking"))
+    attach(model, pruner.masks(model, 0.25))
+    before = plain_state(model)
+    pruner.masks(model, 0.5)
+    assert model.training
+    after = plain_state(model)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

@@ -296,7 +296,9 @@ def test_a_setting_that_its_class_does_not_take_is_named(
 
 
 def test_every_variant_names_its_paper() -> None:
-    for name in VARIANTS:
+    for name, place in VARIANTS.places.items():
+        if not place.startswith("sparse_sam."):
+            continue  # of one's own
         chosen = VARIANTS.load(name)
         assert "arXiv:" in (chosen.__doc__ or "") + (
             __import__(chosen.__module__, fromlist=["x"]).__doc__ or ""

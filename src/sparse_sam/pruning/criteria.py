@@ -52,7 +52,7 @@ class Criterion(Protocol):
         """A score for every weight, in the shape of its tensor.
 
         Args:
-            model: the network, which is left as it is.
+            model: the network, in evaluation mode, which is left as it is: weights and gradients.
             weights: those of its parameters that are scored, by name.
             evidence: what else may be looked at.
         """

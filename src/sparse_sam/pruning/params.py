@@ -47,10 +47,11 @@ class PruneParams(Section):
             raise ValueError(
                 f"schedule.initial = {asked[0]!r}: must be at most sparsity = {self.sparsity!r}"
             )
-        if sorted(asked) != asked:
+        if sorted(asked) != asked or asked[-1] != self.sparsity:
             raise ValueError(
-                f"schedule.name = {self.schedule.name!r}: its sparsity falls on the way, and "
-                "masks only shrink"
+                f"schedule.name = {self.schedule.name!r}: its sparsity must never fall, and end at "
+                f"sparsity = {self.sparsity!r}; it asks for {asked[0]:.4g} at first and "
+                f"{asked[-1]:.4g} at last"
             )
         return self
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.errors import DivergenceError, MaskError
+from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.masks import Masks, attached_masks, masks_of
 from sparse_sam.pruning.params import PruneParams
@@ -65,7 +66,8 @@ class Pruner:
         evidence = evidence or Evidence()
         weights = self._weights(model, structure, before, evidence)
         criterion = CRITERIA.load(self.criterion)()
-        scores = criterion.scores(model, weights, evidence)
+        with in_evaluation_mode(model):  # whatever it computes, no statistics move
+            scores = criterion.scores(model, weights, evidence)
         units = {}
         for name, weight in weights.items():
             score = scores.pop(name, None)
@@ -74,6 +76,7 @@ class Pruner:
                     f"criterion {self.criterion} must give {name} a tensor of its shape "
                     f"{tuple(weight.shape)}, and gives {_brief(score)}"
                 )
+            score = score.detach()
             if score.isnan().any():
                 raise DivergenceError(
                     f"{name} cannot be pruned by {self.criterion}: its weights, or their "
@@ -84,7 +87,8 @@ class Pruner:
                     f"criterion {self.criterion} gives scores below 0 to weights of {name}"
                 )
             if before:
-                score.masked_fill_(~before[name], -torch.inf)
+                # Not in place: a criterion may give the weights themselves.
+                score = score.masked_fill(~before[name], -torch.inf)
             units[name] = structure.unit_scores(score, criterion.pooled)
         kept = self._kept(units, sparsity, structure, weights)
         masks = {name: structure.mask(kept[name], weight.shape) for name, weight in weights.items()}
