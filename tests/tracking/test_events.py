@@ -1,5 +1,6 @@
 """A journal from anywhere says what a stage could say, and leads nowhere; or it is refused."""
 
+import codecs
 import json
 import re
 import shutil
@@ -284,6 +285,7 @@ def test_whatever_a_journal_says_it_is_read_or_refused(
         events = data.draw(st.permutations(events))
     path = clone / "runs" / "prune.jsonl"
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    codecs.lookup("ascii")  # Python's own
     modules = set(sys.modules)
     try:
         read = read_events(path)
