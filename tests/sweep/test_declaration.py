@@ -124,7 +124,7 @@ LR = "finetune.training.lr"
         ("seeds/reporting", [1, 1], r"seeds.reporting = \[1, 1\]: every seed may stand once"),
         ("seeds/reporting", [-1], r"seeds.reporting\[0\] = -1: must be a whole number, at least 0"),
         ("base/seeds", [1], "base.seeds: is set by the sweep"),
-        ("base/data", {"source": date(2026, 1, 2)}, "base: holds what no parameter can be"),
+        ("base/data", {"source": date(2026, 1, 2)}, "base = .*: holds what no parameter can be"),
         ("axes/size", {"a": {1: 2}}, "axes.size.a: 1 must be the name of a parameter"),
         ("base/prune", 3, "prune.sparsity: prune is no section of parameters"),
         ("base/model", 3, "model = 3: must be a mapping with the keys name"),

@@ -135,10 +135,6 @@ def parse_sweep(content: Any, origin: str = "sweep") -> Sweep:
     read = parse_section(SweepParams, content, origin)
     for key in sorted(SET_BY_SWEEP.keys() & read.base.keys()):
         raise ConfigError(f"{origin}: base.{key}: is set by the sweep; leave it out")
-    try:
-        json.dumps(read.base)
-    except (TypeError, ValueError) as error:  # a date, say
-        raise ConfigError(f"{origin}: base: holds what no parameter can be ({error})") from None
     axes = tuple(_axis(name, value, origin) for name, value in read.axes.items())
     if not read.arms:
         raise ConfigError(f"{origin}: arms = {{}}: there must be an arm")

@@ -1,5 +1,6 @@
 """The sections of ``sweep.yaml``, each checked by itself; ``declaration`` checks them together."""
 
+import json
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,10 @@ _DIGITS = 4
 def _named(value: Any) -> Any:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ValueError("must be a mapping, with names as its keys")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:  # a date, say
+        raise ValueError(f"holds what no parameter can be ({error})") from None
     return value
 
 

@@ -11,19 +11,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# First: it says what MLflow has to be told before it is imported.
-from sparse_sam.tracking.mlflow_store import (  # isort: skip
+from sparse_sam.errors import RefusedError, SparseSamError, TrackingError
+from sparse_sam.tracking.events import PIPELINE
+from sparse_sam.tracking.journal import artifact_path, read_events
+from sparse_sam.tracking.mlflow_store import (
     CONTENT,
     RUN,
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    RunTag,
     Tracker,
     as_tracking_error,
     batches,
 )
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-
-from sparse_sam.errors import RefusedError, SparseSamError, TrackingError
-from sparse_sam.tracking.events import PIPELINE
-from sparse_sam.tracking.journal import artifact_path, read_events
 from sparse_sam.tracking.pipelines import pipeline_content, started_at
 
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100

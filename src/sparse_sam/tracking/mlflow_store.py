@@ -1,6 +1,8 @@
 """A connection to one MLflow store: its experiments, its runs, and what it refuses.
 
 A run is found again by a tag that holds its identity, so that nothing is sent twice.
+
+Alone imports MLflow, which is told some things before; its types are taken from here.
 """
 
 import os
@@ -17,14 +19,37 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from filelock import FileLock
 from google.protobuf.json_format import ParseError
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema, TensorSpec
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from sparse_sam.errors import RefusedError, TrackingError
 from sparse_sam.redaction import redacted
 from sparse_sam.tracking.pipelines import state_folder
+
+__all__ = [
+    "CONTENT",
+    "EXPERIMENT",
+    "RUN",
+    "ColSpec",
+    "Dataset",
+    "DatasetInput",
+    "InputTag",
+    "Metric",
+    "MlflowException",
+    "ModelSignature",
+    "Param",
+    "RunTag",
+    "Schema",
+    "TensorSpec",
+    "Tracker",
+    "as_tracking_error",
+    "batches",
+    "onnx_models",
+]
 
 EXPERIMENT = "sparse-sam"
 RUN, CONTENT = "sparse_sam.run", "sparse_sam.content"
@@ -182,3 +207,10 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def onnx_models() -> Any:
+    """MLflow's module for ONNX models; here, for its import takes as long as all others."""
+    import mlflow.onnx
+
+    return mlflow.onnx

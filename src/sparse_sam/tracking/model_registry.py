@@ -15,12 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# First: it says what MLflow has to be told before it is imported.
-from sparse_sam.tracking.mlflow_store import Tracker, as_tracking_error  # isort: skip
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
-
 from sparse_sam.errors import ExportError
 from sparse_sam.evaluation import Row, gate_table
 from sparse_sam.export import (
@@ -32,6 +26,16 @@ from sparse_sam.export import (
     onnx_requirements,
 )
 from sparse_sam.files import file_hash
+from sparse_sam.tracking.mlflow_store import (
+    ColSpec,
+    MlflowException,
+    ModelSignature,
+    Schema,
+    TensorSpec,
+    Tracker,
+    as_tracking_error,
+    onnx_models,
+)
 
 MODEL, CHAMPION = "sparse-sam", "champion"
 _EXPORT = "sparse_sam.export"
@@ -182,11 +186,9 @@ def _send_model(
     manifest: dict[str, Any],
     example: NDArray[np.uint8],
 ) -> None:
-    import mlflow.onnx
-
     with tempfile.TemporaryDirectory() as temporary:
         model = Path(temporary) / "model"
-        mlflow.onnx.save_model(
+        onnx_models().save_model(
             load_onnx(folder / ONNX),
             model,
             signature=signature(manifest),

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# First: it says what MLflow has to be told before it is imported.
-from sparse_sam.tracking.mlflow_store import RUN, Tracker, as_tracking_error  # isort: skip
-from mlflow.entities import Metric, Param
+from sparse_sam.tracking.mlflow_store import RUN, Metric, Param, Tracker, as_tracking_error
 
 _RUNS_A_PAGE = 1000
 
