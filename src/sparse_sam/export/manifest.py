@@ -19,7 +19,7 @@ from pydantic import (
 from sparse_sam.errors import ExportError
 from sparse_sam.export.channels import Narrowed
 from sparse_sam.export.compression import Size
-from sparse_sam.files import read_json
+from sparse_sam.files import first_fault, read_json
 from sparse_sam.training import Checkpoint, parse_origin
 
 DENSE, SPARSE, NARROW = "dense.safetensors", "sparse.safetensors", "narrow.safetensors"
@@ -138,10 +138,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     try:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ascii(".".join(map(str, fault["loc"])) or "its content")[1:-1][:60]
-        what = f"{where}: {ascii(fault['msg'])[1:-1][:200]}"
-        raise ExportError(f"{path} is damaged ({what}). {_CURE}") from None
+        raise ExportError(f"{path} is damaged ({first_fault(error)}). {_CURE}") from None
     for name, said in manifest["files"].items():
         try:
             content = (folder / name).read_bytes()

@@ -19,6 +19,7 @@ from .registry import Registry as Registry
 from .registry import brief as brief
 from .registry import own_code as own_code
 from .sealing import save_arrays as save_arrays
+from .sections import first_fault as first_fault
 from .sections import parse_section as parse_section
 from .sections import read_yaml as read_yaml
 from .tensorfile import TensorFileError as TensorFileError

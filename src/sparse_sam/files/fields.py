@@ -24,13 +24,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def chosen_section(field: FieldInfo, value: dict[str, Any]) -> type[Section]:
-    """The section that the ``name`` in the value of a field chooses (see ``Registry``)."""
-    registry = next(one for one in field.metadata if isinstance(one, Registry))
-    section: type[Section] = registry.load(value["name"])
-    return section
-
-
 def is_section(field: FieldInfo) -> bool:
     """Whether a field is a mapping of its own."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, Section)

@@ -134,7 +134,9 @@ class Registry(Generic[Entry]):
             return chosen.model_validate(value)
         except ValidationError as error:
             # As a ValueError its faults would be taken for those of the section around it.
-            raise PydanticCustomError("chosen_section", "{error}", {"error": error}) from None
+            raise PydanticCustomError(
+                "chosen_section", "{error}", {"error": error, "section": chosen}
+            ) from None
 
     def check(self, name: Any) -> Any:
         """The name, if the code that it stands for can be found; nothing of it is run.

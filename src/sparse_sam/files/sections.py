@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files.fields import Section, chosen_section, in_words, is_section
+from sparse_sam.files.fields import Section, in_words, is_section
 from sparse_sam.files.registry import brief
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -48,11 +48,9 @@ def _explain_all(error: ValidationError, root: type[Section], above: str = "") -
     # A list with a bad item is reported as too short besides.
     inner = {fault["loc"][:-1] for fault in faults}
     for fault in faults:
-        cause = fault.get("ctx", {}).get("error")
-        if isinstance(cause, ValidationError):  # of a section that was chosen by its name
-            key = ".".join(map(str, fault["loc"]))
-            found = chosen_section(_field(fault["loc"], root), fault["input"])
-            yield from _explain_all(cause, found, f"{above}{key}.")
+        if fault["type"] == "chosen_section":  # its faults are those of what its name chose
+            key, cause = ".".join(map(str, fault["loc"])), fault["ctx"]
+            yield from _explain_all(cause["error"], cause["section"], f"{above}{key}.")
         elif fault["type"] != "too_short" or fault["loc"] not in inner:
             yield above + _explain(fault, root)
 
@@ -95,3 +93,10 @@ def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:
 def _keys(location: tuple[Any, ...], root: type[Section]) -> str:
     section: Any = _field(location, root).annotation
     return ", ".join(section.model_fields)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where, and what: of a file that is no one's to write by hand, in one safe line."""
+    fault = error.errors(include_url=False)[0]
+    where = ascii(".".join(map(str, fault["loc"])) or "its content")[1:-1][:60]
+    return f"{where}: {ascii(fault['msg'])[1:-1][:200]}"

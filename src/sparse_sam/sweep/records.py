@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from sparse_sam.errors import DataError
-from sparse_sam.files import read_json
+from sparse_sam.files import first_fault, read_json
 from sparse_sam.sweep.compute import Diverged, Result
 
 _Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -91,10 +91,7 @@ def _read(path: Path, kind: type[_Kind], cure: str) -> dict[str, Any]:
     try:
         kind.model_validate(read)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        where = ascii(".".join(map(str, fault["loc"])) or "its content")[1:-1][:60]
-        what = f"{where}: {ascii(fault['msg'])[1:-1][:200]}"
-        raise DataError(f"{path} is damaged ({what}). {cure}") from None
+        raise DataError(f"{path} is damaged ({first_fault(error)}). {cure}") from None
     if "key" in read and read["key"] != path.stem:
         raise DataError(f"{path} is damaged (key: it is another's). {cure}")
     return dict(read)
