@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep repro show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
+.PHONY: help setup setup-sweep repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -45,9 +45,16 @@ $(READY_SWEEP): $(READY)
 
 repro: setup ## run what is not up to date of the experiment, and print the comparison
 	@python -m sparse_sam.config
-	@dvc repro
-	@python -m sparse_sam.tracking.publish || true
-	@python -m sparse_sam.evaluation.table
+	@began=$$(date +%s); dvc repro && { python -m sparse_sam.tracking.publish || true; } && \
+		python -m sparse_sam.evaluation.table && python -m sparse_sam.tracking.trainings --since $$began
+
+status: setup ## what `make repro` would run, and why
+	@python -m sparse_sam.config
+	@python -m stages.inputs
+	@dvc status download train_dense prune finetune_sgd finetune_sam evaluate
+
+gc: setup ## what the store holds that nothing here names (REMOVE=yes removes it; docs/caching.md)
+	@python -m sparse_sam.tracking.unused $(if $(filter yes,$(REMOVE)),--remove) $(if $(filter yes,$(SHARED)),--shared)
 
 show: setup ## print the comparison again
 	@python -m sparse_sam.evaluation.table

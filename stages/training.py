@@ -1,27 +1,49 @@
-"""What the training stages share: every arm and seed in turn; files, metrics, progress."""
+"""What the training stages share: every arm and seed, taken or trained; files and metrics."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import product
 
 import torch
 from tqdm import tqdm
 
+from sparse_sam.data import DataInfo
+from sparse_sam.errors import DivergenceError
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
-from sparse_sam.tracking import STAGES, layout, repository_root, state_folder
+from sparse_sam.tracking import (
+    RUN,
+    STAGES,
+    TAKEN,
+    layout,
+    open_store,
+    repository_root,
+    state_folder,
+)
 from sparse_sam.training import (
     DENSE,
     PRUNED,
+    Cost,
+    Dense,
+    Diverged,
+    Environment,
     Epoch,
+    Finetuning,
     Job,
+    Kept,
+    OnRay,
     ResumePoint,
     Trained,
     Trainings,
+    code_hash,
     history_table,
+    keep_training,
+    key_of,
     mean_history,
-    resume_key,
-    train_arms,
+    origin_of,
+    select_device,
+    take_training,
+    train_all,
     training_data_on,
     training_metrics,
 )
@@ -29,50 +51,190 @@ from stages.runner import Stage
 
 
 def train_stage(stage: Stage) -> None:
-    """Train every arm of a stage and every seed, and write checkpoints, histories and metrics.
+    """See that every arm of a stage and every seed is trained; write networks and what is known.
 
-    What a run that was killed had trained is gone on with, and forgotten when the stage has ended
-    well.
+    A training that the store has is taken from there, the same to the byte. Of one that was killed
+    what it had trained is gone on with, and forgotten when the stage has ended well.
     """
     params, seeds, journal = stage.params, stage.params.seeds, stage.journal
     arms = STAGES[stage.name].arms
     torch.set_num_threads(params.threads)
-    data = training_data_on(layout.dataset, params.device)
-    device, info = data.train.labels.device.type, data.info
-    journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
-    jobs = list(product(arms, seeds))
-    points = _resume_points(stage, jobs, [info.fingerprint, device])
     with ExitStack() as stack:
+        engine = stack.enter_context(_engine(stage))
+        device = "cpu" if engine else params.device
+        data = training_data_on(layout.dataset, device)
+        info = data.info
+        journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
+        tasks = {(arm, seed): _task(stage, arm, seed, info) for arm in arms for seed in seeds}
+        environment = (
+            engine.environment(params.threads)
+            if engine
+            else Environment.here(select_device(device), params.threads)
+        )
+        keys = {job: key_of(task, environment) for job, task in tasks.items()}
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in arms}
+        places = {job: folders[job[0]] / layout.checkpoint(*job).name for job in tasks}
+        points = _resume_points(stage, keys)
         trainings = Trainings(
             name=stage.name,
             dataset=layout.dataset,
-            device=params.device,
-            model=params.model.name,
-            dense=params.train_dense,
-            finetuning=params.finetune,
-            pruning=params.prune,
+            device=device,
+            tasks=tasks,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
-            checkpoints={job: folders[job[0]] / layout.checkpoint(*job).name for job in jobs},
+            checkpoints=places,
             points=points,
         )
-        total = len(seeds) * sum(map(trainings.epochs, arms))
+        results = _Results(stage, trainings, keys)
+        results.take(info)
         progress = stack.enter_context(
-            tqdm(total=total, desc=stage.name, unit="epoch", disable=None)
+            tqdm(
+                total=sum(map(trainings.epochs, results.missing)),
+                desc=stage.name,
+                unit="epoch",
+                disable=None if results.missing else True,
+            )
         )
 
         def on_epoch(job: Job, row: Epoch) -> None:
-            child = f"{job[0]} seed {job[1]}"
-            if row.epoch == 0:
-                journal.child(child, {"arm": job[0], "seed": job[1]})
             progress.update(min(row.epoch, 1))
-            values = asdict(row)
-            journal.metrics(values, step=values.pop("epoch"), child=child)
+            results.tell(job, row)
 
-        histories = train_arms(trainings, arms, seeds, threads=params.threads, on_epoch=on_epoch)
+        train_all(
+            trainings,
+            results.missing,
+            threads=params.threads,
+            engine=engine,
+            on_epoch=on_epoch,
+            on_done=results.keep,
+        )
+    results.say()
+    _write(stage, info, results.histories)
+    report_checkpoints(stage)
+    stage.afterwards.extend(point.remove for point in points.values())
+
+
+@contextmanager
+def _engine(stage: Stage) -> Iterator[OnRay | None]:
+    """The cluster that trains; None trains here."""
+    chosen = stage.params.engine.model_dump()
+    if chosen["name"] != "ray":
+        yield None
+        return
+    engine = OnRay(chosen["address"], threads=stage.params.threads)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuning:
+    """What one training is made by."""
+    params, model = stage.params, stage.params.model
+    if arm == DENSE:
+        return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files)
+    pruned = layout.checkpoint(PRUNED, seed)
+    # (Whoever starts from it says so if it is missing.)
+    start = file_hash(pruned, "sha256") if pruned.is_file() else ""
+    return Finetuning(start, model.name, params.prune, arm, params.finetune, seed, model.files)
+
+
+def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoint]:
+    """Where each training is saved on its way, by all that makes it."""
+    folder = state_folder(repository_root()) / "resume"
+    every = stage.params.save_every_steps
+    return {job: ResumePoint(folder, key, every) for job, key in keys.items()}
+
+
+class _Results:
+    """The histories of a stage's trainings: from the store, or as they come."""
+
+    def __init__(self, stage: Stage, trainings: Trainings, keys: Mapping[Job, str]) -> None:
+        self._stage, self._trainings, self._keys = stage, trainings, keys
+        self._store = open_store(repository_root())
+        self._codes = {job: task.code() for job, task in trainings.tasks.items()}
+        self._code = {roots: code_hash(roots) for roots in set(self._codes.values())}
+        self.histories: dict[Job, list[Epoch]] = {}
+        self._trained: set[Job] = set()
+
+    @property
+    def missing(self) -> list[Job]:
+        """What is to be trained."""
+        return [job for job in self._keys if job not in self.histories]
+
+    def take(self, info: DataInfo) -> None:
+        """Take what the store has. Raises DivergenceError if that is that it diverged."""
+        for job, key in self._keys.items():
+            expected = origin_of(self._stage.params.model.name, info, *job)
+            place, epochs = self._trainings.checkpoints[job], self._trainings.epochs(job)
+            found = take_training(self._store, key, place, expected, epochs)
+            if isinstance(found, Diverged):
+                raise DivergenceError(found.why)
+            if found is not None:
+                self._begin(job, found)
+                for row in found.history:
+                    self._tell(job, row)
+                self.histories[job] = found.history
+
+    def tell(self, job: Job, row: Epoch) -> None:
+        """Write a row of what is trained now into the journal."""
+        if row.epoch == 0:
+            self._begin(job, None)
+        self._tell(job, row)
+
+    def keep(self, job: Job, history: list[Epoch], cost: Cost) -> None:
+        """Take a training that was done now, and put it into the store."""
+        self.histories[job] = history
+        self._trained.add(job)
+        roots = self._codes[job]
+        if code_hash(roots) != self._code[roots]:
+            sys.stderr.write(
+                f"warning: {self._trainings.called(job)}: its code was changed while it was "
+                "trained, so it is not kept in the store; run the stage again\n"
+            )
+            return
+        task, place = self._trainings.tasks[job], self._trainings.checkpoints[job]
+        try:
+            keep_training(
+                self._store, self._keys[job], task, history, place, cost, self._stage.journal.run
+            )
+        except OSError as error:
+            sys.stderr.write(
+                f"warning: the store could not keep {self._trainings.called(job)} "
+                f"({error.filename or self._store.folder}: {error.strerror or error}); the result "
+                "itself is not lost\n"
+            )
+
+    def say(self) -> None:
+        """How many of how many were trained now."""
+        taken = len(self._keys) - len(self._trained)
+        self._stage.journal.metrics({RUN: float(len(self._trained)), TAKEN: float(taken)})
+        sys.stdout.write(
+            f"{self._stage.name}: {len(self._trained)} of {len(self._keys)} trainings run, "
+            f"{taken} taken from the store\n"
+        )
+
+    def _begin(self, job: Job, found: Kept | None) -> None:
+        """Begin a training's run: whether it was trained here, or by which run of the stage."""
+        child = {"arm": job[0], "seed": job[1], "training": self._keys[job]}
+        if found is not None:
+            child["taken_from"] = found.run or found.cost.worker
+        self._stage.journal.child(_child(job), child)
+
+    def _tell(self, job: Job, row: Epoch) -> None:
+        values = asdict(row)
+        self._stage.journal.metrics(values, step=values.pop("epoch"), child=_child(job))
+
+
+def _child(job: Job) -> str:
+    return f"{job[0]} seed {job[1]}"
+
+
+def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -> None:
+    """Write histories and metrics, from the networks as they lie on disk."""
+    seeds, journal, arms = stage.params.seeds, stage.journal, STAGES[stage.name].arms
     metrics = {}
     for arm in arms:
-        networks = [layout.load_arm(arm, seed, info, params.model.name) for seed in seeds]
+        networks = [layout.load_arm(arm, seed, info, stage.params.model.name) for seed in seeds]
         trained = [
             Trained(one, histories[arm, seed]) for seed, one in zip(seeds, networks, strict=True)
         ]
@@ -86,25 +248,6 @@ def train_stage(stage: Stage) -> None:
             journal.metrics(values, step=step, seconds=means["seconds"])
         journal.metrics({f"{prefix}sparsity": metrics[arm]["sparsity"]})
     write_json(layout.metrics(stage.name), metrics)
-    report_checkpoints(stage)
-    stage.afterwards.extend(point.remove for point in points.values())
-
-
-def _resume_points(
-    stage: Stage, jobs: Sequence[Job], made_by: Sequence[str]
-) -> dict[Job, ResumePoint]:
-    """Where each training is saved, named after all that makes it."""
-    params = {key: value for key, value in stage.own_params.items() if key != "seeds"}
-    named = [stage.name, params, stage.params.model.name, *made_by]
-    folder = state_folder(repository_root()) / "resume"
-
-    def start(arm: str, seed: int) -> list[str]:
-        pruned = layout.checkpoint(PRUNED, seed)
-        # (load_arm says so if it is missing.)
-        return [file_hash(pruned)] if arm != DENSE and pruned.is_file() else []
-
-    every = stage.params.save_every_steps
-    return {job: ResumePoint(folder, resume_key(*named, *job, *start(*job)), every) for job in jobs}
 
 
 def report_checkpoints(stage: Stage) -> None:

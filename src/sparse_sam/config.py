@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from sparse_sam.data import DataParams
 from sparse_sam.errors import ConfigError
@@ -18,7 +18,14 @@ from sparse_sam.evaluation import EvaluateParams
 from sparse_sam.files import CountOrNull, Section, Seed, parse_section, read_yaml
 from sparse_sam.networks import ModelParams
 from sparse_sam.pruning import PruneParams
-from sparse_sam.training import DenseParams, Device, FinetuneParams, Threads
+from sparse_sam.training import (
+    ENGINES,
+    DenseParams,
+    Device,
+    EngineParams,
+    FinetuneParams,
+    Threads,
+)
 
 
 def _list_as_tuple(value: Any) -> Any:
@@ -32,6 +39,7 @@ class Params(Section):
     device: Device
     threads: Threads
     save_every_steps: CountOrNull
+    engine: Annotated[SerializeAsAny[EngineParams], ENGINES]
     data: DataParams
     model: ModelParams
     train_dense: DenseParams
@@ -43,6 +51,15 @@ class Params(Section):
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds = {list(self.seeds)}: every seed may stand once only")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_fits_the_device(self) -> Self:
+        if self.engine.name == "ray" and self.device == "cuda":
+            raise ValueError(
+                "device = 'cuda': engine ray trains on the CPUs of its nodes; allowed: auto, cpu, "
+                "or engine: {name: processes}"
+            )
         return self
 
     def flat(self, sections: Sequence[str] | None = None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from sparse_sam.pruning.masks import plain_state
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import finetune, train_dense
 from sparse_sam.training.loop import train
-from sparse_sam.training.optimizers import make_sgd
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.with_sgd import make_sgd
 from studies.notebook import report
 from studies.notebook.faults import VARIANTS, Faults, finetune_with, prune
 from studies.notebook.run import describe

@@ -40,7 +40,7 @@ def declared(
                     "folder": str(idx_folder),
                     "mirror": None,
                 },
-                "model": {"name": tiny_net},
+                "model": {"name": tiny_net, "files": []},
                 "train_dense": {**recipe, "optimizer": "sgd", "sam": sam_values()},
                 "prune": prune_values(),
                 "finetune": {"training": dict(recipe), "sam": sam_values()},

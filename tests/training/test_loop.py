@@ -25,8 +25,9 @@ from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.masks import Masks, attach, plain_state
 from sparse_sam.training.epoch import Batches, split_order
 from sparse_sam.training.loop import Epoch, evaluate, train
-from sparse_sam.training.optimizers import make_sam, make_sgd
 from sparse_sam.training.params import TrainingParams
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

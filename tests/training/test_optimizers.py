@@ -16,9 +16,11 @@ from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.learning_rates import constant, cosine
-from sparse_sam.training.optimizers import check_holds, make_sam, make_sgd
+from sparse_sam.training.optimizers import check_holds
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.registry import LEARNING_RATES
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 from sparse_sam.data.tensors import TrainingData
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.loop import train
-from sparse_sam.training.optimizers import make_sam, make_sgd
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import sam_params
 
 Recipe = Callable[..., TrainingParams]

@@ -25,9 +25,10 @@ from sparse_sam.pruning.masks import attach, plain_state
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
-from sparse_sam.training.optimizers import make_sam, make_sgd
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.resume import ResumePoint, resume_key
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from sparse_sam.training.worker import on_threads
 from tests.recipes import sam_params
 

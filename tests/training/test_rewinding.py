@@ -18,10 +18,10 @@ from sparse_sam.pruning.params import PruneParams
 from sparse_sam.training import experiment
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import finetune, prune, train_dense
-from sparse_sam.training.optimizers import make_sgd
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.registry import LEARNING_RATES
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]

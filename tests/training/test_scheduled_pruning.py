@@ -29,10 +29,12 @@ from sparse_sam.training import experiment
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained, finetune, prune, train_dense
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.optimizers import forget_everything, forget_pruned, make_sam, make_sgd
+from sparse_sam.training.optimizers import forget_everything, forget_pruned
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]

@@ -16,9 +16,10 @@ from sparse_sam.pruning.masks import Masks, attach, attached_masks, plain_state
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.experiment import finetune, initial_checkpoint, prune
 from sparse_sam.training.loop import Epoch, train
-from sparse_sam.training.optimizers import make_sam, make_sgd
 from sparse_sam.training.params import FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.with_sam import make_sam
+from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]

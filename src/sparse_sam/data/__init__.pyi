@@ -2,6 +2,7 @@ from .augmentation import random_shifts as random_shifts
 from .augmentation import shift as shift
 from .dataset import DataInfo as DataInfo
 from .dataset import save_dataset as save_dataset
+from .outer import outer_path as outer_path
 from .params import DataParams as DataParams
 from .prepare import read_data as read_data
 from .raw import RawData as RawData

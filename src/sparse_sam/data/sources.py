@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from sparse_sam.data.idx import NAMES, Bytes, read_files, read_folder
+from sparse_sam.data.outer import outer_path, repository
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, Source
-from sparse_sam.errors import DataError
 from sparse_sam.files import file_hash
 
 _SAMPLE_TEST_IMAGES = 1000
@@ -48,7 +48,7 @@ def _torchvision(name: str, params: DataParams) -> RawData:
 
     folder = cache_folder() / params.source
     listed, mirrors = resources(name)
-    fetch(listed, [params.mirror] if params.mirror else mirrors, folder, root=_root())
+    fetch(listed, [params.mirror] if params.mirror else mirrors, folder, root=repository())
     # Exactly what was fetched: another file in the cache has no checksum to answer to.
     files = {key: folder / f"{name}.gz" for key, name in NAMES.items()}
     return _from_arrays(params.source, read_files(files), files)
@@ -56,19 +56,7 @@ def _torchvision(name: str, params: DataParams) -> RawData:
 
 def _idx(params: DataParams) -> RawData:
     """A folder of four idx files; a relative one is relative to the repository's root."""
-    try:
-        folder = _root() / Path(params.folder or "").expanduser()
-    except RuntimeError as error:  # ~somebody, who is not known here
-        raise DataError(f"data.folder = {params.folder!r} is not a folder: {error}") from None
-    return _from_arrays(params.source, *read_folder(folder))
-
-
-def _root() -> Path:
-    """What relative folders in the parameters are relative to.
-
-    Experiments of DVC run in a copy of the repository; DVC_ROOT names the repository.
-    """
-    return Path(os.environ.get("DVC_ROOT", "."))
+    return _from_arrays(params.source, *read_folder(outer_path(params.folder or "")))
 
 
 def _from_arrays(source: str, arrays: Mapping[str, Bytes], files: Mapping[str, Path]) -> RawData:

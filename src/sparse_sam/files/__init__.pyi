@@ -6,6 +6,8 @@ from .atomic import read_json as read_json
 from .atomic import write_csv as write_csv
 from .atomic import write_json as write_json
 from .atomic import write_text as write_text
+from .code import code_of as code_of
+from .content import Contents as Contents
 from .fields import BelowOne as BelowOne
 from .fields import Count as Count
 from .fields import CountOrNull as CountOrNull
@@ -14,14 +16,16 @@ from .fields import NotNegative as NotNegative
 from .fields import Positive as Positive
 from .fields import Section as Section
 from .fields import Seed as Seed
+from .fields import chosen_places as chosen_places
 from .fields import in_words as in_words
 from .registry import Registry as Registry
 from .registry import brief as brief
-from .registry import own_code as own_code
 from .sealing import save_arrays as save_arrays
 from .sections import first_fault as first_fault
 from .sections import parse_section as parse_section
 from .sections import read_yaml as read_yaml
+from .store import Remote as Remote
+from .store import Store as Store
 from .tensorfile import TensorFileError as TensorFileError
 from .tensorfile import load_tensors as load_tensors
 from .tensorfile import save_tensors as save_tensors

@@ -29,6 +29,19 @@ def is_section(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 
 
+def chosen_places(section: Section) -> list[str]:
+    """Where the code is that a section chooses by name, as ``package.module:attribute``, sorted."""
+    found: set[str] = set()
+    for name, field in type(section).model_fields.items():
+        value: Any = getattr(section, name)
+        for registry in field.metadata:
+            if isinstance(registry, Registry):
+                found.add(registry.place(value if isinstance(value, str) else value.name))
+        if isinstance(value, Section):
+            found.update(chosen_places(value))
+    return sorted(found)
+
+
 _TYPES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -47,7 +60,8 @@ def in_words(field: FieldInfo) -> str:
         return "a mapping"
     if get_origin(hint) is tuple:
         item = FieldInfo.from_annotation(get_args(hint)[0])
-        return f"a list of one or more, each {in_words(item)}"
+        least = any(getattr(limit, "min_length", 0) for limit in field.metadata)
+        return f"a list{' of one or more' if least else ''}, each {in_words(item)}"
     types = get_args(hint) or (hint,)
     words = " or ".join(map(_type_in_words, types))
     bounds = [

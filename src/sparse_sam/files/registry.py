@@ -11,12 +11,10 @@ itself, whose ``name`` chooses and whose other keys what is chosen knows, is
 ``Annotated[SerializeAsAny[Base], SCHEDULES]``.
 """
 
-import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -24,7 +22,6 @@ from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files.atomic import file_hash
 from sparse_sam.redaction import redacted
 
 Entry = TypeVar("Entry")
@@ -71,6 +68,10 @@ class Registry(Generic[Entry]):
         """What the parameter may be, in words."""
         return f"one of {', '.join(self.places)}, or package.module:attribute"
 
+    def place(self, name: str) -> str:
+        """Where the code of a name is, as ``package.module:attribute``; it need not be there."""
+        return self.places.get(name, name)
+
     def load(self, name: str) -> Entry:
         """The code that a name stands for, imported.
 
@@ -85,7 +86,7 @@ class Registry(Generic[Entry]):
     def _imported(self, name: Any) -> Entry:
         self.check(name)
         try:
-            found = _at(self.places.get(name, name))
+            found = _at(self.place(name))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a module does
             why = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
             raise ValueError(f"cannot be imported ({why}); allowed: {self.allowed}") from None
@@ -169,45 +170,3 @@ class Registry(Generic[Entry]):
 def _at(place: str) -> Any:
     module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
-
-
-def own_code(parameters: Any) -> dict[str, str]:
-    """SHA-256 of the user's own code that parameters name, by name.
-
-    Of a module that stands alone, its file; of one in a package, all Python files of the package.
-    What is imported from elsewhere is not followed.
-
-    Args:
-        parameters: a tree of plain values; every ``package.module:attribute`` in it counts.
-    """
-    match parameters:
-        case dict():
-            inner: Iterable[Any] = parameters.values()
-        case list() | tuple():
-            inner = parameters
-        case str():
-            module, _, attribute = parameters.partition(":")
-            parts = module.split(".")
-            if not (attribute.isidentifier() and all(map(str.isidentifier, parts))):
-                return {}
-            try:
-                spec = importlib.util.find_spec(module) and importlib.util.find_spec(parts[0])
-            except (ImportError, ValueError):  # it only looks like the place of code
-                return {}
-            hashes = [file_hash(file, "sha256") for file in _files_of(spec)]
-            if len(hashes) > 1:
-                return {parameters: hashlib.sha256(" ".join(hashes).encode()).hexdigest()}
-            return {parameters: hashes[0]} if hashes else {}
-        case _:
-            return {}
-    return {name: found for one in inner for name, found in own_code(one).items()}
-
-
-def _files_of(spec: ModuleSpec | None) -> list[Path]:
-    """The Python files of a module, or of a whole package."""
-    if spec is None:
-        return []
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    if folders:
-        return sorted(file for folder in folders for file in folder.rglob("*.py"))
-    return [Path(spec.origin)] if spec.has_location and spec.origin else []

@@ -49,6 +49,9 @@ class _Structures(Registry[Any]):
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or kept_of_group(name) is not None
 
+    def place(self, name: str) -> str:
+        return super().place("N:M" if kept_of_group(name) else name)
+
     def check(self, name: Any) -> Any:
         if kept_of_group(name):
             return name

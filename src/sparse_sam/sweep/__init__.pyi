@@ -2,9 +2,6 @@ from .declaration import SET_BY_SWEEP as SET_BY_SWEEP
 from .declaration import Sweep as Sweep
 from .declaration import load_sweep as load_sweep
 from .declaration import parse_sweep as parse_sweep
-from .engines import Engine as Engine
-from .engines import Sequential as Sequential
-from .on_ray import OnRay as OnRay
 from .one_cell import reproduce as reproduce
 from .store import Store as Store
 from .sweeping import run_sweep as run_sweep

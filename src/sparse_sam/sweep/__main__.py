@@ -12,8 +12,8 @@ from sparse_sam.redaction import guard_output
 from sparse_sam.sweep.declaration import Sweep, load_sweep
 
 if TYPE_CHECKING:
-    from sparse_sam.sweep.engines import Engine
     from sparse_sam.sweep.sweeping import Swept
+    from sparse_sam.training import Engine
 
 
 def arguments_of() -> argparse.ArgumentParser:
@@ -29,7 +29,9 @@ def arguments_of() -> argparse.ArgumentParser:
     parser.add_argument("--address", help="of a running Ray cluster; without, one begins here")
     parser.add_argument("--cores", type=int, help="of this machine, for a Ray that begins here")
     parser.add_argument(
-        "--store", type=Path, help="where results are kept (.sparse-sam/sweeps/<name>)"
+        "--store",
+        type=Path,
+        help="a folder for all of it (.sparse-sam/sweeps/<name>, with results in the store)",
     )
     parser.add_argument("--table", type=Path, help="where the table goes (<store>/<name>.csv)")
     parser.add_argument("--cell", metavar="NAME", help="compute this one cell anew, and print it")
@@ -67,11 +69,11 @@ def run(sweep: Sweep, asked: argparse.Namespace) -> int:
     from sparse_sam.sweep.store import Store
     from sparse_sam.sweep.sweeping import run_sweep
     from sparse_sam.sweep.table import write_costs, write_table
-    from sparse_sam.tracking import repository_root, state_folder
+    from sparse_sam.tracking import open_store, repository_root, state_folder
 
     root = repository_root()
     folder = asked.store or state_folder(root) / "sweeps" / sweep.name
-    store = Store(folder)
+    store = Store(folder, None if asked.store else open_store(root))
     with engine_of(asked) as engine, Sending(store, root, idle=asked.no_mlflow):
         swept = run_sweep(sweep, store, engine, Progress(sweep.name, engine.workers))
         for path in filter(None, (store.table(sweep.name), asked.table)):
@@ -103,11 +105,11 @@ def _complain(swept: "Swept", folder: Path) -> int:
 def engine_of(asked: argparse.Namespace) -> "Iterator[Engine]":
     """The engine that was asked for, and its end."""
     if asked.engine == "sequential":
-        from sparse_sam.sweep.engines import Sequential
+        from sparse_sam.training import Sequential
 
         yield Sequential()
         return
-    from sparse_sam.sweep.on_ray import OnRay
+    from sparse_sam.training import OnRay
 
     engine = OnRay(asked.address, asked.cores)
     try:

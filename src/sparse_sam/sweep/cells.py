@@ -11,10 +11,25 @@ from typing import Literal
 from sparse_sam.data import DataParams
 from sparse_sam.errors import SparseSamError
 from sparse_sam.sweep.declaration import Arm, Changes, Regime, Sweep
-from sparse_sam.sweep.work import Dense, Work, identity, key_of
+from sparse_sam.sweep.work import Work
+from sparse_sam.training import Dense, Environment, identity, key_of
 
 Purpose = Literal["choose", "report"]
-Fingerprints = Mapping[DataParams, str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What must be known to name cells.
+
+    Attributes:
+        fingerprints: of the data sets, by their parameters.
+        environment: in which cells are computed.
+    """
+
+    fingerprints: Mapping[DataParams, str]
+    environment: Environment
+
+
 Chosen = Mapping[tuple[Regime, str], Changes]
 """The candidate of every regime and arm that was chosen."""
 
@@ -31,7 +46,7 @@ class Cell:
         seed: of everything random.
         work: what is computed; cells of different names may share it.
         name: SHA-256 of the work's parameters and data.
-        key: the same with the version of the code.
+        key: the same with the code and what it is run on: where its result is kept.
     """
 
     purpose: Purpose
@@ -51,7 +66,7 @@ def data_of(sweep: Sweep) -> list[DataParams]:
     return list(dict.fromkeys(found))
 
 
-def choosing_cells(sweep: Sweep, fingerprints: Fingerprints) -> Iterator[Cell]:
+def choosing_cells(sweep: Sweep, known: Known) -> Iterator[Cell]:
     """Every candidate of the arms that have a choice, for every seed that chooses.
 
     Where nothing is reported every arm is tried, whether it has a choice or not.
@@ -61,27 +76,27 @@ def choosing_cells(sweep: Sweep, fingerprints: Fingerprints) -> Iterator[Cell]:
             if len(arm.candidates) > 1 or not sweep.seeds.reporting:
                 for candidate in arm.candidates:
                     for seed in sweep.seeds.choosing:
-                        yield _cell(sweep, fingerprints, "choose", regime, arm, candidate, seed)
+                        yield _cell(sweep, known, "choose", regime, arm, candidate, seed)
 
 
-def reporting_cells(sweep: Sweep, fingerprints: Fingerprints, chosen: Chosen) -> Iterator[Cell]:
+def reporting_cells(sweep: Sweep, known: Known, chosen: Chosen) -> Iterator[Cell]:
     """The chosen candidate of every arm that has one, for every seed that is reported."""
     for regime in sweep.regimes():
         for arm in sweep.arms:
             if (regime, arm.name) in chosen:
                 candidate = chosen[regime, arm.name]
                 for seed in sweep.seeds.reporting:
-                    yield _cell(sweep, fingerprints, "report", regime, arm, candidate, seed)
+                    yield _cell(sweep, known, "report", regime, arm, candidate, seed)
 
 
-def possible_cells(sweep: Sweep, fingerprints: Fingerprints) -> Iterator[Cell]:
+def possible_cells(sweep: Sweep, known: Known) -> Iterator[Cell]:
     """Every cell that there could be, whatever is chosen."""
-    yield from choosing_cells(sweep, fingerprints)
+    yield from choosing_cells(sweep, known)
     for regime in sweep.regimes():
         for arm in sweep.arms:
             for candidate in arm.candidates:
                 for seed in sweep.seeds.reporting:
-                    yield _cell(sweep, fingerprints, "report", regime, arm, candidate, seed)
+                    yield _cell(sweep, known, "report", regime, arm, candidate, seed)
 
 
 def find(cells: Sequence[Cell], name: str) -> Cell:
@@ -104,7 +119,7 @@ def find(cells: Sequence[Cell], name: str) -> Cell:
 
 def _cell(
     sweep: Sweep,
-    fingerprints: Fingerprints,
+    known: Known,
     purpose: Purpose,
     regime: Regime,
     arm: Arm,
@@ -112,7 +127,8 @@ def _cell(
     seed: int,
 ) -> Cell:
     params = sweep.params(regime, arm, candidate, seed)
-    dense = Dense(fingerprints[params.data], params.model.name, params.train_dense, seed)
+    fingerprint, model = known.fingerprints[params.data], params.model
+    dense = Dense(fingerprint, model.name, params.train_dense, seed, model.files)
     reported = purpose == "report"
     work = Work(
         dense=dense,
@@ -122,4 +138,13 @@ def _cell(
         flatness=sweep.flatness if reported else None,
         tested=reported,
     )
-    return Cell(purpose, regime, arm.name, candidate, seed, work, identity(work), key_of(work))
+    return Cell(
+        purpose,
+        regime,
+        arm.name,
+        candidate,
+        seed,
+        work,
+        identity(work),
+        key_of(work, known.environment),
+    )

@@ -13,6 +13,7 @@ from sparse_sam.errors import DivergenceError
 from sparse_sam.evaluation import sharpness, some_images
 from sparse_sam.training import (
     Checkpoint,
+    Diverged,
     Trained,
     evaluate,
     finetune,
@@ -22,14 +23,8 @@ from sparse_sam.training import (
 )
 
 if TYPE_CHECKING:
-    from sparse_sam.sweep.work import Dense, Work
-
-
-@dataclass(frozen=True)
-class Diverged:
-    """A training whose loss or weights became infinite or NaN: a finding, and no fault."""
-
-    why: str
+    from sparse_sam.sweep.work import Work
+    from sparse_sam.training import Dense
 
 
 @dataclass(frozen=True)
@@ -63,13 +58,19 @@ class Result:
     sharpness: float | None = None
 
 
-def dense_network(dense: "Dense", data: TrainingData) -> Checkpoint | Diverged:
+def dense_network(dense: "Dense", data: TrainingData) -> Trained | Diverged:
     """Train the network that cells share."""
     try:
-        trained = train_dense(data, dense.model, dense.recipe, dense.seed, lambda _: None)
+        return train_dense(data, dense.model, dense.recipe, dense.seed, lambda _: None)
     except DivergenceError as error:
         return Diverged(str(error))
-    return trained.checkpoint
+
+
+def measure(
+    work: "Work", dense: Checkpoint | Diverged, data: TrainingData, test: TestData | None
+) -> Result:
+    """A cell: one that chooses, or, where the test set is given, one that is reported."""
+    return choose(work, dense, data) if test is None else report(work, dense, data, test)
 
 
 def choose(work: "Work", dense: Checkpoint | Diverged, data: TrainingData) -> Result:

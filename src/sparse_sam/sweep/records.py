@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sparse_sam.errors import DataError
 from sparse_sam.files import first_fault, read_json
-from sparse_sam.sweep.compute import Diverged, Result
+from sparse_sam.sweep.compute import Result
+from sparse_sam.training import Cost, KeptCost
 
 _Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
@@ -23,13 +24,6 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class _Cost(_Strict):
-    seconds: Annotated[float, Field(ge=0)]
-    worker: _Text
-    # Up to the year 9999.
-    ended: Annotated[float, Field(ge=0, lt=253_402_300_800)]
-
-
 def _fields_of(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {field.name: (hints[field.name], ...) for field in fields(kind)}
@@ -39,14 +33,9 @@ _Found = create_model("_Found", __base__=_Strict, **_fields_of(Result))
 
 
 class _Record(_Strict):
-    key: _Key
     work: dict[str, Any]  # what made it, for who looks; never read back
     result: _Found  # type: ignore[valid-type]
-    cost: _Cost
-
-
-class _Diverged(_Strict):
-    why: Annotated[str, StringConstraints(max_length=5000)]
+    cost: KeptCost
 
 
 class _PlannedCell(_Strict):
@@ -60,21 +49,17 @@ class _PlannedCell(_Strict):
 class _Plan(_Strict):
     name: _Name
     identity: _Key
+    dense: list[_Key]
     cells: list[_PlannedCell]
 
 
 _Kind = TypeVar("_Kind", bound=_Strict)
 
 
-def read_record(path: Path) -> tuple[Result, dict[str, Any]]:
-    """What a cell's file says it found, and what it took. Raises DataError, naming file and key."""
-    read = _read(path, _Record, "Delete it: the cell is then computed again.")
-    return Result(**read["result"]), read["cost"]
-
-
-def read_diverged(path: Path) -> Diverged:
-    """Why a dense network diverged. Raises DataError, naming file and key."""
-    return Diverged(**_read(path, _Diverged, "Delete it: the network is then trained again."))
+def parse_record(about: Any) -> tuple[Result, Cost]:
+    """What a store says of a cell: what it found, and what it took. Raises ValidationError."""
+    _Record.model_validate(about)
+    return Result(**about["result"]), Cost(**about["cost"])
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -92,6 +77,4 @@ def _read(path: Path, kind: type[_Kind], cure: str) -> dict[str, Any]:
         kind.model_validate(read)
     except ValidationError as error:
         raise DataError(f"{path} is damaged ({first_fault(error)}). {cure}") from None
-    if "key" in read and read["key"] != path.stem:
-        raise DataError(f"{path} is damaged (key: it is another's). {cure}")
     return dict(read)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from sparse_sam.errors import SparseSamError
 from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.sweep.store import Store
-from sparse_sam.tracking import launcher, repository_root
+from sparse_sam.tracking import launcher, open_store, repository_root
 
 if TYPE_CHECKING:
     from sparse_sam.tracking import SweepRuns, Tracker
@@ -114,8 +114,8 @@ class Sender:
             runs = self._runs[identity]
             done = [cell for cell in content["cells"] if cell["key"] in finished]
             for cell in done:
-                if not runs.has(cell):
-                    result, cost = self.store.record(cell["key"])
+                if not runs.has(cell) and (record := self.store.record(cell["key"])):
+                    result, cost = record
                     measures = {k: float(v) for k, v in asdict(result).items() if v is not None}
                     runs.send(cell, measures, seconds=cost.seconds, ended=cost.ended)
                     self.sent += 1
@@ -134,7 +134,10 @@ def main() -> int:
     try:
         from sparse_sam.tracking import Tracker
 
-        sender = Sender(Store(asked.store), Tracker(repository_root()))
+        root = repository_root()
+        is_apart = (asked.store / "entries").is_dir()
+        results = None if is_apart else open_store(root)
+        sender = Sender(Store(asked.store, results), Tracker(root))
         # The input of one that follows a sweep ends when that does, however it does.
         while FOLLOWING in os.environ and not _input_ended():
             sender.send(last=False)

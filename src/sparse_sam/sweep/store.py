@@ -1,59 +1,65 @@
-"""A sweep's results on disk, as they come: one file a cell, whole or not at all.
+"""A sweep's folder: which cells it is made of, what became of them, and where their results are.
 
 ::
 
-    STORE/cells/<key>.json           what a cell found, and what it was
-    STORE/dense/<key>.safetensors    a dense network that cells share, or <key>.json: it diverged
-    STORE/sweeps/<identity>.json     a sweep's cells, for whoever shows them
-    STORE/<name>.csv                 its table
-    STORE/log.jsonl                  what was begun, done and failed, and when
-    STORE/lock                       held while a sweep writes here
+    FOLDER/sweeps/<identity>.json     a sweep's cells, for whoever shows them
+    FOLDER/<name>.csv                 its table
+    FOLDER/log.jsonl                  what was begun, done and failed, and when
+    FOLDER/lock                       held while a sweep writes here
 
-Keys are hashes of what makes a result, so sweeps may share a store, and a file that is there is
-never computed again. Nothing here is pickled.
+Results lie in a store of ``files.Store``, under keys that are hashes of what makes them: sweeps and
+stages share it, and what is there is never computed again. Nothing here is pickled.
 """
 
 import json
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
+from sparse_sam import files
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import write_json
+from sparse_sam.files import first_fault, write_json
 from sparse_sam.redaction import redacted_values
-from sparse_sam.sweep.compute import Diverged, Result
-from sparse_sam.sweep.records import read_diverged, read_plan, read_record
-from sparse_sam.sweep.work import Dense, Work
-from sparse_sam.training import DENSE, Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.sweep.compute import Result
+from sparse_sam.sweep.records import parse_record, read_plan
+from sparse_sam.sweep.work import Work
+from sparse_sam.training import (
+    Checkpoint,
+    Cost,
+    Dense,
+    Diverged,
+    Origin,
+    Trained,
+    keep_training,
+    load_checkpoint,
+    save_checkpoint,
+    take_training,
+)
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What computing a cell took, and where it was done: never compared.
-
-    Attributes:
-        seconds: of the worker, with all that the cell needed.
-        worker: node and process.
-        ended: seconds since 1970.
-    """
-
-    seconds: float
-    worker: str
-    ended: float
+CELL = "cell"
+"""The kind of a cell's result."""
 
 
 class Store:
-    """A folder of results. Reading takes no lock; writing is one process's at a time."""
+    """A sweep's folder, and the store of results. Reading takes no lock; a folder has one writer.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the sweep's.
+        results: where results are kept; None keeps them in the same folder.
+    """
+
+    def __init__(self, folder: Path, results: files.Store | None = None) -> None:
         self.folder = folder
-        for name in ("cells", "dense", "sweeps"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.results = results or files.Store(folder)
+        (folder / "sweeps").mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -73,47 +79,54 @@ class Store:
 
     def finished(self) -> set[str]:
         """The keys of all cells that are done."""
-        return {path.stem for path in (self.folder / "cells").glob("*.json")}
+        return self.results.keys(CELL)
 
-    def record(self, key: str) -> tuple[Result, Cost]:
-        """What a finished cell found. Raises DataError if its file is damaged."""
-        result, cost = read_record(self.cell_path(key))
-        return result, Cost(**cost)
+    def record(self, key: str) -> tuple[Result, Cost] | None:
+        """What a finished cell found; None if it is not there or not sound, which is said."""
+        about = self.results.about(CELL, key)
+        if about is None:
+            return None
+        try:
+            return parse_record(about)
+        except ValidationError as error:
+            sys.stderr.write(
+                f"warning: {self.cell_path(key)} is not what a sweep writes "
+                f"({first_fault(error)}); it is computed again\n"
+            )
+            self.results.drop(CELL, key)
+            return None
 
     def keep(self, key: str, work: Work, result: Result, cost: Cost) -> None:
         """Write what a cell found."""
-        content = {
-            "key": key,
-            "work": work.content(),
-            "result": asdict(result),
-            "cost": asdict(cost),
-        }
-        write_json(self.cell_path(key), content)
+        about = {"work": work.content(), "result": asdict(result), "cost": asdict(cost)}
+        self.results.keep(CELL, key, about)
         self.log("done", key, seconds=cost.seconds, worker=cost.worker)
 
-    def dense(self, key: str, dense: Dense) -> Checkpoint | Diverged | None:
-        """A dense network that is there already. Raises CheckpointError if its file is damaged."""
-        diverged, path = self._dense_paths(key)
-        if diverged.is_file():
-            return read_diverged(diverged)
-        if not path.is_file():
-            return None
-        return load_checkpoint(
-            path,
-            arm=DENSE,
-            seed=dense.seed,
-            dataset=dense.data,
-            stage="train_dense",
-            model=dense.model,
-        )
+    def dense(self, key: str, dense: Dense, expected: Origin) -> Checkpoint | Diverged | None:
+        """A dense network that is there already, a stage's or a sweep's."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "dense.safetensors"
+            kept = take_training(self.results, key, path, expected, dense.recipe.epochs)
+            if kept is None or isinstance(kept, Diverged):
+                return kept
+            return load_checkpoint(
+                path,
+                arm=expected.arm,
+                seed=expected.seed,
+                dataset=expected.dataset,
+                stage="train_dense",
+                model=expected.model,
+            )
 
-    def keep_dense(self, key: str, found: Checkpoint | Diverged, cost: Cost) -> None:
+    def keep_dense(self, key: str, dense: Dense, found: Trained | Diverged, cost: Cost) -> None:
         """Write a dense network, or that there is none."""
-        diverged, path = self._dense_paths(key)
         if isinstance(found, Diverged):
-            write_json(diverged, asdict(found))
+            keep_training(self.results, key, dense, found, None, cost)
         else:
-            save_checkpoint(path, found)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "dense.safetensors"
+                save_checkpoint(path, found.checkpoint)
+                keep_training(self.results, key, dense, found.history, path, cost)
         self.log("dense done", key, seconds=cost.seconds, worker=cost.worker)
 
     def plan(self, identity: str, content: dict[str, Any]) -> None:
@@ -121,7 +134,7 @@ class Store:
         write_json(self.folder / "sweeps" / f"{identity}.json", content)
 
     def plans(self) -> list[dict[str, Any]]:
-        """What every sweep of this store consists of. Raises DataError, naming file and key."""
+        """What every sweep of this folder consists of. Raises DataError, naming file and key."""
         return [read_plan(path) for path in sorted((self.folder / "sweeps").glob("*.json"))]
 
     def log(self, event: str, key: str, **more: Any) -> None:
@@ -146,12 +159,8 @@ class Store:
 
     def cell_path(self, key: str) -> Path:
         """Where a cell's result is, or will be."""
-        return self.folder / "cells" / f"{key}.json"
+        return self.results.entry_path(CELL, key)
 
     def table(self, name: str) -> Path:
         """Where a sweep's table is, or will be."""
         return self.folder / f"{name}.csv"
-
-    def _dense_paths(self, key: str) -> tuple[Path, Path]:
-        folder = self.folder / "dense"
-        return folder / f"{key}.json", folder / f"{key}.safetensors"

@@ -1,19 +1,47 @@
 """A whole sweep: read data, compute what is not there, choose, compute that, tabulate."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sparse_sam.data import DataParams, read_data
-from sparse_sam.sweep import table
-from sparse_sam.sweep.cells import Cell, Chosen, choosing_cells, data_of, reporting_cells
+from sparse_sam.data import DataParams, TestData, TrainingData, read_data
+from sparse_sam.sweep import compute, table
+from sparse_sam.sweep.cells import Cell, Chosen, Known, choosing_cells, data_of, reporting_cells
 from sparse_sam.sweep.choosing import Choice, choose_all
 from sparse_sam.sweep.compute import Result
 from sparse_sam.sweep.declaration import Regime, Sweep
-from sparse_sam.sweep.engines import Begun, Data, Done, Engine, Event, Failed, Group
 from sparse_sam.sweep.progress import Progress
-from sparse_sam.sweep.store import Cost, Store
-from sparse_sam.sweep.work import Dense, Work, key_of
+from sparse_sam.sweep.store import Store
+from sparse_sam.sweep.work import Work
+from sparse_sam.training import (
+    DENSE,
+    Begun,
+    Cost,
+    Dense,
+    Diverged,
+    Done,
+    Engine,
+    Event,
+    Failed,
+    Large,
+    Origin,
+    Task,
+    Trained,
+    key_of,
+    origin_of,
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data sets of a sweep by fingerprint, test parts apart from all others."""
+
+    training: Mapping[str, TrainingData]
+    test: Mapping[str, TestData]
+
+    def origin(self, dense: Dense) -> Origin:
+        """What a dense network of the sweep belongs to."""
+        return origin_of(dense.model, self.training[dense.data].info, DENSE, dense.seed)
 
 
 @dataclass(frozen=True)
@@ -76,18 +104,20 @@ def run_sweep(
         SparseSamError: another process writes to the store.
     """
     data, fingerprints = read_all(sweep)
+    known = Known(fingerprints, engine.environment(1))
     state = _State()
     progress = progress or Progress(sweep.name, 1, disable=True)
     with store.writing(), progress:
-        tried = list(choosing_cells(sweep, fingerprints))
-        store.plan(sweep.identity, _plan(sweep, tried))
-        _compute(tried, data, store, engine, progress, state)
+        computing = _Computing(data, known, store, engine, progress, state)
+        tried = list(choosing_cells(sweep, known))
+        store.plan(sweep.identity, _plan(sweep, tried, computing.dense_key))
+        computing.all(tried)
         choice = Choice({}, {})
         if sweep.seeds.reporting:
             choice = choose_all(sweep, tried, state.results)
-        reported = list(reporting_cells(sweep, fingerprints, choice.chosen))
-        store.plan(sweep.identity, _plan(sweep, [*tried, *reported]))
-        _compute(reported, data, store, engine, progress, state)
+        reported = list(reporting_cells(sweep, known, choice.chosen))
+        store.plan(sweep.identity, _plan(sweep, [*tried, *reported], computing.dense_key))
+        computing.all(reported)
     cells = (*tried, *reported)
     return Swept(
         cells=cells,
@@ -100,78 +130,127 @@ def run_sweep(
     )
 
 
-def _compute(
-    cells: Sequence[Cell],
-    data: Data,
-    store: Store,
-    engine: Engine,
-    progress: Progress,
-    state: _State,
-) -> None:
-    """Compute the cells that the store does not have; every result is on disk before the next."""
-    finished = store.finished()
-    wanted = {cell.key: cell.work for cell in cells}
-    for key in wanted.keys() & finished:
-        state.results[key], state.costs[key] = store.record(key)
-    keys = {work: key for key, work in wanted.items() if key not in finished}
-    groups = _grouped(keys)
+class _Computing:
+    """Computes the cells that the store does not have; every result is on disk before the next.
 
-    def known(dense: Dense) -> Any:
-        return store.dense(_dense_key(dense), dense)
+    Cells that start from one dense network follow it: an engine is given them when it is there.
+    """
 
-    untrained = [group.dense for group in groups if known(group.dense) is None]
-    progress.expect(len(keys) + len(untrained))
+    def __init__(
+        self,
+        data: Data,
+        known: Known,
+        store: Store,
+        engine: Engine,
+        progress: Progress,
+        state: _State,
+    ) -> None:
+        self._data, self._known, self._store, self._engine = data, known, store, engine
+        self._progress, self._state = progress, state
+        self._training = {name: Large(one) for name, one in data.training.items()}
+        self._test = {name: Large(one) for name, one in data.test.items()}
+        self._waiting: dict[str, list[Task]] = {}
 
-    def place(task: Dense | Work) -> str:
-        return keys[task] if isinstance(task, Work) else _dense_key(task)
+    def all(self, cells: Iterable[Cell]) -> None:
+        """Compute those that are not done."""
+        state, store = self._state, self._store
+        works: dict[str, Work] = {}
+        for cell in cells:
+            if cell.key in state.results or cell.key in works:
+                continue
+            if record := store.record(cell.key):
+                state.results[cell.key], state.costs[cell.key] = record
+            else:
+                works[cell.key] = cell.work
+        # By key: two recipes may differ in what the network does not use.
+        groups: dict[str, tuple[Dense, dict[str, Work]]] = {}
+        for key, work in works.items():
+            dense_key = self.dense_key(work.dense)
+            groups.setdefault(dense_key, (work.dense, {}))[1][key] = work
+        tasks, ready = self._tasks(groups)
+        self._progress.expect(len(works) + len(tasks))
+        for event in self._engine.run([*tasks, *ready], self._then):
+            self._take(event)
 
-    for event in engine.run(groups, data, known):
-        _take(event, place(event.task), store, progress, state)
+    def dense_key(self, dense: Dense) -> str:
+        """Where a dense network is kept."""
+        return key_of(dense, self._known.environment)
+
+    def _tasks(
+        self, groups: Mapping[str, tuple[Dense, dict[str, Work]]]
+    ) -> tuple[list[Task], list[Task]]:
+        """The dense networks that are to be trained, and the cells of those that are there."""
+        tasks, ready = [], []
+        for key, (dense, works) in groups.items():
+            network = self._store.dense(key, dense, self._data.origin(dense))
+            if network is None:
+                arguments = (dense, self._training[dense.data])
+                tasks.append(Task((key, dense), compute.dense_network, arguments, dense.code()))
+                self._waiting[key] = [self._cell(one, work, None) for one, work in works.items()]
+            else:
+                large = Large(network)
+                ready += [self._cell(one, work, large) for one, work in works.items()]
+        return tasks, ready
+
+    def _cell(self, key: str, work: Work, network: Large | None) -> Task:
+        data = work.dense.data
+        test = self._test[data] if work.tested else None
+        arguments = (work, network, self._training[data], test)
+        return Task((key, work), compute.measure, arguments, work.code())
+
+    def _then(self, event: Event) -> Iterable[Task]:
+        """The cells of a dense network, when it has been trained."""
+        key, task = _named(event)
+        if not isinstance(task, Dense) or isinstance(event, Begun):
+            return []
+        waiting = self._waiting.pop(key, [])
+        if isinstance(event, Failed):
+            for one in waiting:
+                self._take(Failed(one, event.error, event.why))
+            return []
+        network = event.found.checkpoint if isinstance(event.found, Trained) else event.found
+        large = Large(network)
+        return [_started_from(large, one) for one in waiting]
+
+    def _take(self, event: Event) -> None:
+        (key, task), store, state = _named(event), self._store, self._state
+        match event:
+            case Begun():
+                store.log("begun", key)
+                self._progress.begin()
+                return
+            case Done(found=Result() as found) if isinstance(task, Work):
+                store.keep(key, task, found, event.cost)
+                state.results[key], state.costs[key] = found, event.cost
+                state.computed += 1
+            case Done(found=Trained() | Diverged() as found) if isinstance(task, Dense):
+                store.keep_dense(key, task, found, event.cost)
+            case Failed():
+                store.log("failed", key, why=event.why)
+                state.failures[key] = event.why
+            case _:
+                raise TypeError(f"{event} is of no engine")
+        self._progress.end(failed=isinstance(event, Failed))
 
 
-def _take(
-    event: Event,
-    key: str,
-    store: Store,
-    progress: Progress,
-    state: _State,
-) -> None:
-    match event:
-        case Begun():
-            store.log("begun", key)
-            progress.begin()
-            return
-        case Done(found=Result() as found, task=Work() as work):
-            store.keep(key, work, found, event.cost)
-            state.results[key], state.costs[key] = found, event.cost
-            state.computed += 1
-        case Done(found=found) if not isinstance(found, Result):
-            store.keep_dense(key, found, event.cost)
-        case Failed():
-            store.log("failed", key, why=event.why)
-            state.failures[key] = event.why
-        case _:
-            raise TypeError(f"{event} is of no engine")
-    progress.end(failed=isinstance(event, Failed))
+def _started_from(network: Large, task: Task) -> Task:
+    """A cell whose dense network is there now."""
+    work, _, *data = task.arguments
+    return replace(task, arguments=(work, network, *data))
 
 
-def _grouped(works: Iterable[Work]) -> list[Group]:
-    # By key: two recipes may differ in what the network does not use.
-    by_dense: dict[str, list[Work]] = {}
-    for work in works:
-        by_dense.setdefault(_dense_key(work.dense), []).append(work)
-    return [Group(of[0].dense, tuple(of)) for of in by_dense.values()]
+def _named(event: Event) -> tuple[str, Dense | Work]:
+    """The key of an event's task, and what it computes."""
+    key: Any = event.task.key
+    return key[0], key[1]
 
 
-def _dense_key(dense: Dense) -> str:
-    return key_of(dense)
-
-
-def _plan(sweep: Sweep, cells: Sequence[Cell]) -> dict[str, Any]:
+def _plan(sweep: Sweep, cells: Sequence[Cell], dense_key: Callable[[Dense], str]) -> dict[str, Any]:
     """What whoever shows the sweep must know of it: the names and parameters of its cells."""
     return {
         "name": sweep.name,
         "identity": sweep.identity,
+        "dense": sorted({dense_key(cell.work.dense) for cell in cells}),
         "cells": [
             {
                 "key": cell.key,

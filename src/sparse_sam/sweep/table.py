@@ -12,7 +12,7 @@ from sparse_sam.files import write_csv
 from sparse_sam.sweep.cells import Cell, Chosen
 from sparse_sam.sweep.compute import Result
 from sparse_sam.sweep.declaration import Scalar, Sweep
-from sparse_sam.sweep.store import Cost
+from sparse_sam.training import Cost
 
 MEASURES = tuple(field.name for field in fields(Result))
 NAME_LENGTH = 16

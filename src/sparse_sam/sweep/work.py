@@ -1,43 +1,11 @@
-"""What makes a result, and nothing else: the frozen values that every key is the hash of.
+"""What makes a cell's result, and nothing else: a frozen value with a key (``training.key_of``)."""
 
-A cell's key is the SHA-256 of its parameters, of the fingerprint of its data and of the version
-of the code that computes it. Parameters that an arm does not use are left out, so that SGD is not
-computed once for every ρ.
-"""
-
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from sparse_sam.pruning import PruneParams
-from sparse_sam.sweep.code_version import code_version
 from sparse_sam.sweep.sections import FlatnessParams
-from sparse_sam.training import SAM_ARM, DenseParams, FinetuneParams
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A dense network: the prefix that many cells share.
-
-    Attributes:
-        data: fingerprint of the data set.
-        model: name of the network, or ``package.module:factory``.
-        recipe: how it is trained.
-        seed: of initialisation and batch order.
-    """
-
-    data: str
-    model: str
-    recipe: DenseParams
-    seed: int
-
-    def content(self) -> dict[str, Any]:
-        """What makes it, as plain values."""
-        recipe = self.recipe.model_dump(mode="json")
-        if self.recipe.optimizer == "sgd":
-            del recipe["sam"]
-        return {"data": self.data, "model": self.model, "recipe": recipe, "seed": self.seed}
+from sparse_sam.training import SAM_ARM, Dense, FinetuneParams, finetuning_code
 
 
 @dataclass(frozen=True)
@@ -60,6 +28,11 @@ class Work:
     flatness: FlatnessParams | None
     tested: bool
 
+    @property
+    def recipe(self) -> FinetuneParams:
+        """The same as ``finetune``, by the name that a training has for it."""
+        return self.finetune
+
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         finetune = self.finetune.model_dump(mode="json")
@@ -74,14 +47,6 @@ class Work:
             "tested": self.tested,
         }
 
-
-def identity(task: Dense | Work) -> str:
-    """SHA-256 of parameters and data: the same from version to version of the code."""
-    text = json.dumps(task.content(), sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def key_of(task: Dense | Work) -> str:
-    """SHA-256 of parameters, data and the code's version: where its result is kept."""
-    code = code_version(task.content())
-    return hashlib.sha256(f"{identity(task)} {code}".encode()).hexdigest()
+    def code(self) -> tuple[str, ...]:
+        """Where its code begins: it computes the dense network too."""
+        return ("sparse_sam.sweep.compute", *self.dense.code(), *finetuning_code(self))

@@ -16,4 +16,7 @@ from .stage_run import run_stage as run_stage
 from .stages import MADE_BY as MADE_BY
 from .stages import PipelineStage as PipelineStage
 from .stages import STAGES as STAGES
+from .stores import open_store as open_store
 from .sweep_runs import SweepRuns as SweepRuns
+from .trainings import RUN as RUN
+from .trainings import TAKEN as TAKEN

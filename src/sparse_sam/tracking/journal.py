@@ -39,6 +39,10 @@ class Journal:
         params: the parameters that the stage depends on, flat.
         tags: what else identifies the run: commit, environment.
         launcher: MLflow's run and experiment, when ``mlflow run`` started the pipeline.
+
+    Attributes:
+        path: where it is.
+        run: the identity of this run of the stage.
     """
 
     def __init__(
@@ -55,9 +59,10 @@ class Journal:
         self._lock.acquire()
         self._file = path.open("a", encoding="utf-8")
         self._began = _now()
+        self.run = uuid.uuid4().hex
         self._write(
             "start",
-            run=uuid.uuid4().hex,
+            run=self.run,
             stage=stage,
             params=redacted_values(params),
             tags=redacted_values(tags),

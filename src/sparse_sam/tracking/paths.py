@@ -38,6 +38,10 @@ class Layout:
         """An arm's training history: a row for every seed and epoch."""
         return Path("plots") / f"{arm}.csv"
 
+    def inputs(self, stage: str) -> Path:
+        """What a stage is made by beside parameters and data: hashes of code and outer files."""
+        return Path("inputs") / f"{stage}.json"
+
     def metrics(self, stage: str) -> Path:
         """A stage's metrics."""
         return Path("metrics") / f"{stage}.json"

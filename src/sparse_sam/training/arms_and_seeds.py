@@ -1,21 +1,34 @@
 """All trainings of a stage: every arm and seed, side by side, each gone on with after a kill."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from math import ceil
 from pathlib import Path
+from typing import Any
 
-from sparse_sam.data import TrainingData, load_training_data
-from sparse_sam.pruning import PruneParams
-from sparse_sam.training.arms import DENSE, PRUNED
-from sparse_sam.training.checkpoint import load_expected, save_checkpoint
+from sparse_sam.data import DataInfo, TrainingData, load_training_data
+from sparse_sam.errors import CheckpointError, SparseSamError
+from sparse_sam.redaction import redacted
+from sparse_sam.training.arms import PRUNED
+from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device
-from sparse_sam.training.experiment import OnEpoch, arm_recipe, finetune, origin_of, train_dense
+from sparse_sam.training.engines import Cost, Done, Failed, Large, Task
+from sparse_sam.training.experiment import (
+    OnEpoch,
+    Trained,
+    arm_recipe,
+    finetune,
+    origin_of,
+    train_dense,
+)
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.params import DenseParams, Device, FinetuneParams
+from sparse_sam.training.made_by import Dense, Finetuning
+from sparse_sam.training.on_ray import OnRay
+from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
 
 Job = tuple[str, int]
@@ -33,10 +46,7 @@ class Trainings:
         name: of the stage, for messages.
         dataset: the file of the data set.
         device: where to train.
-        model: the network's name.
-        dense: how dense networks are trained.
-        finetuning: how pruned networks are finetuned.
-        pruning: its schedule may prune further on the way.
+        tasks: what each training is.
         pruned: where the network lies that a seed's finetuning starts from.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
@@ -45,31 +55,53 @@ class Trainings:
     name: str
     dataset: Path
     device: Device
-    model: str
-    dense: DenseParams
-    finetuning: FinetuneParams
-    pruning: PruneParams
+    tasks: Mapping[Job, Dense | Finetuning]
     pruned: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
     def __call__(self, job: Job, report: OnEpoch) -> list[Epoch]:
         """Do one training, write its checkpoint, and give its history."""
-        (arm, seed), point = job, self.points[job]
         data = training_data_on(self.dataset, self.device)
-        if arm == DENSE:
-            done = train_dense(data, self.model, self.dense, seed, report, point)
-        else:
-            expected = origin_of(self.model, data.info, PRUNED, seed)
-            pruned = load_expected(self.pruned[seed], expected, stage="prune")
-            done = finetune(pruned, data, self.finetuning, arm, report, point, self.pruning)
+        start = self.start(job, data.info)
+        done = train_one(self.tasks[job], data, start, report, self.points[job])
         save_checkpoint(self.checkpoints[job], done.checkpoint)
         return done.history
 
-    def epochs(self, arm: str) -> int:
-        """How many epochs an arm takes."""
-        recipe = self.dense if arm == DENSE else arm_recipe(self.finetuning.training, arm)
+    def start(self, job: Job, info: DataInfo) -> Checkpoint | None:
+        """The network that a finetuning starts from. Raises CheckpointError."""
+        task = self.tasks[job]
+        if isinstance(task, Dense):
+            return None
+        expected = origin_of(task.model, info, PRUNED, task.seed)
+        return load_expected(self.pruned[task.seed], expected, stage="prune")
+
+    def epochs(self, job: Job) -> int:
+        """How many epochs a training takes."""
+        task = self.tasks[job]
+        recipe = (
+            task.recipe if isinstance(task, Dense) else arm_recipe(task.recipe.training, job[0])
+        )
         return recipe.epochs
+
+    def called(self, job: Job) -> str:
+        """What a training is called."""
+        return f"{self.name}: {job[0]} seed {job[1]}"
+
+
+def train_one(
+    task: Dense | Finetuning,
+    data: TrainingData,
+    start: Checkpoint | None,
+    report: OnEpoch = lambda _: None,
+    resume: ResumePoint | None = None,
+) -> Trained:
+    """Do one training; ``start`` is what a finetuning starts from."""
+    if isinstance(task, Dense):
+        return train_dense(data, task.model, task.recipe, task.seed, report, resume)
+    if start is None:
+        raise CheckpointError("a finetuning needs the network that it starts from")
+    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune)
 
 
 @cache
@@ -78,34 +110,76 @@ def training_data_on(dataset: Path, device: Device) -> TrainingData:
     return load_training_data(dataset).to(select_device(device))
 
 
-def train_arms(
+def train_all(
     trainings: Trainings,
-    arms: Sequence[str],
-    seeds: Sequence[int],
+    jobs: Iterable[Job],
     *,
     threads: int,
+    engine: OnRay | None,
     on_epoch: Callable[[Job, Epoch], None],
-) -> Mapping[Job, list[Epoch]]:
-    """Train every arm and seed, those that take longest first, and give the histories.
+    on_done: Callable[[Job, list[Epoch], Cost], None],
+) -> None:
+    """Do trainings, those that take longest first.
 
     Args:
         trainings: what is trained, and where it goes.
-        arms: their names.
-        seeds: of each arm.
+        jobs: which of them.
         threads: of each training.
+        engine: a cluster; None trains here.
         on_epoch: told of every row of a history as soon as it is there.
+        on_done: told of every training whose network lies in its place.
 
     Raises:
         SparseSamError: what ``experiment.train_dense``, ``experiment.finetune`` and
             ``jobs.run_jobs`` raise.
     """
-    jobs = sorted(product(arms, seeds), key=lambda job: -trainings.epochs(job[0]))
-    return run_jobs(
+    ordered = sorted(jobs, key=lambda job: -trainings.epochs(job))
+    if not ordered:
+        return
+    if engine is not None:
+        _on_cluster(trainings, ordered, engine, on_epoch, on_done)
+        return
+
+    def done(job: Job, history: list[Epoch]) -> None:
+        on_done(job, history, Cost(history[-1].seconds, f"process {os.getpid()}", time.time()))
+
+    run_jobs(
         trainings,
-        jobs,
+        ordered,
         on_report=on_epoch,
         threads=threads,
         side_by_side=select_device(trainings.device).type == "cpu",
-        turn=ceil(max(map(trainings.epochs, arms)) / _TURNS),
-        name_of=lambda job: f"{trainings.name}: {job[0]} seed {job[1]}",
+        turn=ceil(max(map(trainings.epochs, ordered)) / _TURNS),
+        name_of=trainings.called,
+        on_done=done,
     )
+
+
+def _on_cluster(
+    trainings: Trainings,
+    jobs: Iterable[Job],
+    engine: OnRay,
+    on_epoch: Callable[[Job, Epoch], None],
+    on_done: Callable[[Job, list[Epoch], Cost], None],
+) -> None:
+    """Networks go there and come back by value: nodes need no disk of this machine's."""
+    training = training_data_on(trainings.dataset, "cpu")
+    data = Large(training)
+    tasks = []
+    for job in jobs:
+        task = trainings.tasks[job]
+        arguments = (task, data, trainings.start(job, training.info))
+        tasks.append(Task(job, train_one, arguments, task.code()))
+    for event in engine.run(tasks):
+        done: Any = event.task.key
+        if isinstance(event, Failed):
+            if isinstance(event.error, SparseSamError):
+                raise event.error
+            raise SparseSamError(
+                f"{trainings.called(done)} failed on the cluster:\n{redacted(event.why)}"
+            )
+        if isinstance(event, Done):
+            for row in event.found.history:
+                on_epoch(done, row)
+            save_checkpoint(trainings.checkpoints[done], event.found.checkpoint)
+            on_done(done, event.found.history, event.cost)

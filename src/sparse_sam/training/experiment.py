@@ -16,13 +16,13 @@ from sparse_sam.data import DataInfo, TrainingData, seeded
 from sparse_sam.errors import MaskError
 from sparse_sam.networks import ImageShape, build_model, reestimate_batchnorm
 from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
-from sparse_sam.training.arms import DENSE, PRUNED, SAM_ARM, SGD_2X_ARM
+from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
-from sparse_sam.training.optimizers import make_sam, make_sgd
 from sparse_sam.training.origin import Origin
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.registry import OPTIMIZERS
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
 
@@ -48,8 +48,7 @@ def train_dense(
     """Initialise and train a dense network, with SGD or a variant of SAM."""
     model = _initialised(model_name, data.info.image_shape, data.info.num_classes, seed)
     model.to(data.train.labels.device)
-    sam = recipe.optimizer == "sam"
-    optimizer = make_sam(model, recipe, recipe.sam) if sam else make_sgd(model, recipe)
+    optimizer = OPTIMIZERS.load(recipe.optimizer)(model, recipe, recipe.sam)
     history = train(
         model,
         optimizer,
@@ -122,7 +121,7 @@ def finetune(
     """
     recipe = arm_recipe(params.training, arm)
     model = pruned.build().to(data.train.labels.device)
-    optimizer = make_sam(model, recipe, params.sam) if arm == SAM_ARM else make_sgd(model, recipe)
+    optimizer = OPTIMIZERS.load(arm_optimizer(arm))(model, recipe, params.sam)
     steps = recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
     scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps) if pruning else None
     history = train(

@@ -56,6 +56,7 @@ def run_jobs(
     side_by_side: bool = True,
     turn: int | None = None,
     name_of: Callable[[Job], str] = str,
+    on_done: Callable[[Job, Result], None] = lambda *_: None,
 ) -> Mapping[Job, Result]:
     """Do ``work(job, report)`` for every job; longest jobs are best listed first.
 
@@ -73,6 +74,7 @@ def run_jobs(
             is begun again behind them. For work that then goes on from what it had reported, and
             makes all its reports anew; ``on_report`` is told of each once.
         name_of: what a job is called where it must be named: when it does not go on.
+        on_done: told, in this process, of every job that is done, as soon as it is.
 
     Raises:
         SparseSamError: a process died, of memory for instance; or what ``work`` raises, after
@@ -81,7 +83,7 @@ def run_jobs(
     """
     workers = min(max(1, available_cores() // threads), len(jobs))
     if workers < 2 or not side_by_side:
-        return _one_after_the_other(work, jobs, on_report, threads, name_of)
+        return _one_after_the_other(work, jobs, on_report, threads, name_of, on_done)
     if len(jobs) <= workers:
         turn = None  # nobody waits
     with _pool(work, workers, threads) as (pool, told):
@@ -102,6 +104,7 @@ def run_jobs(
                     running[pool.submit(worker.do, job, outcome.reports, turn)] = job
                 else:
                     results[job] = outcome
+                    on_done(job, outcome)
             try:
                 watchdog.look()
             except StalledError as error:
@@ -196,12 +199,14 @@ def _one_after_the_other(
     on_report: Callable[[Job, Any], None],
     threads: int,
     name_of: Callable[[Job], str],
+    on_done: Callable[[Job, Result], None],
 ) -> Mapping[Job, Result]:
     results = {}
     with worker.on_threads(threads):
         for job in jobs:
             with watched(name_of(job)):
                 results[job] = work(job, partial(on_report, job))
+            on_done(job, results[job])
     return results
 
 

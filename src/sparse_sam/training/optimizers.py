@@ -1,4 +1,4 @@
-"""Fresh optimizers for a recipe, and the check that they are fresh."""
+"""What every optimizer is asked here: whether it holds the model, and to forget pruned weights."""
 
 import torch
 from torch import Tensor, nn
@@ -6,32 +6,6 @@ from torch.optim import Optimizer
 
 from sparse_sam.errors import StaleOptimizerError
 from sparse_sam.pruning import attached_masks, plain_parameters
-from sparse_sam.sam import SAM, SGD, LookSAM, SAMParams, build_sam
-from sparse_sam.training.params import TrainingParams
-
-
-def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
-    """SGD over every parameter of ``model``."""
-    return SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def make_sam(model: nn.Module, recipe: TrainingParams, sam: SAMParams) -> SAM:
-    """The variant of SAM that ``sam`` names, over every parameter of ``model``, around SGD."""
-    return build_sam(
-        sam.variant,
-        model,
-        SGD,
-        sam.rho,
-        settings=sam.settings,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
 
 
 @torch.no_grad()
@@ -45,8 +19,8 @@ def forget_pruned(optimizer: Optimizer, model: nn.Module) -> None:
         for value in optimizer.state.get(one.original, {}).values():
             if isinstance(value, Tensor) and value.shape == pruned.shape:
                 value.masked_fill_(pruned, 0.0)
-        if isinstance(optimizer, LookSAM):
-            optimizer.forget(one.original, pruned)
+        if forget := getattr(optimizer, "forget", None):  # what it remembers beside its state
+            forget(one.original, pruned)
 
 
 def forget_everything(optimizer: Optimizer) -> None:

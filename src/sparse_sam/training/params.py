@@ -14,6 +14,22 @@ Device = Literal["auto", "cpu", "cuda"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
+class EngineParams(Section):
+    """Where trainings run; what makes their bits is no part of it."""
+
+    name: str
+
+
+class ProcessesParams(EngineParams):
+    """Side by side on the cores of this machine, or one after the other on its GPU."""
+
+
+class RayParams(EngineParams):
+    """On a cluster of Ray's, or on one that begins here where no address is given."""
+
+    address: str | None
+
+
 class TrainingParams(Section):
     """One training recipe: SGD as the base optimizer, and how long and how fast."""
 

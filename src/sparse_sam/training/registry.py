@@ -1,4 +1,4 @@
-"""The schedules of the learning rate by name: ``train_dense.schedule``."""
+"""The schedules of the learning rate by name, ``train_dense.schedule``, and the optimizers."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 from sparse_sam.files import Registry
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+    from sparse_sam.sam import SAMParams
+    from sparse_sam.training.params import EngineParams, TrainingParams
 
 LEARNING_RATES: "Registry[Callable[[Optimizer, int, Sequence[int]], LRScheduler]]" = Registry(
     "schedule",
@@ -18,3 +22,24 @@ LEARNING_RATES: "Registry[Callable[[Optimizer, int, Sequence[int]], LRScheduler]
     arguments=3,
 )
 """(Optimizer, steps of the training, steps at which it begins anew) → torch's scheduler."""
+
+OPTIMIZERS: "Registry[Callable[[nn.Module, TrainingParams, SAMParams], Optimizer]]" = Registry(
+    "optimizer",
+    {
+        "sgd": "sparse_sam.training.with_sgd:make_sgd",
+        "sam": "sparse_sam.training.with_sam:make_sam",
+    },
+    arguments=3,
+)
+"""(Model, recipe, SAM's settings) → an optimizer over all its parameters. By name, so that what a
+training with SGD is made by (``made_by``) does not hold SAM."""
+
+ENGINES: "Registry[type[EngineParams]]" = Registry(
+    "engine.name",
+    {
+        "processes": "sparse_sam.training.params:ProcessesParams",
+        "ray": "sparse_sam.training.params:RayParams",
+    },
+    base="sparse_sam.training.params:EngineParams",
+)
+"""Where trainings run: ``engine``. Not in any key."""

@@ -1,22 +1,17 @@
 """Where a training stands, on disk, so that a stage that is killed goes on from there.
 
 A resume point is a tree of tensors and plain values in one file. It is named after everything that
-made it (``resume_key``), so it can never be used for other parameters, data or code; a damaged one
-is left aside, and the training starts anew.
+made it (``made_by.key_of``), so it can never be used for other parameters, data or code; a damaged
+one is left aside, and the training starts anew.
 """
 
-import hashlib
-import json
-import platform
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sparse_sam.files import TensorFileError, load_tensors, own_code, save_tensors
+from sparse_sam.files import TensorFileError, load_tensors, save_tensors
 
 _KIND, _VERSION = "resume point", 2
 _FORGOTTEN_SECONDS = 7 * 24 * 3600
@@ -27,7 +22,7 @@ class ResumePoint:
 
     Args:
         folder: where resume points are kept.
-        key: what ``resume_key`` says of this training.
+        key: the key of this training (``made_by.key_of``).
         every_steps: after how many steps of an epoch a training is saved, beside its epochs.
     """
 
@@ -61,26 +56,6 @@ class ResumePoint:
                     other.unlink()
             except FileNotFoundError:
                 continue  # by another stage that ended in this moment
-
-
-def resume_key(*made_by: Any) -> str:
-    """A name for a training: what it is made by, this library's code, torch and its threads.
-
-    Args:
-        made_by: JSON values: parameters, seed, arm, hashes of data and initial weights.
-    """
-    machine = [torch.__version__, platform.machine(), torch.get_num_threads()]
-    text = json.dumps([made_by, machine, _code_hash(), own_code(made_by)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@cache
-def _code_hash() -> str:
-    digest = hashlib.sha256()
-    library = Path(__file__).parents[1]
-    for file in sorted([*library.rglob("*.py"), *library.rglob("*.pyi")]):
-        digest.update(f"{file.relative_to(library)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,0 +1,301 @@
+"""Which code a result is made by: what is imported from where it begins, read without layout.
+
+A file counts as its syntax tree, without comments, docstrings and layout, so that a better comment
+makes no other result. Imports are followed as they stand in the text, also those within functions;
+no code is run. What stands behind a front door (``lazy_loader``) counts name by name, and what a
+registry can load only where it is chosen: a run with plain SAM does not depend on GSAM.
+
+Followed is this project's code, and code of the user's own: whatever is not installed, and the
+packages that parameters name. Of other packages that own code imports the version counts.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache, lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparse_sam.files.atomic import file_hash
+
+_LIBRARY = "sparse_sam"
+_PROJECT = (_LIBRARY, "stages")
+_OBSERVERS = (
+    *("sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.tracking"),
+    "stages.runner",
+)
+"""They report, check or name, and make no number: every value that they pass on is hashed."""
+_TABLE = "registry"
+"""The module of a room that says what stands for which name; what is chosen is hashed itself."""
+_PYTHONS = {".py", ".pyi", ".pyc", ".typed", ".tmp"}
+_INSTALLED = {"site-packages", "dist-packages"}
+_LAYOUT = {"ctx", "type_comment", "kind", "type_ignores"}
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_VALIDATORS = {"model_validator", "field_validator"}
+_HASH_LENGTH = 32
+
+
+def code_of(roots: Iterable[str]) -> dict[str, str]:
+    """The code that is run from some modules on: a hash a module, a version an installed package.
+
+    Args:
+        roots: modules, or places as ``package.module:attribute``, which need not be importable.
+    """
+    modules = [root.partition(":")[0] for root in roots]
+    walk = _Walk({*_PROJECT, *(name.partition(".")[0] for name in modules)})
+    for name in modules:
+        walk.enter(name)
+    return dict(sorted(walk.found.items()))
+
+
+class _Import(NamedTuple):
+    """An import: of a module, or of names from it. ``level`` counts leading dots."""
+
+    module: str
+    names: tuple[str, ...] | None
+    level: int
+
+
+class _Source(NamedTuple):
+    digest: str
+    imports: tuple[_Import, ...]
+    is_front_door: bool
+
+
+class _Walk:
+    """What was found so far from the roots on."""
+
+    def __init__(self, followed: set[str]) -> None:
+        self.found: dict[str, str] = {}
+        self._followed = followed
+        self._seen: set[str] = set()
+
+    def enter(self, name: str) -> None:
+        """A module, the packages above it, and all that they import."""
+        waiting = [name]
+        while waiting:
+            waiting.extend(self._one(waiting.pop()))
+
+    def _one(self, name: str) -> Iterator[str]:
+        """Take a module in, and give those that it needs."""
+        if name in self._seen or _is_observer(name):
+            return
+        self._seen.add(name)
+        above = name.rpartition(".")[0]
+        if above:
+            yield above
+        top = name.partition(".")[0]
+        if top in sys.stdlib_module_names:
+            return
+        spec = _spec(name)
+        if spec is None:
+            return
+        file = Path(spec.origin) if spec.has_location and spec.origin else None
+        if top not in self._followed and _is_installed(_spec(top)):
+            return
+        self.found.update(_beside(name, spec))
+        if file is None:
+            return
+        source = _source(file, is_ours=top in _PROJECT)
+        self.found[name] = source.digest
+        package = name if spec.submodule_search_locations is not None else above
+        for one in source.imports:
+            yield from self._needed(one, package, is_ours=top in _PROJECT)
+
+    def _needed(self, one: _Import, package: str, *, is_ours: bool) -> Iterator[str]:
+        parts = package.split(".") if package else []
+        base = parts[: len(parts) - one.level + 1] if one.level else []
+        module = ".".join([*base, *filter(None, [one.module])])
+        top = module.partition(".")[0]
+        if not module or top in sys.stdlib_module_names:
+            return
+        if top not in self._followed and _is_installed(_spec(top)):
+            if not is_ours:
+                self.found[top] = f"version {_version_of(top)}"
+            return
+        yield module
+        spec = _spec(module)
+        folder = spec and spec.submodule_search_locations
+        if not folder or not spec or not spec.origin:
+            if folder:  # a namespace: what is named is a module of it
+                yield from (f"{module}.{name}" for name in one.names or ())
+            return
+        door = Path(spec.origin)
+        if _source(door, is_ours=top in _PROJECT).is_front_door:
+            yield from _behind(door, module, one.names)
+        else:
+            inner = (f"{module}.{name}" for name in one.names or ())
+            yield from (name for name in inner if _spec(name) is not None)
+
+
+def _is_observer(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    if top == _LIBRARY and rest.rpartition(".")[2] == _TABLE:
+        return True
+    return any(name == one or name.startswith(f"{one}.") for one in _OBSERVERS)
+
+
+def _beside(name: str, spec: ModuleSpec) -> Iterator[tuple[str, str]]:
+    """What else lies in a package, such as templates and weights: its modules may read it."""
+    for folder in spec.submodule_search_locations or ():
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_file() and path.suffix not in _PYTHONS and path.name[0] != ".":
+                about = path.stat()
+                yield f"{name}/{path.name}", _bytes_of(path, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _bytes_of(path: Path, modified: int, size: int) -> str:
+    del modified, size
+    return file_hash(path, "sha256")[:_HASH_LENGTH]
+
+
+def _behind(door: Path, package: str, names: tuple[str, ...] | None) -> Iterator[str]:
+    """The modules that the names of a front door stand for; all of them for a bare import.
+
+    (This project's own code never uses a room through a bare import, which tests hold.)
+    """
+    offered: dict[str, str] = {}
+    for node in ast.parse(door.with_suffix(".pyi").read_bytes()).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = node.module or alias.name
+                offered[alias.asname or alias.name] = f"{package}.{inner}"
+    if names is None or "*" in names:
+        names = tuple(offered) if package != _LIBRARY else ()
+    for name in names:
+        place = offered.get(name, f"{package}.{name}")
+        if _spec(place) is not None:
+            yield place
+            yield from _further(place, name)
+
+
+def _further(place: str, name: str) -> Iterator[str]:
+    """Where a name is from, if the module that a front door names is a front door itself."""
+    spec = _spec(place)
+    if spec and spec.submodule_search_locations and spec.origin:
+        door = Path(spec.origin)
+        if _source(door, is_ours=True).is_front_door:
+            yield from _behind(door, place, (name,))
+
+
+@cache
+def _located(name: str, path: tuple[str, ...], above: tuple[str, ...] | None) -> ModuleSpec | None:
+    del path  # what a top-level name means depends on it
+    if above is not None:
+        return PathFinder.find_spec(name, above)
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return PathFinder.find_spec(name)
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is; nothing is imported for it."""
+    above, _, _ = name.rpartition(".")
+    if not above:
+        return _located(name, tuple(sys.path), None)
+    parent = _spec(above)
+    if parent is None or parent.submodule_search_locations is None:
+        return None
+    return _located(name, (), tuple(parent.submodule_search_locations))
+
+
+def _is_installed(spec: ModuleSpec | None) -> bool:
+    if spec is None:
+        return True
+    where = [spec.origin] if spec.has_location and spec.origin else []
+    places = [*where, *(spec.submodule_search_locations or ())]
+    return not places or any(_INSTALLED & set(Path(place).parts) for place in places)
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Any:
+    return packages_distributions()
+
+
+def _version_of(package: str) -> str:
+    """The public version of an installed package: builds for other processors are called alike."""
+    found = []
+    for name in sorted(set(_distributions().get(package, ()))):
+        try:
+            found.append(version(name).partition("+")[0])
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found) or "unknown"
+
+
+def _source(path: Path, *, is_ours: bool) -> _Source:
+    known = path.stat()
+    return _read(path, known.st_mtime_ns, known.st_size, is_ours=is_ours)
+
+
+@cache
+def _read(path: Path, modified: int, size: int, *, is_ours: bool) -> _Source:
+    del modified, size  # a file that has changed is read again
+    content = path.read_bytes()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # compiled code, or none
+        return _Source(hashlib.sha256(content).hexdigest()[:_HASH_LENGTH], (), False)
+    names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree)}
+    digest = hashlib.sha256()
+    _write(tree, digest, keeps_documents="__doc__" in names and not is_ours)
+    door = "attach_stub" in names and path.with_suffix(".pyi").is_file()
+    return _Source(digest.hexdigest()[:_HASH_LENGTH], tuple(_imports(tree, is_ours=is_ours)), door)
+
+
+def _write(node: Any, digest: Any, *, keeps_documents: bool) -> None:
+    """Feed a tree to a hash, as it is in every version of Python."""
+    if isinstance(node, ast.Constant):
+        digest.update(f"{type(node.value).__name__} {node.value!r};".encode("utf-8", "replace"))
+    elif isinstance(node, ast.AST):
+        digest.update(f"{type(node).__name__}(".encode())
+        for name, value in ast.iter_fields(node):
+            if name in _LAYOUT or value is None or value == []:
+                continue
+            if name == "body" and isinstance(node, _DOCUMENTED) and not keeps_documents:
+                value = value[1:] if ast.get_docstring(node, clean=False) is not None else value  # noqa: PLW2901
+            digest.update(f"{name}=".encode())
+            _write(value, digest, keeps_documents=keeps_documents)
+        digest.update(b")")
+    elif isinstance(node, list):
+        digest.update(b"[")
+        for one in node:
+            _write(one, digest, keeps_documents=keeps_documents)
+        digest.update(b"]")
+    else:
+        digest.update(f"{node!r};".encode("utf-8", "replace"))
+
+
+def _imports(node: ast.AST, *, is_ours: bool) -> Iterator[_Import]:
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import():
+                yield from (_Import(alias.name, None, 0) for alias in child.names)
+            case ast.ImportFrom():
+                names = tuple(alias.name for alias in child.names)
+                yield _Import(child.module or "", names, child.level)
+            case ast.If() if "TYPE_CHECKING" in ast.unparse(child.test):
+                for other in child.orelse:
+                    yield from _imports(ast.Module([other], []), is_ours=is_ours)
+            case ast.FunctionDef() if is_ours and _is_validator(child):
+                continue  # it checks what is hashed as a value, and is let load what it checks
+            case ast.Call(func=function, args=[ast.Constant(value=str() as name), *_]) if (
+                ast.unparse(function).rpartition(".")[2] in {"import_module", "__import__"}
+            ):
+                yield _Import(name.lstrip("."), None, len(name) - len(name.lstrip(".")))
+                yield from _imports(child, is_ours=is_ours)
+            case _:
+                yield from _imports(child, is_ours=is_ours)
+
+
+def _is_validator(function: ast.FunctionDef) -> bool:
+    return any(
+        isinstance(one, ast.Call) and ast.unparse(one.func) in _VALIDATORS
+        for one in function.decorator_list
+    )

@@ -1,0 +1,248 @@
+"""Results by what made them: a folder, shared or not, in which nothing is computed twice.
+
+::
+
+    STORE/entries/<kind>/<key>.json   what is known of a result, sealed; names its files by content
+    STORE/blobs/<2 digits>/<sha256>   those files
+
+A key is the SHA-256 of everything that makes a result, so what is there never changes, and any
+number of processes and computers may read and write at once: each file appears whole or not at all,
+and two writers of one key write the same. Whatever is read is compared with its hashes; what is
+damaged is said, removed, and counts as not there. Nothing is unpickled.
+
+Who may write to a store is trusted: a hash shows damage and no author.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from sparse_sam.errors import DataError
+from sparse_sam.files.atomic import atomic_path, file_hash, write_text
+
+_KEY = re.compile("[0-9a-f]{64}")
+_BLOCK = 2**20
+
+
+class Remote(Protocol):
+    """Where else entries and blobs are kept, under the names that they have here."""
+
+    def pull(self, name: str, place: Path) -> bool:
+        """Write what is kept under a name; False if there is nothing."""
+        ...
+
+    def push(self, name: str, file: Path) -> None:
+        """Keep a file."""
+        ...
+
+
+class _Entry(NamedTuple):
+    about: dict[str, Any]
+    files: dict[str, str]
+
+
+class _Damaged(Exception):  # noqa: N818 - never leaves this module
+    """A file of the store is not what was written."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is damaged ({why})")
+        self.path = path
+
+
+class Store:
+    """A folder of results. Made when something is kept.
+
+    Args:
+        folder: where it is.
+        remote: where else to look, and to keep what is kept.
+    """
+
+    def __init__(self, folder: Path, remote: Remote | None = None) -> None:
+        self.folder, self._remote = folder, remote
+
+    def about(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What is known of a result; None if it is not there, or damaged."""
+        return self.take(kind, key, {})
+
+    def take(self, kind: str, key: str, places: Mapping[str, Path]) -> dict[str, Any] | None:
+        """Copy a result's files, each by its name, and say what is known of it.
+
+        A place is written only when every byte is as it was kept. None, and nothing is written
+        where a damaged file should be, if the result is not there or not sound.
+
+        Raises:
+            OSError: a place cannot be written.
+        """
+        for _ in range(2 if self._remote else 1):  # what is damaged here may be sound there
+            try:
+                entry = self._entry(kind, key)
+                if entry is None:
+                    return None
+                if places.keys() - entry.files.keys():
+                    raise _Damaged(self.entry_path(kind, key), "it names no such file")
+                for name, place in places.items():
+                    self._copy(entry.files[name], place)
+            except _Damaged as damage:
+                _say(f"{damage}; it counts as not there, and what it held is computed again")
+                with suppress(OSError):
+                    damage.path.unlink(missing_ok=True)
+            else:
+                return entry.about
+        return None
+
+    def keep(
+        self, kind: str, key: str, about: Mapping[str, Any], files: Mapping[str, Path] | None = None
+    ) -> None:
+        """Keep a result: first its files, then the entry that names them.
+
+        A sound result of the same key stays as it is; if its files are others, that is said: then
+        something makes results that no key knows of.
+
+        Raises:
+            OSError: the store cannot be written; what was there is as it was.
+        """
+        hashes = {name: file_hash(path, "sha256") for name, path in (files or {}).items()}
+        with suppress(_Damaged):
+            known = self._entry(kind, key)
+            if known is not None and self._holds(known):
+                if known.files != hashes:
+                    _say(
+                        f"{self.entry_path(kind, key)}: the same was computed again, and its bytes "
+                        "are others; the first are kept. Does its code draw numbers of its own, or "
+                        "read files that parameters do not name?"
+                    )
+                return
+        for name, path in (files or {}).items():
+            self._keep_blob(hashes[name], path)
+        content = {"kind": kind, "key": key, "files": hashes, "about": dict(about)}
+        sealed = {"seal": _seal(content), "content": content}
+        place = self.entry_path(kind, key)
+        write_text(place, json.dumps(sealed, sort_keys=True, allow_nan=False) + "\n")
+        self._push(place)
+
+    def drop(self, kind: str, key: str) -> None:
+        """Let go of what is known of a result; its files stay. Nothing happens if it cannot be."""
+        with suppress(OSError):
+            self.entry_path(kind, key).unlink(missing_ok=True)
+
+    def keys(self, kind: str) -> set[str]:
+        """The keys of all results of a kind that are here, sound or not."""
+        found = (path.stem for path in (self.folder / "entries" / kind).glob("*.json"))
+        return {key for key in found if _KEY.fullmatch(key)}
+
+    def blobs_of(self, kind: str, key: str) -> list[Path]:
+        """The files of a result that are here."""
+        try:
+            entry = self._read(kind, key)
+        except _Damaged:
+            return []
+        return [self.blob_path(digest) for digest in entry.files.values()] if entry else []
+
+    def files(self) -> Iterator[Path]:
+        """All files that are no entries: blobs, and what killed writers left."""
+        yield from sorted(path for path in (self.folder / "blobs").rglob("*") if path.is_file())
+        yield from sorted((self.folder / "entries").rglob(".*.tmp"))
+
+    def entry_path(self, kind: str, key: str) -> Path:
+        """Where what is known of a result is, or will be. Raises DataError if that is no key."""
+        if not _KEY.fullmatch(key):
+            raise DataError(f"{key[:80]!a} is no key of a result: it must be 64 digits of 0-9 a-f")
+        return self.folder / "entries" / kind / f"{key}.json"
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a file of this content is, or will be."""
+        return self.folder / "blobs" / digest[:2] / digest
+
+    def _entry(self, kind: str, key: str) -> _Entry | None:
+        found = self._read(kind, key)
+        if found is None and self._pull(self.entry_path(kind, key)):
+            found = self._read(kind, key)
+        return found
+
+    def _read(self, kind: str, key: str) -> _Entry | None:
+        path = self.entry_path(kind, key)
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            content = read["content"]
+            if read["seal"] != _seal(content) or read.keys() != {"seal", "content"}:
+                raise _Damaged(path, "its content has changed")
+            if (content["kind"], content["key"]) != (kind, key):
+                raise _Damaged(path, "it is another result's")
+            files = {str(name): digest for name, digest in content["files"].items()}
+            if not all(isinstance(one, str) and _KEY.fullmatch(one) for one in files.values()):
+                raise _Damaged(path, "it names files that cannot be")
+            return _Entry(dict(content["about"]), files)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+            raise _Damaged(path, f"{type(error).__name__}: {error}") from None
+
+    def _holds(self, entry: _Entry) -> bool:
+        """Whether all files of an entry are here, and sound."""
+        for digest in entry.files.values():
+            path = self.blob_path(digest)
+            if not path.is_file() or file_hash(path, "sha256") != digest:
+                return False
+        return True
+
+    def _keep_blob(self, digest: str, file: Path) -> None:
+        place = self.blob_path(digest)
+        if not place.is_file() or file_hash(place, "sha256") != digest:
+            _copy_checked(file, place, digest)
+        self._push(place)
+
+    def _copy(self, digest: str, place: Path) -> None:
+        blob = self.blob_path(digest)
+        if not blob.is_file() and not self._pull(blob):
+            raise _Damaged(blob, "it is missing")
+        _copy_checked(blob, place, digest)
+
+    def _pull(self, path: Path) -> bool:
+        if self._remote is None:
+            return False
+        try:
+            with atomic_path(path) as temporary:
+                if not self._remote.pull(path.relative_to(self.folder).as_posix(), temporary):
+                    raise FileNotFoundError(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _push(self, path: Path) -> None:
+        if self._remote is not None:
+            self._remote.push(path.relative_to(self.folder).as_posix(), path)
+
+
+def _copy_checked(source: Path, place: Path, digest: str) -> None:
+    """Copy a file if it is what its name says; ``place`` is as it was otherwise."""
+    with atomic_path(place) as temporary:
+        found = hashlib.sha256()
+        with temporary.open("wb") as written:
+            for block in _blocks(source):
+                found.update(block)
+                written.write(block)
+        if found.hexdigest() != digest:
+            raise _Damaged(source, "its content has changed")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except OSError as error:
+        raise _Damaged(path, str(error.strerror or error)) from None
+
+
+def _seal(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"warning: {what}\n")

@@ -1,0 +1,198 @@
+"""``python -m sparse_sam.tracking.unused``: what the store holds that this clone does not name.
+
+Named is a result by the journals of the workspace and of every branch, tag and experiment whose
+``dvc.lock`` leads to them in DVC's cache, by a stage that is running, and by every sweep of the
+clone. All else is shown with its size, and removed on request; it is computed again when needed.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sparse_sam.errors import SparseSamError
+from sparse_sam.files import Store, read_json
+from sparse_sam.redaction import guard_output
+from sparse_sam.tracking.journal import is_running, read_events
+from sparse_sam.tracking.pipelines import repository_root, state_folder
+from sparse_sam.tracking.stages import STAGES
+from sparse_sam.tracking.stores import is_shared, open_store
+from sparse_sam.tracking.trainings import keys_in
+
+KINDS = ("training", "cell")
+_KEY = re.compile('"training": "([0-9a-f]{64})"')
+_YOUNG_SECONDS = 3600.0
+"""A file without an entry that is younger may be one that is being kept."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Something that nothing names.
+
+    Attributes:
+        what: in words.
+        size: in bytes, of what goes with it.
+        files: what is removed.
+    """
+
+    what: str
+    size: int
+    files: tuple[Path, ...]
+
+
+def unused(root: Path, store: Store) -> list[Unused]:
+    """What of a store, and of the places where trainings are saved, nothing of a clone names.
+
+    Raises:
+        SparseSamError: a file that names results is damaged: then nothing can be said to be unused.
+    """
+    named = named_keys(root)
+    everything = [(kind, key) for kind in KINDS for key in sorted(store.keys(kind))]
+    claimed = {path for one in everything if one[1] in named for path in store.blobs_of(*one)}
+    found = []
+    for kind, key in everything:
+        if key not in named:
+            own = {store.entry_path(kind, key), *store.blobs_of(kind, key)} - claimed
+            claimed |= own  # of two results with the same network it goes with the first
+            found.append(_unused(_described(kind, store, key), sorted(own)))
+    for path in store.files():
+        if path not in claimed and _is_old(path):
+            found.append(_unused("left by a writer that was killed", [path]))
+    points = state_folder(root) / "resume"
+    for path in sorted(points.glob("*.safetensors")):
+        if store.about("training", path.stem) is not None:
+            found.append(_unused("saved on its way, and done since", [path]))
+    return found
+
+
+def named_keys(root: Path) -> set[str]:
+    """The keys of all results that a clone names. Raises SparseSamError."""
+    named = set(_workspace_keys(root))
+    for lock in _locks(root):
+        named.update(_keys_behind(root, lock))
+    for plan in (state_folder(root) / "sweeps").glob("*/sweeps/*.json"):
+        content = read_json(plan, "Delete it: the sweep writes it when it is run again.")
+        named.update(cell["key"] for cell in content["cells"])
+        named.update(content.get("dense", ()))
+    return named
+
+
+def _workspace_keys(root: Path) -> Iterator[str]:
+    running = (
+        path for path in (state_folder(root) / "pipelines").glob("*/*.jsonl") if is_running(path)
+    )
+    finished = (root / stage.journal for stage in STAGES.values())
+    for path in (*finished, *running):
+        if path.is_file():
+            yield from keys_in(read_events(path))
+
+
+def _locks(root: Path) -> Iterator[str]:
+    """The text of ``dvc.lock`` in the workspace, and in every commit that a name leads to."""
+    with suppress(FileNotFoundError):
+        yield (root / "dvc.lock").read_text(encoding="utf-8")
+    for commit in _git(root, "for-each-ref", "--format=%(objectname)").split():
+        yield _git(root, "show", f"{commit}:dvc.lock")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _keys_behind(root: Path, lock: str) -> Iterator[str]:
+    """The keys in the journals that a ``dvc.lock`` names, where DVC's cache has them."""
+    try:
+        read: Any = YAML(typ="safe", pure=True).load(lock) or {}
+        stages = read.get("stages", {}).values()
+        outputs = [one for stage in stages for one in stage.get("outs", [])]
+    except (YAMLError, AttributeError):
+        return
+    for one in outputs:
+        digest = str(one.get("md5", ""))
+        if re.fullmatch("[0-9a-f]{32}", digest) and str(one.get("path", "")).endswith(".jsonl"):
+            cached = root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+            with suppress(FileNotFoundError):
+                yield from _KEY.findall(cached.read_text(encoding="utf-8", errors="replace"))
+
+
+def _described(kind: str, store: Store, key: str) -> str:
+    about = store.about(kind, key) or {}
+    task: Any = about.get("task") or about.get("work") or {}
+    dense = task.get("dense", task)
+    words = [kind, task.get("arm", "dense"), dense.get("model", "?"), f"seed {dense.get('seed')}"]
+    return " ".join(map(str, words))
+
+
+def _unused(what: str, files: Sequence[Path]) -> Unused:
+    size = 0
+    for path in files:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return Unused(what, size, tuple(files))
+
+
+def _is_old(path: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > _YOUNG_SECONDS
+    return False
+
+
+def main() -> int:
+    """Show, and remove if that is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sparse_sam.tracking.unused", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--remove", action="store_true", help="remove what is shown")
+    parser.add_argument(
+        "--shared", action="store_true", help="also from a store that others may use"
+    )
+    asked = parser.parse_args()
+    try:
+        root = repository_root()
+        store = open_store(root)
+        if asked.remove and is_shared() and not asked.shared:
+            raise SparseSamError(
+                f"{store.folder} may be shared, and what other clones name is not known here. "
+                "Nothing was removed; with SHARED=yes it is."
+            )
+        found = unused(root, store)
+        for one in sorted(found, key=lambda one: -one.size):
+            sys.stdout.write(f"{_bytes(one.size):>10}  {one.what}, {one.files[0].name[:16]}…\n")
+            for path in one.files if asked.remove else ():
+                path.unlink(missing_ok=True)
+    except (SparseSamError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    total = _bytes(sum(one.size for one in found))
+    if asked.remove:
+        said = f"{len(found)} removed, {total}"
+    elif found:
+        said = f"{len(found)} that nothing here names, {total}; `make gc REMOVE=yes` removes them"
+    else:
+        said = "nothing: this clone names all of it"
+    sys.stdout.write(f"{store.folder}: {said}\n")
+    return 0
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+if __name__ == "__main__":
+    guard_output()
+    sys.exit(main())

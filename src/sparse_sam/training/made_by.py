@@ -1,0 +1,203 @@
+"""What makes a training, and nothing else: its key, by which its result is known everywhere.
+
+A key is the SHA-256 of parameters, of the content of what is read, of the seed, of the code that is
+run (``files.code_of``), and of the environment. Parameters that an arm does not use are left out,
+so that SGD is not trained once for every ρ. Where and how fast a training is done is no part of it.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sparse_sam.files import Contents, chosen_places, code_of
+from sparse_sam.networks import NETWORKS
+from sparse_sam.pruning import PruneParams
+from sparse_sam.sam import VARIANTS
+from sparse_sam.training.arms import SAM_ARM, arm_optimizer
+from sparse_sam.training.params import DenseParams, FinetuneParams
+from sparse_sam.training.registry import LEARNING_RATES, OPTIMIZERS
+
+if TYPE_CHECKING:
+    import torch
+
+_TRAINING = ("sparse_sam.training.experiment",)
+# What says how pixels are scaled: a fingerprint is of the bytes.
+_DATA = ("sparse_sam.data.stratify", "sparse_sam.data.tensors")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What changes the bits of a training beside what it is: the same on every node of a cluster.
+
+    Attributes:
+        version: of torch, and its build.
+        machine: kind of processor, as "x86_64".
+        device: "cpu" or "cuda".
+        kernels: which of torch's kernels the processor takes, as "AVX2"; of a GPU, its name.
+        threads: of a training; 0 on a GPU, where they change nothing.
+    """
+
+    version: str
+    machine: str
+    device: str
+    kernels: str
+    threads: int
+
+    @classmethod
+    def here(cls, device: "torch.device", threads: int) -> "Environment":
+        """That of this process."""
+        import torch  # here, for who only asks for a code need not wait for it
+
+        is_cpu = device.type == "cpu"
+        kernels = (
+            torch.backends.cpu.get_cpu_capability()
+            if is_cpu
+            else torch.cuda.get_device_name(device)
+        )
+        return cls(
+            str(torch.__version__),
+            platform.machine(),
+            device.type,
+            kernels,
+            threads if is_cpu else 0,
+        )
+
+
+class Made(Protocol):
+    """Anything that has a key."""
+
+    def content(self) -> dict[str, Any]:
+        """Parameters, seed, and hashes of what is read, as plain values."""
+        ...
+
+    def code(self) -> tuple[str, ...]:
+        """Where its code begins: modules, or places of what was chosen."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense network.
+
+    Attributes:
+        data: fingerprint of the data set.
+        model: name of the network, or ``package.module:factory``.
+        recipe: how it is trained.
+        seed: of initialisation and batch order.
+        files: files that a network of one's own reads (``model.files``).
+    """
+
+    data: str
+    model: str
+    recipe: DenseParams
+    seed: int
+    files: tuple[str, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """What makes it, as plain values."""
+        recipe = self.recipe.model_dump(mode="json")
+        if self.recipe.optimizer == "sgd":
+            del recipe["sam"]
+        content = {"data": self.data, "model": self.model, "recipe": recipe, "seed": self.seed}
+        return content | ({"files": hashes_of(self.files)} if self.files else {})
+
+    def code(self) -> tuple[str, ...]:
+        """Where its code begins."""
+        recipe, places = self.recipe, [LEARNING_RATES.place(self.recipe.schedule)]
+        if recipe.optimizer == "sam":
+            places.append(VARIANTS.place(recipe.sam.variant))
+        optimizer = OPTIMIZERS.place(recipe.optimizer)
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), optimizer, *places)
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """A pruned network, finetuned as an arm does.
+
+    Attributes:
+        start: SHA-256 of the pruned checkpoint's file, which holds data, network and seed.
+        model: name of its network.
+        prune: how it is pruned further on the way.
+        arm: ``sgd``, ``sgd_2x`` or ``sam``.
+        recipe: the recipe, and SAM's settings.
+        seed: of the batch order.
+        files: as ``Dense.files``.
+    """
+
+    start: str
+    model: str
+    prune: PruneParams
+    arm: str
+    recipe: FinetuneParams
+    seed: int
+    files: tuple[str, ...] = ()
+
+    def content(self) -> dict[str, Any]:
+        """What makes it, as plain values."""
+        recipe = self.recipe.model_dump(mode="json")
+        if self.arm != SAM_ARM:
+            del recipe["sam"]
+        content = {
+            "start": self.start,
+            "model": self.model,
+            "prune": self.prune.model_dump(mode="json"),
+            "arm": self.arm,
+            "recipe": recipe,
+            "seed": self.seed,
+        }
+        return content | ({"files": hashes_of(self.files)} if self.files else {})
+
+    def code(self) -> tuple[str, ...]:
+        """Where its code begins."""
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), *finetuning_code(self))
+
+
+class _Finetuned(Protocol):
+    @property
+    def arm(self) -> str: ...
+    @property
+    def prune(self) -> PruneParams: ...
+    @property
+    def recipe(self) -> FinetuneParams: ...
+
+
+def finetuning_code(task: _Finetuned) -> tuple[str, ...]:
+    """Where the code of an arm's choices begins: pruning, optimizer, schedule."""
+    places = [*chosen_places(task.prune), LEARNING_RATES.place(task.recipe.training.schedule)]
+    if task.arm == SAM_ARM:
+        places.append(VARIANTS.place(task.recipe.sam.variant))
+    return (OPTIMIZERS.place(arm_optimizer(task.arm)), *places)
+
+
+def hashes_of(files: Sequence[str]) -> dict[str, str]:
+    """The content of files that parameters name, by the names that they have there."""
+    return {name: Contents().of(Path(name)) for name in files}
+
+
+def identity(task: Made) -> str:
+    """SHA-256 of parameters and data: the same from version to version of the code."""
+    text = json.dumps(task.content(), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_hash(roots: tuple[str, ...]) -> str:
+    """One hash of all code that is run from some modules on."""
+    text = json.dumps(code_of(sorted(set(roots))), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def key_of(task: Made, environment: Environment) -> str:
+    """SHA-256 of parameters, data, code and environment: under which its result is kept."""
+    made_by = [identity(task), _known_code_hash(task.code()), asdict(environment)]
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _known_code_hash(roots: tuple[str, ...]) -> str:
+    """Within a process that has loaded its code, a file that changes makes no other result."""
+    return code_hash(roots)

@@ -1,0 +1,89 @@
+"""Hash the code that each stage runs, and what it reads from outside, into ``inputs/``.
+
+DVC runs this every time, and a stage only if its file of hashes is another: so a comment retrains
+nothing, a changed image does, and nobody lists files in ``dvc.yaml``.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparse_sam.config import Params
+
+
+def main() -> None:
+    """Write a file for every stage."""
+    argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__).parse_args()
+    from sparse_sam.config import load_params
+    from sparse_sam.errors import SparseSamError
+    from sparse_sam.files import Contents, write_json
+    from sparse_sam.redaction import guard_output
+    from sparse_sam.tracking import STAGES, layout, repository_root, state_folder
+
+    guard_output()
+    try:
+        params = load_params(layout.params)
+        contents = Contents(state_folder(repository_root()) / "contents.json")
+        for stage in STAGES:
+            write_json(layout.inputs(stage), made_by(stage, params, contents))
+        contents.remember()
+    except SparseSamError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}. Give access there, and run it again.")
+
+
+def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
+    """What a stage's numbers depend on beside parameters and the outputs of other stages."""
+    from importlib.metadata import version
+
+    from sparse_sam.files import code_of
+
+    code = code_of([f"stages.{stage}", *_chosen(stage, params)])
+    if stage == "download":
+        return {"code": code, "files": {name: contents.of(path) for name, path in _data(params)}}
+    files = {name: contents.of(Path(name)) for name in params.model.files}
+    # The public version: builds for other processors are called alike.
+    return {"code": code, "files": files, "torch": version("torch").partition("+")[0]}
+
+
+def _chosen(stage: str, params: "Params") -> tuple[str, ...]:
+    """Where the code begins that parameters choose for a stage."""
+    from sparse_sam.files import chosen_places
+    from sparse_sam.training import Dense, Finetuning
+
+    model = params.model.name
+    dense = Dense("", model, params.train_dense, 0).code()
+    arms = {
+        arm: Finetuning("", model, params.prune, arm, params.finetune, 0).code()
+        for arm in ("sgd", "sam")
+    }
+    chosen = {
+        "download": chosen_places(params.data),
+        "train_dense": dense,
+        "prune": [*chosen_places(params.model), *chosen_places(params.prune)],
+        "finetune_sgd": arms["sgd"],
+        "finetune_sam": arms["sam"],
+        "evaluate": [*arms["sgd"], *arms["sam"]],
+    }
+    return tuple(chosen[stage])
+
+
+def _data(params: "Params") -> Iterator[tuple[str, Path]]:
+    """The files outside that the data set is read from."""
+    from sparse_sam.data import SOURCES, outer_path
+
+    if params.data.folder:
+        yield "data.folder", outer_path(params.data.folder)
+    # The official files have checksums, wherever they come from; a source of one's own may not.
+    mirror = params.data.mirror
+    if mirror and params.data.source not in SOURCES and outer_path(mirror).exists():
+        yield "data.mirror", outer_path(mirror)
+
+
+if __name__ == "__main__":
+    main()
