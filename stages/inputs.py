@@ -37,6 +37,30 @@ def main() -> None:
         sys.exit(f"error: {where}{error.strerror or error}. Give access there, and run it again.")
 
 
+def check_unchanged(stage: str, params: "Params") -> None:
+    """Raise SparseSamError if a stage would be recorded as made by what did not make it.
+
+    DVC hashes parameters when a stage has ended, and code when ``dvc repro`` began: what somebody
+    edits meanwhile would stand in ``dvc.lock`` beside results of what was there before.
+    """
+    from sparse_sam.config import load_params
+    from sparse_sam.errors import SparseSamError
+    from sparse_sam.files import Contents, read_json
+    from sparse_sam.tracking import STAGES, layout, repository_root, state_folder
+
+    again = "It is not recorded as done; run it again: what was trained is in the store."
+    own = STAGES[stage].params
+    if load_params(layout.params).flat(own) != params.flat(own):
+        raise SparseSamError(f"{layout.params} was changed while {stage} ran. {again}")
+    contents = Contents(state_folder(repository_root()) / "contents.json")
+    said = read_json(layout.inputs(stage), "Run `dvc repro inputs`.")
+    if said != made_by(stage, params, contents):
+        raise SparseSamError(
+            f"{layout.inputs(stage)} does not say what {stage} is made by now: code, or a file "
+            f"that it reads, was changed since `dvc repro` began. {again}"
+        )
+
+
 def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
     """What a stage's numbers depend on beside parameters and the outputs of other stages."""
     from importlib.metadata import version

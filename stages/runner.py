@@ -1,12 +1,15 @@
 """What every stage does around its work: arguments, parameters, errors, exit codes."""
 
 import argparse
+import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sparse_sam.config import Params
     from sparse_sam.tracking import Stage
 else:
     Stage = Any  # whose import takes time, and `--help` none
@@ -26,7 +29,8 @@ def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
     guard_output()
     try:
         signals = Signals()
-        run_stage(name, load_params(layout.params), work, signals)
+        params = load_params(layout.params)
+        run_stage(name, params, partial(_unchanged, work, params), signals)
         signals.ignore()
         _flush()
     except SparseSamError as error:
@@ -42,6 +46,18 @@ def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
             f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"
         )
         sys.exit(128 + stopped.number)
+
+
+def _unchanged(work: "Callable[[Stage], None]", params: "Params", stage: Stage) -> None:
+    """Do a stage's work; under DVC, only as what DVC will say that made it."""
+    from stages.inputs import check_unchanged
+
+    is_recorded = "DVC_STAGE" in os.environ
+    if is_recorded:
+        check_unchanged(stage.name, params)
+    work(stage)
+    if is_recorded:
+        check_unchanged(stage.name, params)
 
 
 def _flush() -> None:

@@ -22,6 +22,7 @@ from sparse_sam.tracking import (
 )
 from sparse_sam.training import (
     DENSE,
+    KIND,
     PRUNED,
     Cost,
     Dense,
@@ -170,6 +171,7 @@ class _Results:
             if isinstance(found, Diverged):
                 raise DivergenceError(found.why)
             if found is not None:
+                self._store.share(KIND, key)
                 self._begin(job, found)
                 for row in found.history:
                     self._tell(job, row)

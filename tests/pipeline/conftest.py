@@ -125,7 +125,7 @@ def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]
             text=True,
             check=True,
         ).stdout
-        results = ("metrics/", "plots/", "dvc.lock")  # the small pipeline has its own
+        results = ("metrics/", "plots/", "inputs/", "dvc.lock")  # the small pipeline has its own
         for file in filter(None, listed.split("\0")):
             if file.startswith(results) or not (ROOT / file).is_file():
                 continue

@@ -13,6 +13,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -26,13 +27,14 @@ _LIBRARY = "sparse_sam"
 _PROJECT = (_LIBRARY, "stages")
 _OBSERVERS = (
     *("sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.tracking"),
-    "stages.runner",
+    *("stages.runner", "stages.inputs"),
 )
 """They report, check or name, and make no number: every value that they pass on is hashed."""
 _TABLE = "registry"
 """The module of a room that says what stands for which name; what is chosen is hashed itself."""
 _PYTHONS = {".py", ".pyi", ".pyc", ".typed", ".tmp"}
 _INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = Path(sysconfig.get_paths()["stdlib"])
 _LAYOUT = {"ctx", "type_comment", "kind", "type_ignores"}
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VALIDATORS = {"model_validator", "field_validator"}
@@ -89,8 +91,6 @@ class _Walk:
         if above:
             yield above
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names:
-            return
         spec = _spec(name)
         if spec is None:
             return
@@ -111,10 +111,10 @@ class _Walk:
         base = parts[: len(parts) - one.level + 1] if one.level else []
         module = ".".join([*base, *filter(None, [one.module])])
         top = module.partition(".")[0]
-        if not module or top in sys.stdlib_module_names:
+        if not module:
             return
         if top not in self._followed and _is_installed(_spec(top)):
-            if not is_ours:
+            if not is_ours and top not in sys.stdlib_module_names:
                 self.found[top] = f"version {_version_of(top)}"
             return
         yield module
@@ -209,8 +209,10 @@ def _is_installed(spec: ModuleSpec | None) -> bool:
     if spec is None:
         return True
     where = [spec.origin] if spec.has_location and spec.origin else []
-    places = [*where, *(spec.submodule_search_locations or ())]
-    return not places or any(_INSTALLED & set(Path(place).parts) for place in places)
+    places = [Path(place) for place in (*where, *(spec.submodule_search_locations or ()))]
+    return not places or any(
+        _INSTALLED & set(place.parts) or place.is_relative_to(_STANDARD) for place in places
+    )
 
 
 @lru_cache(maxsize=1)

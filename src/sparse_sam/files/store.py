@@ -46,6 +46,10 @@ class _Entry(NamedTuple):
     files: dict[str, str]
 
 
+class _Absent(Exception):  # noqa: N818 - never leaves this module
+    """A remote does not have it."""
+
+
 class _Damaged(Exception):  # noqa: N818 - never leaves this module
     """A file of the store is not what was written."""
 
@@ -125,6 +129,12 @@ class Store:
         write_text(place, json.dumps(sealed, sort_keys=True, allow_nan=False) + "\n")
         self._push(place)
 
+    def share(self, kind: str, key: str) -> None:
+        """See that the remote has what is here: it may have been away when that was kept."""
+        if self._remote is not None:
+            for path in (*self.blobs_of(kind, key), self.entry_path(kind, key)):
+                self._push(path)
+
     def drop(self, kind: str, key: str) -> None:
         """Let go of what is known of a result; its files stay. Nothing happens if it cannot be."""
         with suppress(OSError):
@@ -166,6 +176,8 @@ class Store:
 
     def _read(self, kind: str, key: str) -> _Entry | None:
         path = self.entry_path(kind, key)
+        if not path.is_file():  # a pipe that somebody put there would be waited for
+            return None
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
             content = read["content"]
@@ -205,17 +217,29 @@ class Store:
     def _pull(self, path: Path) -> bool:
         if self._remote is None:
             return False
-        try:
-            with atomic_path(path) as temporary:
-                if not self._remote.pull(path.relative_to(self.folder).as_posix(), temporary):
-                    raise FileNotFoundError(path)
-        except FileNotFoundError:
-            return False
-        return True
+        with suppress(_Absent), atomic_path(path) as temporary:
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                is_there = self._remote.pull(name, temporary)
+            except OSError as error:
+                is_there = self._lost(error)
+            if not is_there:
+                raise _Absent
+            return True
+        return False
 
     def _push(self, path: Path) -> None:
         if self._remote is not None:
-            self._remote.push(path.relative_to(self.folder).as_posix(), path)
+            try:
+                self._remote.push(path.relative_to(self.folder).as_posix(), path)
+            except OSError as error:
+                self._lost(error)
+
+    def _lost(self, error: OSError) -> bool:
+        """Go on without the remote, and say so once."""
+        _say(f"the store goes on without its remote: {error.strerror or error}")
+        self._remote = None
+        return False
 
 
 def _copy_checked(source: Path, place: Path, digest: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from sparse_sam.errors import SparseSamError
+from sparse_sam.errors import DataError, SparseSamError
 from sparse_sam.files import Store, read_json
 from sparse_sam.redaction import guard_output
 from sparse_sam.tracking.journal import is_running, read_events
@@ -64,13 +64,11 @@ def unused(root: Path, store: Store) -> list[Unused]:
             own = {store.entry_path(kind, key), *store.blobs_of(kind, key)} - claimed
             claimed |= own  # of two results with the same network it goes with the first
             found.append(_unused(_described(kind, store, key), sorted(own)))
-    for path in store.files():
-        if path not in claimed and _is_old(path):
-            found.append(_unused("left by a writer that was killed", [path]))
-    points = state_folder(root) / "resume"
-    for path in sorted(points.glob("*.safetensors")):
-        if store.about("training", path.stem) is not None:
-            found.append(_unused("saved on its way, and done since", [path]))
+    left = (path for path in store.files() if path not in claimed and _is_old(path))
+    found.extend(_unused("left by a writer that was killed", [path]) for path in left)
+    points = sorted((state_folder(root) / "resume").glob("*.safetensors"))
+    over = (path for path in points if store.about("training", path.stem) is not None)
+    found.extend(_unused("saved on its way, and done since", [path]) for path in over)
     return found
 
 
@@ -80,9 +78,13 @@ def named_keys(root: Path) -> set[str]:
     for lock in _locks(root):
         named.update(_keys_behind(root, lock))
     for plan in (state_folder(root) / "sweeps").glob("*/sweeps/*.json"):
-        content = read_json(plan, "Delete it: the sweep writes it when it is run again.")
-        named.update(cell["key"] for cell in content["cells"])
-        named.update(content.get("dense", ()))
+        cure = "Delete it: the sweep writes it when it is run again."
+        content = read_json(plan, cure)
+        try:
+            named.update(cell["key"] for cell in content["cells"])
+            named.update(content.get("dense", ()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{plan} is damaged ({error!r}). {cure}") from None
     return named
 
 
