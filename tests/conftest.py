@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "six_launchers" not in item.name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A store of the tests' own: they neither take what this clone has trained, nor add to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARSE_SAM_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
 TINY_NETS = """
 from torch import nn
 

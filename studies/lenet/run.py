@@ -20,25 +20,28 @@ from tqdm import tqdm
 
 from sparse_sam.data import DataParams, Split, TestData, TrainingData, read_data
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import read_json, write_json
+from sparse_sam.files import Store, read_json, write_json
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import SAMParams
+from sparse_sam.tracking import open_store, repository_root
 from sparse_sam.training import (
     DENSE,
     SAM_ARM,
     SGD_2X_ARM,
     Checkpoint,
+    Dense,
     DenseParams,
     FinetuneParams,
+    Finetuning,
     TrainingParams,
+    checkpoint_hash,
     evaluate,
-    finetune,
     load_checkpoint,
     prune,
     run_jobs,
     save_checkpoint,
     select_device,
-    train_dense,
+    train_once,
 )
 
 HERE = Path(__file__).parent
@@ -96,8 +99,13 @@ def _train_dense(
     seed: int,
     _: Told,
 ) -> None:
-    trained = train_dense(data, network, recipe, seed, lambda _: None)
-    save_checkpoint(paths[seed], trained.checkpoint)
+    task = Dense(data.info.fingerprint, network, recipe, seed)
+    save_checkpoint(paths[seed], train_once(task, data, _store()).checkpoint)
+
+
+def _store() -> Store:
+    """Where trainings are kept: a study that was stopped goes on from there."""
+    return open_store(repository_root())
 
 
 def finetuned(
@@ -115,7 +123,9 @@ def finetuned(
     finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
     pruning = PruneParams.model_validate({**params["prune"], "sparsity": 1 - 1 / compression})
     start = prune(dense, pruning, data)
-    done = finetune(start, data, finetuning, recipe.arm, lambda _: None, pruning=pruning)
+    origin = start.origin
+    task = Finetuning(checkpoint_hash(start), network, pruning, recipe.arm, finetuning, origin.seed)
+    done = train_once(task, data, _store(), start=start)
     return done.checkpoint, done.history[-1].validation_accuracy
 
 

@@ -19,19 +19,21 @@ from sparse_sam.errors import SparseSamError
 from sparse_sam.files import write_json
 from sparse_sam.pruning import plain_state, prunable_parameters
 from sparse_sam.sam import SAMParams
+from sparse_sam.tracking import open_store, repository_root
 from sparse_sam.training import (
     PRUNED,
     SAM_ARM,
     SGD_2X_ARM,
     SGD_ARM,
     Checkpoint,
+    Dense,
     DenseParams,
     FinetuneParams,
     TrainingParams,
     evaluate,
     run_jobs,
     select_device,
-    train_dense,
+    train_once,
 )
 from studies.notebook.faults import VARIANTS, Faults, Finetuned, finetune_with, prune
 
@@ -62,7 +64,8 @@ def run_seed(
 ) -> list[dict[str, Any]]:
     """One row for every sparsity and variant; ``done`` is told of every finetuning."""
     recipe, finetuning = recipes(params)
-    dense = train_dense(training, model, recipe, seed, lambda _: None).checkpoint
+    task = Dense(training.info.fingerprint, model, recipe, seed)
+    dense = train_once(task, training, open_store(repository_root())).checkpoint
     dense_accuracy = evaluate(dense.build(), test.test).accuracy
     rows = []
     for sparsity in params["sparsities"]:

@@ -36,7 +36,6 @@ _PYTHONS = {".py", ".pyi", ".pyc", ".typed", ".tmp"}
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
 _LAYOUT = {"ctx", "type_comment", "kind", "type_ignores"}
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _VALIDATORS = {"model_validator", "field_validator"}
 _HASH_LENGTH = 32
 
@@ -255,23 +254,37 @@ def _write(node: Any, digest: Any, *, keeps_documents: bool) -> None:
     """Feed a tree to a hash, as it is in every version of Python."""
     if isinstance(node, ast.Constant):
         digest.update(f"{type(node.value).__name__} {node.value!r};".encode("utf-8", "replace"))
+    elif isinstance(node, ast.Delete) and _has_tuple(node):
+        # `del (a, b)`, which is how formatters break `del a, b`
+        whole = [inner for one in node.targets for inner in getattr(one, "elts", [one])]
+        _write(ast.Delete(whole), digest, keeps_documents=keeps_documents)
     elif isinstance(node, ast.AST):
         digest.update(f"{type(node).__name__}(".encode())
         for name, value in ast.iter_fields(node):
             if name in _LAYOUT or value is None or value == []:
                 continue
-            if name == "body" and isinstance(node, _DOCUMENTED) and not keeps_documents:
-                value = value[1:] if ast.get_docstring(node, clean=False) is not None else value  # noqa: PLW2901
             digest.update(f"{name}=".encode())
             _write(value, digest, keeps_documents=keeps_documents)
         digest.update(b")")
     elif isinstance(node, list):
         digest.update(b"[")
         for one in node:
-            _write(one, digest, keeps_documents=keeps_documents)
+            if keeps_documents or not _is_document(one):
+                _write(one, digest, keeps_documents=keeps_documents)
         digest.update(b"]")
     else:
         digest.update(f"{node!r};".encode("utf-8", "replace"))
+
+
+def _has_tuple(node: ast.Delete) -> bool:
+    return any(isinstance(one, ast.Tuple) for one in node.targets)
+
+
+def _is_document(node: Any) -> bool:
+    """A docstring, or one of an attribute's: text that stands alone."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
+        return False
+    return isinstance(node.value.value, str)
 
 
 def _imports(node: ast.AST, *, is_ours: bool) -> Iterator[_Import]:

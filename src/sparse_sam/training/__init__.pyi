@@ -59,6 +59,8 @@ from .metrics import mean_history as mean_history
 from .metrics import sparsity_metrics as sparsity_metrics
 from .metrics import training_metrics as training_metrics
 from .on_ray import OnRay as OnRay
+from .once import checkpoint_hash as checkpoint_hash
+from .once import train_once as train_once
 from .optimizers import check_holds as check_holds
 from .origin import Origin as Origin
 from .origin import build_on_meta as build_on_meta

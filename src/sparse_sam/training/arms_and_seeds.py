@@ -1,6 +1,5 @@
 """All trainings of a stage: every arm and seed, side by side, each gone on with after a kill."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,24 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sam.data import DataInfo, TrainingData, load_training_data
-from sparse_sam.errors import CheckpointError, SparseSamError
+from sparse_sam.errors import SparseSamError
 from sparse_sam.redaction import redacted
 from sparse_sam.training.arms import PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device
-from sparse_sam.training.engines import Cost, Done, Failed, Large, Task
-from sparse_sam.training.experiment import (
-    OnEpoch,
-    Trained,
-    arm_recipe,
-    finetune,
-    origin_of,
-    train_dense,
-)
+from sparse_sam.training.engines import Cost, Done, Failed, Large, Task, here
+from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
 from sparse_sam.training.made_by import Dense, Finetuning
 from sparse_sam.training.on_ray import OnRay
+from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
 
@@ -78,30 +71,11 @@ class Trainings:
 
     def epochs(self, job: Job) -> int:
         """How many epochs a training takes."""
-        task = self.tasks[job]
-        recipe = (
-            task.recipe if isinstance(task, Dense) else arm_recipe(task.recipe.training, job[0])
-        )
-        return recipe.epochs
+        return epochs_of(self.tasks[job])
 
     def called(self, job: Job) -> str:
         """What a training is called."""
         return f"{self.name}: {job[0]} seed {job[1]}"
-
-
-def train_one(
-    task: Dense | Finetuning,
-    data: TrainingData,
-    start: Checkpoint | None,
-    report: OnEpoch = lambda _: None,
-    resume: ResumePoint | None = None,
-) -> Trained:
-    """Do one training; ``start`` is what a finetuning starts from."""
-    if isinstance(task, Dense):
-        return train_dense(data, task.model, task.recipe, task.seed, report, resume)
-    if start is None:
-        raise CheckpointError("a finetuning needs the network that it starts from")
-    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune)
 
 
 @cache
@@ -141,7 +115,7 @@ def train_all(
         return
 
     def done(job: Job, history: list[Epoch]) -> None:
-        on_done(job, history, Cost(history[-1].seconds, f"process {os.getpid()}", time.time()))
+        on_done(job, history, Cost(history[-1].seconds, here(), time.time()))
 
     run_jobs(
         trainings,

@@ -90,6 +90,11 @@ class Failed:
     why: str
 
 
+def here() -> str:
+    """What this process is called where a cost says who paid it."""
+    return f"process {os.getpid()}"
+
+
 Event = Begun | Done | Failed
 Then = Callable[[Event], Iterable[Task]]
 
@@ -150,7 +155,7 @@ def _attempt(task: Task) -> Done | Failed:
                 return Failed(task, error, traceback.format_exc())
         else:
             seconds = time.perf_counter() - started
-            return Done(task, found, Cost(seconds, f"process {os.getpid()}", time.time()))
+            return Done(task, found, Cost(seconds, here(), time.time()))
     raise AssertionError("there is an attempt")
 
 
