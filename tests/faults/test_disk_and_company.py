@@ -52,6 +52,23 @@ def test_where_nothing_can_be_written_is_said(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.parametrize("options", ["size=200k", "ro"])
+def test_a_store_that_is_full_or_read_only_costs_a_warning(
+    make_clone: Callable[..., Clone], clone: Clone, tmp_path: Path, options: str
+) -> None:
+    other, store = make_clone("full"), tmp_path / "store"
+    store.mkdir()
+    with mounted(store, options):
+        done = other.run("dvc", "repro", **LATER, SPARSE_SAM_STORE=str(store))
+        assert "the store could not keep train_dense: dense seed" in done.stderr
+        assert "No space left" in done.stderr or "Read-only" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert other.hashes() == clone.hashes()
+        # What is there of a result that did not fit is taken for none.
+        other.run("dvc", "repro", "--force", **LATER, SPARSE_SAM_STORE=str(store))
+        assert other.hashes() == clone.hashes()
+
+
 def test_two_runs_in_one_clone(clone: Clone) -> None:
     """The second says that the first is at work, and spoils nothing."""
     before = clone.hashes()

@@ -60,6 +60,9 @@ def test_a_second_repro_runs_nothing_and_params_run_what_they_change(clone: Clon
     assert executed(output) == {"finetune_sam", "evaluate"}
     with (clone.path / "src/sparse_sam/evaluation/statistics.py").open("a") as file:
         file.write("# a better comment\n")
+    assert executed(clone.run("dvc", "repro", **LATER).stdout) == set()
+    with (clone.path / "src/sparse_sam/evaluation/statistics.py").open("a") as file:
+        file.write("ANOTHER = 1\n")
     assert executed(clone.run("dvc", "repro", **LATER).stdout) == {"evaluate"}
     clone.run("git", "checkout", "-q", ".")
     output = clone.run("dvc", "repro", **LATER).stdout
