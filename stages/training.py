@@ -27,12 +27,12 @@ from sparse_sam.training import (
     Cost,
     Dense,
     Diverged,
+    Engine,
     Environment,
     Epoch,
     Finetuning,
     Job,
     Kept,
-    OnRay,
     ResumePoint,
     Trained,
     Trainings,
@@ -115,17 +115,14 @@ def train_stage(stage: Stage) -> None:
 
 
 @contextmanager
-def _engine(stage: Stage) -> Iterator[OnRay | None]:
-    """The cluster that trains; None trains here."""
-    chosen = stage.params.engine.model_dump()
-    if chosen["name"] != "ray":
-        yield None
-        return
-    engine = OnRay(chosen["address"], threads=stage.params.threads)
+def _engine(stage: Stage) -> Iterator[Engine | None]:
+    """What trains; None trains here."""
+    engine = stage.params.engine.begin(stage.params.threads)
     try:
         yield engine
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
 
 
 def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuning:

@@ -21,6 +21,7 @@ from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
 from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.training.registry import ENGINES
 from tests.recipes import prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
@@ -40,6 +41,7 @@ GOOD: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
     "save_every_steps": None,
+    "engine": {"name": "processes"},
     "data": {
         "source": "mnist-sample",
         "fraction": 1.0,
@@ -49,7 +51,6 @@ GOOD: dict[str, Any] = {
         "mirror": None,
     },
     "model": {"name": "classifier", "files": []},
-    "engine": {"name": "processes"},
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": prune_values(),
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
@@ -96,7 +97,7 @@ def changed(key: str, value: Any, of: dict[str, Any] = GOOD) -> dict[str, Any]:
     return content
 
 
-BASES = {
+BASES = {"engine.address": changed("engine", {"name": "ray", "address": None})} | {
     f"prune.schedule.{key}": changed("prune.schedule", schedule)
     for schedule in (ITERATIVE, GRADUAL)
     for key in schedule
@@ -197,6 +198,14 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("data.split_seed", [True, "0", None, 0.0, -1, 2**32], SEED),
     ("data.folder", [1, True, ["x"]], "text or null"),
     ("data.mirror", [1, True, {}], "text or null"),
+    (
+        "engine",
+        [None, [], "ray", 3],
+        f"a mapping with name: one of {', '.join(ENGINES)}{OR_OWN}",
+    ),
+    ("engine.name", ["slurm", None, 0, [], {}], f"one of {', '.join(ENGINES)}{OR_OWN}"),
+    ("engine.address", [6379, True, ["a:1"]], "text or null"),
+    ("model.files", [None, "a.safetensors", 3, {}], "a list, each text"),
     ("data", [None, [], "mnist", 3], f"a mapping with the keys {', '.join(GOOD['data'])}"),
     ("finetune", [None, [1]], "a mapping with the keys training, sam"),
     ("finetune.training", [0.05], f"a mapping with the keys {', '.join(TRAINING)}"),
@@ -813,6 +822,7 @@ def test_any_change_gives_params_or_a_config_error(data: st.DataObject) -> None:
     else:
         # What is taken is taken as it stands: nothing was rounded, converted or filled in.
         taken = params.model_dump()
+        taken["model"]["files"] = list(taken["model"]["files"])
         assert {**taken, "seeds": list(taken["seeds"])} == {
             **content,
             "seeds": list(content["seeds"]),

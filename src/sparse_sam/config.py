@@ -55,10 +55,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _engine_fits_the_device(self) -> Self:
-        if self.engine.name == "ray" and self.device == "cuda":
+        if self.engine.only_cpus and self.device == "cuda":
             raise ValueError(
-                "device = 'cuda': engine ray trains on the CPUs of its nodes; allowed: auto, cpu, "
-                "or engine: {name: processes}"
+                f"device = 'cuda': engine {self.engine.name} trains on the CPUs of its nodes; "
+                "allowed: auto, cpu, or engine: {name: processes}"
             )
         return self
 

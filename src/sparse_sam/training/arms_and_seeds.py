@@ -14,12 +14,11 @@ from sparse_sam.redaction import redacted
 from sparse_sam.training.arms import PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device
-from sparse_sam.training.engines import Cost, Done, Failed, Large, Task, here
+from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task, here
 from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
 from sparse_sam.training.made_by import Dense, Finetuning
-from sparse_sam.training.on_ray import OnRay
 from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
@@ -89,7 +88,7 @@ def train_all(
     jobs: Iterable[Job],
     *,
     threads: int,
-    engine: OnRay | None,
+    engine: Engine | None,
     on_epoch: Callable[[Job, Epoch], None],
     on_done: Callable[[Job, list[Epoch], Cost], None],
 ) -> None:
@@ -132,7 +131,7 @@ def train_all(
 def _on_cluster(
     trainings: Trainings,
     jobs: Iterable[Job],
-    engine: OnRay,
+    engine: Engine,
     on_epoch: Callable[[Job, Epoch], None],
     on_done: Callable[[Job, list[Epoch], Cost], None],
 ) -> None:

@@ -121,11 +121,18 @@ class Engine(Protocol):
         """How many tasks are computed at once."""
         ...
 
+    def close(self) -> None:
+        """Leave what computes."""
+        ...
+
 
 class Sequential:
     """One task after the other, in this process, on one thread: what others must agree with."""
 
     workers = 1
+
+    def close(self) -> None:
+        """Nothing was begun."""
 
     def environment(self, threads: int = 1) -> Environment:
         """That of this process, on its CPU."""
