@@ -72,7 +72,8 @@ def train_stage(stage: Stage) -> None:
             if engine
             else Environment.here(select_device(device), params.threads)
         )
-        keys = {job: key_of(task, environment) for job, task in tasks.items()}
+        codes: dict[tuple[str, ...], str] = {}
+        keys = {job: key_of(task, environment, codes) for job, task in tasks.items()}
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in arms}
         places = {job: folders[job[0]] / layout.checkpoint(*job).name for job in tasks}
         points = _resume_points(stage, keys)
@@ -85,7 +86,7 @@ def train_stage(stage: Stage) -> None:
             checkpoints=places,
             points=points,
         )
-        results = _Results(stage, trainings, keys)
+        results = _Results(stage, trainings, keys, codes)
         results.take(info)
         progress = stack.enter_context(
             tqdm(
@@ -146,11 +147,16 @@ def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoi
 class _Results:
     """The histories of a stage's trainings: from the store, or as they come."""
 
-    def __init__(self, stage: Stage, trainings: Trainings, keys: Mapping[Job, str]) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        trainings: Trainings,
+        keys: Mapping[Job, str],
+        codes: Mapping[tuple[str, ...], str],
+    ) -> None:
         self._stage, self._trainings, self._keys = stage, trainings, keys
         self._store = open_store(repository_root())
-        self._codes = {job: task.code() for job, task in trainings.tasks.items()}
-        self._code = {roots: code_hash(roots) for roots in set(self._codes.values())}
+        self._codes = codes
         self.histories: dict[Job, list[Epoch]] = {}
         self._trained: set[Job] = set()
 
@@ -184,8 +190,8 @@ class _Results:
         """Take a training that was done now, and put it into the store."""
         self.histories[job] = history
         self._trained.add(job)
-        roots = self._codes[job]
-        if code_hash(roots) != self._code[roots]:
+        roots = self._trainings.tasks[job].code()
+        if code_hash(roots) != self._codes[roots]:
             sys.stderr.write(
                 f"warning: {self._trainings.called(job)}: its code was changed while it was "
                 "trained, so it is not kept in the store; run the stage again\n"

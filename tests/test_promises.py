@@ -29,7 +29,7 @@ KNOWN_BY = {
     "safetensors": "src/sparse_sam/files/",
     "onnx": "src/sparse_sam/export/onnxfile.py",
     "onnxruntime": "src/sparse_sam/export/onnxfile.py",
-    "ray": "src/sparse_sam/sweep/on_ray.py",
+    "ray": "src/sparse_sam/training/on_ray.py",
 }
 
 

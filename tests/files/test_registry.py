@@ -4,7 +4,6 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files.fields import Section
-from sparse_sam.files.registry import Registry, own_code
+from sparse_sam.files.registry import Registry
 from sparse_sam.files.sections import parse_section
 from sparse_sam.pruning.params import PruneParams
 from sparse_sam.pruning.schedules import PruningSchedule
@@ -35,6 +34,7 @@ OWN = {
     "prune.schedule.name": (
         "from sparse_sam.pruning import PruningSchedule\nclass THING(PruningSchedule): ..."
     ),
+    "engine.name": ("from sparse_sam.training import EngineParams\nclass THING(EngineParams): ..."),
     "prune.criterion": "class THING:\n    def scores(*_): ...\n    def pooled(*_): ...",
 }
 ALLOWED = "one of red, lost, or package.module:attribute"
@@ -87,6 +87,8 @@ def test_the_choices_of_the_library_are_these() -> None:
         "prune.structure": "pruning",
         "sam.variant": "sam",
         "schedule": "training",
+        "optimizer": "training",
+        "engine.name": "training",
     }
 
 
@@ -403,82 +405,3 @@ def test_own_code_that_is_no_schedule_is_an_error_of_the_file(own: str, attribut
     assert fault.startswith("schedule")
     assert f"{own}:{attribute}" in fault
     assert fault.endswith(SCHEDULES)
-
-
-# The files of one's own code
-
-
-def digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-def test_own_code_is_hashed_wherever_it_is_named_and_not_run(write: Write, tmp_path: Path) -> None:
-    text = f"open({str(tmp_path / 'ran')!r}, 'w').close()"
-    greys, blues = write("own_greys", text), write("own_blues", text)
-    parameters = {
-        "paint": {"colour": "own_greys:DARK", "coats": 2},
-        "more": [{"colour": "own_blues:NAVY"}, ("own_blues:SKY", None), "own_greys:DARK"],
-    }
-    assert own_code(parameters) == {
-        "own_greys:DARK": digest(greys),
-        "own_blues:NAVY": digest(blues),
-        "own_blues:SKY": digest(blues),
-    }
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_change_of_the_file_changes_its_hash_and_no_other(write: Write) -> None:
-    write("own_greys", "def DARK(): return '333333'")
-    write("own_blues", "def NAVY(): return '000080'")
-    parameters = ["own_greys:DARK", "own_blues:NAVY"]
-    before = own_code(parameters)
-    assert own_code(parameters) == before
-    assert COLOURS.load("own_greys:DARK")() == "333333"
-    path = write("own_greys", "def DARK(): return '444444'")
-    after = own_code(parameters)
-    assert after["own_greys:DARK"] == digest(path) != before["own_greys:DARK"]
-    assert after["own_blues:NAVY"] == before["own_blues:NAVY"]
-
-
-def test_a_change_is_seen_while_the_module_is_loaded(write: Write) -> None:
-    path = write("own_greys", "def DARK(): return '333333'")
-    assert COLOURS.load("own_greys:DARK")() == "333333"
-    before = own_code("own_greys:DARK")
-    path.write_text("def DARK(): return '444444'")
-    assert own_code("own_greys:DARK") == {"own_greys:DARK": digest(path)} != before
-
-
-def test_code_in_a_package_is_the_package_s_files(write: Write) -> None:
-    write("own_paints/__init__", "from own_paints.blues import NAVY")
-    path = write("own_paints/blues", "def NAVY(): return '000080'")
-    names = ["own_paints.blues:NAVY", "own_paints:NAVY"]
-    before = own_code(names)
-    assert set(before) == set(names)
-    path.write_text("def NAVY(): return '000081'")
-    after = own_code(names)
-    assert all(after[name] != before[name] for name in names)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *(None, 3, 0.5, True, "", "red", "lenet-5", "2:4", "N:M", "cuda:0", "12:30"),
-        *({}, [], {"a": {"b": ["c"]}}, {"own_greys:DARK": 1}),
-        *("no_such_package:x", "json:a.b", "a b:c", ":b", "a:", "https://host/x", "C:/digits"),
-    ],
-)
-def test_what_names_no_code_has_no_hash(value: Any) -> None:
-    assert own_code(value) == {}
-
-
-@pytest.mark.parametrize(
-    "value", ["no_such.host:digits", "json.host:digits", "json.decoder.host:digits"]
-)
-def test_a_text_that_only_looks_like_a_place_has_no_hash(value: str) -> None:
-    """A folder or a host may be written so: a parameter, and no code."""
-    assert own_code({"data": {"mirror": value}}) == {}
-
-
-@pytest.mark.parametrize("value", ["sys:path", "time:sleep", "builtins:print"])
-def test_code_that_is_in_no_file_has_no_hash(value: str) -> None:
-    assert own_code(value) == {}

@@ -7,7 +7,6 @@ import pytest
 
 from sparse_sam.evaluation.statistics import ALPHA
 from sparse_sam.sweep.cells import find, possible_cells
-from sparse_sam.sweep.sweeping import read_all
 from studies.regimes import figures, report
 from studies.regimes.study import (
     COMPARED,
@@ -24,6 +23,7 @@ from studies.regimes.study import (
     load,
     shown,
 )
+from tests.sweep.conftest import known_of
 
 MEASURED = load()
 EVERY = pytest.mark.parametrize("study", MEASURED, ids=lambda study: study.network)
@@ -90,8 +90,8 @@ def test_the_committed_report_is_that_of_the_tables() -> None:
 def test_the_command_in_the_report_names_the_cell_that_it_shows() -> None:
     (study,) = (one for one in MEASURED if one.network == "classifier")
     row = report.drawn(study)
-    _, fingerprints = read_all(study.sweep)
-    cell = find(list(possible_cells(study.sweep, fingerprints)), row["cell"])
+    _, known = known_of(study.sweep)
+    cell = find(list(possible_cells(study.sweep, known)), row["cell"])
     assert (cell.purpose, cell.arm, cell.seed) == ("report", row["arm"], int(row["seed"]))
     assert [str(label) for _, label in cell.regime.labels] == [row[DENSE], row[SPARSITY]]
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sparse_sam.sweep.cells import Known, data_of
 from sparse_sam.sweep.declaration import Sweep, parse_sweep
+from sparse_sam.sweep.sweeping import Data, read_all
+from sparse_sam.training.engines import Sequential
 from tests.recipes import prune_values, sam_values
 
 if TYPE_CHECKING:
@@ -65,6 +68,19 @@ def arm(name: str, choose: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def small(declared: Callable[..., dict[str, Any]]) -> Sweep:
     return parse_sweep(declared())
+
+
+def known_as(sweep: Sweep, data: str) -> Known:
+    """Every data set of a sweep by one fingerprint, or numbered ones for "numbered"."""
+    sets = enumerate(data_of(sweep))
+    names = {one: f"data {number}" if data == "numbered" else data for number, one in sets}
+    return Known(names, Sequential().environment())
+
+
+def known_of(sweep: Sweep) -> tuple[Data, Known]:
+    """The data sets of a sweep, and what names its cells."""
+    data, fingerprints = read_all(sweep)
+    return data, Known(fingerprints, Sequential().environment())
 
 
 Rows = list[dict[str, str]]

@@ -4,10 +4,10 @@ import ast
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,31 @@ from hypothesis import strategies as st
 import sparse_sam
 from sparse_sam.config import Params
 from sparse_sam.errors import SparseSamError
-from sparse_sam.sweep import code_version as code
-from sparse_sam.sweep.cells import (
-    Cell,
-    choosing_cells,
-    data_of,
-    find,
-    possible_cells,
-    reporting_cells,
-)
+from sparse_sam.files import code_of
+from sparse_sam.sweep.cells import Cell, choosing_cells, find, possible_cells, reporting_cells
 from sparse_sam.sweep.declaration import FlatnessParams, Sweep, parse_sweep
-from sparse_sam.sweep.sweeping import read_all
-from sparse_sam.sweep.work import Dense, Work, identity, key_of
+from sparse_sam.sweep.work import Work
+from sparse_sam.training.engines import Sequential
+from sparse_sam.training.made_by import Dense, code_hash, identity, key_of
 from sparse_sam.training.params import DenseParams, FinetuneParams
 from tests.recipes import prune_params, sam_params
+from tests.sweep.conftest import known_as, known_of
 
 LIBRARY = Path(sparse_sam.__file__).parent
-
-
-def fingerprints(sweep: Sweep) -> dict[Any, str]:
-    return {one: f"data {number}" for number, one in enumerate(data_of(sweep))}
+HERE = Sequential().environment()
+ELSEWHERE: list[dict[str, Any]] = [
+    *({}, {"version": "0"}, {"machine": "z80"}, {"device": "cuda"}, {"kernels": "abacus"}),
+    {"threads": 2},
+]
 
 
 @pytest.fixture(scope="module")
 def cells(small: Sweep) -> list[Cell]:
-    return list(possible_cells(small, fingerprints(small)))
+    return list(possible_cells(small, known_as(small, "numbered")))
 
 
 def test_cells_are_those_of_the_declaration(small: Sweep) -> None:
-    known = fingerprints(small)
+    known = known_as(small, "numbered")
     choosing = list(choosing_cells(small, known))
     assert len(choosing) == 4 * (2 + 2)
     chosen = {
@@ -80,14 +76,15 @@ def test_different_cells_have_different_keys(cells: list[Cell]) -> None:
 def test_data_code_and_choice_make_a_difference(
     small: Sweep, cells: list[Cell], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = list(possible_cells(small, dict.fromkeys(data_of(small), "other")))
+    other = list(possible_cells(small, known_as(small, "other")))
     assert not {cell.key for cell in cells} & {cell.key for cell in other}
     work = cells[0].work
     keys = []
     for version in ("a", "b", "a"):
-        monkeypatch.setattr("sparse_sam.sweep.work.code_version", lambda _, is_=version: is_)
-        keys.append(key_of(work))
+        monkeypatch.setattr("sparse_sam.training.made_by.code_of", lambda _, is_=version: is_)
+        keys.append(key_of(work, HERE))
     assert keys[0] == keys[2] != keys[1]
+    assert len({key_of(work, replace(HERE, **one)) for one in ELSEWHERE}) == len(ELSEWHERE)
     assert identity(work) == identity(dataclasses.replace(work))
     assert identity(dataclasses.replace(work, tested=True)) != identity(work)
 
@@ -132,7 +129,7 @@ def test_works_are_equal_exactly_when_their_names_are(
     one = data.draw(works(make_recipe))
     other = data.draw(st.sampled_from([one, data.draw(works(make_recipe))]))
     assert (identity(one) == identity(other)) == (one.content() == other.content())
-    assert key_of(one) == key_of(dataclasses.replace(one))
+    assert key_of(one, HERE) == key_of(dataclasses.replace(one), HERE)
 
 
 @given(data=st.data(), rho=RHO)
@@ -163,20 +160,27 @@ print(json.dumps({name: one.__file__ for name, one in modules if name.startswith
 """
 # They read, check, name or write, and make no number of a cell: every value that they pass on is
 # hashed, and statistics are over seeds.
-OBSERVERS = {
-    *("sparse_sam", "sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction"),
-    *("sparse_sam.evaluation", "sparse_sam.evaluation.params", "sparse_sam.evaluation.statistics"),
+OBSERVERS = ("sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.sweep")
+ASIDE = {
+    *("sparse_sam.networks.params", "sparse_sam.evaluation.params"),
+    "sparse_sam.training.engine_params",
+    *("sparse_sam.training.kept", "sparse_sam.training.engines"),
+    *("sparse_sam.training.made_by", "sparse_sam.files.code", "sparse_sam.files.store"),
+    *("sparse_sam.files.content", "sparse_sam.files.sections"),
+    # What reads the data set of one cell; its fingerprint is of what was read.
+    *("sparse_sam.data.idx", "sparse_sam.data.sources", "sparse_sam.data.outer"),
+    "sparse_sam.data.prepare",
 }
 
 
-def test_the_code_behind_a_cell_is_what_computing_one_loads(
+def test_all_code_that_computing_a_cell_loads_is_in_its_key(
     declared: Callable[..., dict[str, Any]],
 ) -> None:
     """With SAM before and after pruning, tested, and its sharpness measured."""
     content = declared()
     content["base"]["model"]["name"] = "mlpnet"
     sweep = parse_sweep(content)
-    _, known = read_all(sweep)
+    _, known = known_of(sweep)
     cells = possible_cells(sweep, known)
     (cell, *_) = (
         one
@@ -192,65 +196,30 @@ def test_the_code_behind_a_cell_is_what_computing_one_loads(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = {name: Path(file) for name, file in json.loads(done.stdout).items()}
-    rooms = {name.split(".")[1] for name in loaded if "." in name}
-    assert not rooms & {"export", "tracking"}
+    loaded = set(json.loads(done.stdout))
+    assert not {name.split(".")[1] for name in loaded if "." in name} & {"export", "tracking"}
+    counted = set(code_of(cell.work.code()))
     computing = {
-        path
-        for name, path in loaded.items()
-        if name not in OBSERVERS and not name.startswith("sparse_sam.sweep")
+        name for name in loaded if not name.startswith(OBSERVERS) and not name.endswith(".registry")
     }
-    assert computing | {LIBRARY / "sweep" / "compute.py"} <= set(code.files())
-    # And every room that counts is one that a cell needs.
-    assert {LIBRARY / room for room in code.COMPUTING} <= {
-        folder for path in computing for folder in path.parents
-    }
+    assert computing - counted <= ASIDE, computing - counted - ASIDE
+    assert {"sparse_sam.sam.momentum", "sparse_sam.sweep.compute"} <= counted
+    assert not {f"sparse_sam.sam.{name}" for name in ("gsam", "asam", "periodic")} & counted
 
 
-def test_a_new_table_or_report_is_no_other_version() -> None:
-    found = {path.relative_to(LIBRARY).as_posix() for path in code.files()}
+def test_a_new_table_or_report_is_no_other_code(cells: list[Cell]) -> None:
+    found = set(code_of(cells[0].work.code()))
     assert {
-        "sweep/compute.py",
-        "training/experiment.py",
-        "training/loop.py",
-        "sam/optimizer.py",
-        "pruning/criteria.py",
-        "evaluation/flatness/sharpness.py",
-        "networks/build.py",
-        "data/stratify.py",
+        *("sparse_sam.sweep.compute", "sparse_sam.training.experiment"),
+        *("sparse_sam.training.loop", "sparse_sam.pruning.criteria"),
+        *("sparse_sam.evaluation.flatness.sharpness", "sparse_sam.networks.build"),
+        "sparse_sam.data.stratify",
     } <= found
     assert not found & {
-        "sweep/table.py",
-        "sweep/on_ray.py",
-        "sweep/store.py",
-        "sweep/declaration.py",
-        "tracking/mlflow_store.py",
-        "evaluation/report/render.py",
-        "config.py",
+        *("sparse_sam.sweep.table", "sparse_sam.training.on_ray", "sparse_sam.sweep.store"),
+        *("sparse_sam.sweep.declaration", "sparse_sam.tracking.mlflow_store"),
+        *("sparse_sam.evaluation.report.render", "sparse_sam.config"),
     }
-    assert all((LIBRARY / name).is_file() for name in found)
-
-
-def test_another_line_of_code_is_another_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = code._library_version.__wrapped__
-    before = version()
-    shutil.copytree(LIBRARY, tmp_path / "sparse_sam")
-    monkeypatch.setattr(code, "_LIBRARY", tmp_path / "sparse_sam")
-    assert version() == before  # wherever it is installed
-    for name in ("sweep/table.py", "evaluation/report/render.py"):
-        with (tmp_path / "sparse_sam" / name).open("a") as file:
-            file.write("# more\n")
-    assert version() == before
-    with (tmp_path / "sparse_sam" / "training" / "loop.py").open("a") as file:
-        file.write("# more\n")
-    changed = version()
-    assert changed != before
-    (tmp_path / "sparse_sam" / "training" / "new.py").write_text("")
-    assert len({before, changed, version()}) == 3
-    monkeypatch.setattr(code, "version", lambda package: f"another {package}")
-    assert len({before, changed, version()}) == 3
 
 
 def test_another_line_of_ones_own_code_is_another_version(
@@ -266,14 +235,14 @@ def test_another_line_of_ones_own_code_is_another_version(
         dataclasses.replace(work, dense=dataclasses.replace(work.dense, model="mine:net")),
         dataclasses.replace(work, prune=prune_params(criterion="mine:criterion")),
     ]
-    before = [key_of(one) for one in own]
-    assert before == [key_of(one) for one in own]
+    before = [key_of(one, HERE) for one in own]
+    assert before == [key_of(one, HERE) for one in own]
     (tmp_path / "other.py").write_text("a = 2\n")
-    assert before == [key_of(one) for one in own]
-    builtin = key_of(work)
+    assert before == [key_of(one, HERE) for one in own]
+    builtin = key_of(work, HERE)
     (tmp_path / "mine.py").write_text(f"a = 2\n{lines}")
-    assert not set(before) & {key_of(one) for one in own}
-    assert key_of(work) == builtin
+    assert not set(before) & {key_of(one, HERE) for one in own}
+    assert key_of(work, HERE) == builtin
 
 
 def test_only_one_module_knows_ray() -> None:
@@ -291,15 +260,21 @@ def test_all_parameters_but_those_a_sweep_sets_are_in_the_content(cells: list[Ce
     assert set(Params.model_fields) == {
         *("seeds", "data", "model", "train_dense"),  # in the dense network's
         *("prune", "finetune"),
-        *("device", "threads", "save_every_steps", "evaluate"),  # the same in every cell
+        # The same in every cell, or in no key.
+        *("device", "threads", "save_every_steps", "engine", "evaluate"),
     }
     content = cells[0].work.content()
     assert set(content) == {"dense", "prune", "arm", "finetune", "flatness", "tested"}
     assert set(content["dense"]) == {"data", "model", "recipe", "seed"}
 
 
-def test_a_node_with_another_version_refuses(cells: list[Cell]) -> None:
-    from sparse_sam.sweep import on_ray
+def test_a_node_with_other_code_or_of_another_kind_refuses(cells: list[Cell]) -> None:
+    from sparse_sam.training import on_ray
 
+    roots = cells[0].work.code()
+    good = on_ray._Expected(HERE, code_hash(roots), roots)
+    on_ray._check(good, 1)
     with pytest.raises(SparseSamError, match="another version of sparse-sam"):
-        on_ray._prepare(cells[0].work, "another")
+        on_ray._check(good._replace(code="another"), 1)
+    with pytest.raises(SparseSamError, match="are not alike"):
+        on_ray._check(good._replace(environment=replace(HERE, kernels="abacus")), 1)

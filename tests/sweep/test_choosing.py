@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from sparse_sam.sweep.cells import choosing_cells, data_of
+from sparse_sam.sweep.cells import choosing_cells
 from sparse_sam.sweep.choosing import choose_all
 from sparse_sam.sweep.compute import Result
 from sparse_sam.sweep.declaration import Changes, Sweep, parse_sweep
 from sparse_sam.sweep.progress import Progress
 from sparse_sam.sweep.table import _text
+from tests.sweep.conftest import known_as
 
 Found = list[tuple[float | None, float | None]]
 
@@ -24,7 +25,7 @@ def sweep(declared: Callable[..., dict[str, Any]]) -> Sweep:
 
 
 def chosen(sweep: Sweep, first: Found, second: Found, lost: int = 0) -> tuple[Changes | None, str]:
-    cells = list(choosing_cells(sweep, dict.fromkeys(data_of(sweep), "data")))
+    cells = list(choosing_cells(sweep, known_as(sweep, "data")))
     assert [cell.seed for cell in cells] == [7, 8, 7, 8]
     results = {
         cell.key: Result(

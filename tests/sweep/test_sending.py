@@ -12,11 +12,11 @@ from sparse_sam.errors import TrackingError
 from sparse_sam.sweep import sending
 from sparse_sam.sweep.__main__ import main
 from sparse_sam.sweep.declaration import Sweep
-from sparse_sam.sweep.engines import Sequential
 from sparse_sam.sweep.sending import Sender
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import run_sweep
 from sparse_sam.tracking.mlflow_store import Tracker
+from sparse_sam.training.engines import Sequential
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,7 @@ def test_a_sweep_that_is_not_complete_stays_open(
     part = Store(tmp_path / "part")
     plan = json.loads((store.folder / "sweeps" / f"{small.identity}.json").read_text())
     part.plan(small.identity, plan)
+    part.cell_path("0" * 64).parent.mkdir(parents=True)
     for cell in plan["cells"][:3]:
         shutil.copy(store.cell_path(cell["key"]), part.cell_path(cell["key"]))
     sender = Sender(part, tracker)

@@ -12,10 +12,10 @@ from sparse_sam.errors import SparseSamError
 from sparse_sam.sweep import compute, table
 from sparse_sam.sweep.__main__ import main
 from sparse_sam.sweep.declaration import Sweep, parse_sweep
-from sparse_sam.sweep.engines import Event, Sequential
 from sparse_sam.sweep.one_cell import reproduce
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import Swept, run_sweep
+from sparse_sam.training.engines import Event, Sequential
 from tests.sweep.conftest import read_table
 
 

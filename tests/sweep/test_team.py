@@ -17,10 +17,10 @@ from urllib.request import urlopen
 import pytest
 
 from sparse_sam.sweep.declaration import parse_sweep
-from sparse_sam.sweep.engines import Sequential
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import run_sweep
 from sparse_sam.sweep.table import write_table
+from sparse_sam.training.engines import Sequential
 
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(600)]
 

@@ -26,7 +26,7 @@ from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
 from sparse_sam.training.params import TrainingParams
-from sparse_sam.training.resume import ResumePoint, resume_key
+from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
 from sparse_sam.training.worker import on_threads
@@ -85,31 +85,6 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="cannot hold Linear"):
         ResumePoint(tmp_path, "key").save({"model": nn.Linear(2, 2)})
     assert not list(tmp_path.iterdir())
-
-
-def test_a_key_depends_on_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = resume_key({"lr": 0.1}, "sam", 3)
-    assert key == resume_key({"lr": 0.1}, "sam", 3)
-    others = [resume_key({"lr": 0.2}, "sam", 3), resume_key({"lr": 0.1}, "sgd", 3)]
-    others += [resume_key({"lr": 0.1}, "sam", 4), resume_key({"lr": 0.1}, "sam", 3, "hash")]
-    monkeypatch.setattr(torch, "__version__", "0")
-    others.append(resume_key({"lr": 0.1}, "sam", 3))
-    monkeypatch.setattr("sparse_sam.training.resume._code_hash", lambda: "other code")
-    others.append(resume_key({"lr": 0.1}, "sam", 3))
-    assert len({key, *others}) == 7
-
-
-def test_a_key_depends_on_the_code_of_ones_own_that_parameters_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "own_code_for_keys.py"
-    keys = []
-    for content in ("def net(*_): return 1\n", "def net(*_): return 2\n"):
-        file.write_text(content)
-        keys += [resume_key({"model": "own_code_for_keys:net"}, 3), resume_key({"model": "mlp"}, 3)]
-    assert keys[0] != keys[2]
-    assert keys[1] == keys[3]
 
 
 @settings(max_examples=60)

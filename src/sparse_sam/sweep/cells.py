@@ -5,7 +5,7 @@ declaration and the fingerprints of the data alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sparse_sam.data import DataParams
@@ -24,10 +24,12 @@ class Known:
     Attributes:
         fingerprints: of the data sets, by their parameters.
         environment: in which cells are computed.
+        codes: hashes of the code behind cells, as they become known.
     """
 
     fingerprints: Mapping[DataParams, str]
     environment: Environment
+    codes: dict[tuple[str, ...], str] = field(default_factory=dict)
 
 
 Chosen = Mapping[tuple[Regime, str], Changes]
@@ -146,5 +148,5 @@ def _cell(
         seed,
         work,
         identity(work),
-        key_of(work, known.environment),
+        key_of(work, known.environment, known.codes),
     )

@@ -174,7 +174,7 @@ class _Computing:
 
     def dense_key(self, dense: Dense) -> str:
         """Where a dense network is kept."""
-        return key_of(dense, self._known.environment)
+        return key_of(dense, self._known.environment, self._known.codes)
 
     def _tasks(
         self, groups: Mapping[str, tuple[Dense, dict[str, Work]]]

@@ -7,12 +7,14 @@ from .arms import SGD_ARM as SGD_ARM
 from .arms_and_seeds import Job as Job
 from .arms_and_seeds import Trainings as Trainings
 from .arms_and_seeds import train_all as train_all
-from .arms_and_seeds import training_data_on as training_data_on
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import load_expected as load_expected
 from .checkpoint import save_checkpoint as save_checkpoint
 from .devices import select_device as select_device
+from .devices import training_data_on as training_data_on
+from .diverged import Diverged as Diverged
+from .engine_params import EngineParams as EngineParams
 from .engines import Begun as Begun
 from .engines import Cost as Cost
 from .engines import Done as Done
@@ -36,7 +38,6 @@ from .heartbeat import beat as beat
 from .jobs import prepare_workers as prepare_workers
 from .jobs import run_jobs as run_jobs
 from .kept import KIND as KIND
-from .kept import Diverged as Diverged
 from .kept import Kept as Kept
 from .kept import KeptCost as KeptCost
 from .kept import keep_training as keep_training
@@ -69,7 +70,6 @@ from .origin import parse_origin as parse_origin
 from .origin import read_origin as read_origin
 from .params import DenseParams as DenseParams
 from .params import Device as Device
-from .params import EngineParams as EngineParams
 from .params import FinetuneParams as FinetuneParams
 from .params import Threads as Threads
 from .params import TrainingParams as TrainingParams

@@ -3,17 +3,16 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-from sparse_sam.data import DataInfo, TrainingData, load_training_data
+from sparse_sam.data import DataInfo
 from sparse_sam.errors import SparseSamError
 from sparse_sam.redaction import redacted
 from sparse_sam.training.arms import PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
-from sparse_sam.training.devices import select_device
+from sparse_sam.training.devices import select_device, training_data_on
 from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task, here
 from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
@@ -75,12 +74,6 @@ class Trainings:
     def called(self, job: Job) -> str:
         """What a training is called."""
         return f"{self.name}: {job[0]} seed {job[1]}"
-
-
-@cache
-def training_data_on(dataset: Path, device: Device) -> TrainingData:
-    """Training and validation part of a data set on a device, read once a process."""
-    return load_training_data(dataset).to(select_device(device))
 
 
 def train_all(

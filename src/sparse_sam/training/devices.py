@@ -4,9 +4,12 @@ import ctypes
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
 
 import torch
 
+from sparse_sam.data import TrainingData, load_training_data
 from sparse_sam.errors import ConfigError
 from sparse_sam.training.params import Device, Precision
 
@@ -33,6 +36,12 @@ def select_device(device: Device) -> torch.device:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     return torch.device("cuda")
+
+
+@cache
+def training_data_on(dataset: Path, device: Device) -> TrainingData:
+    """Training and validation part of a data set on a device, read once a process."""
+    return load_training_data(dataset).to(select_device(device))
 
 
 def products_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

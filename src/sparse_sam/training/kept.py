@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from sparse_sam.errors import CheckpointError, SparseSamError
 from sparse_sam.files import Store, first_fault
 from sparse_sam.training.checkpoint import load_expected
+from sparse_sam.training.diverged import Diverged
 from sparse_sam.training.engines import Cost
 from sparse_sam.training.loop import Epoch
 from sparse_sam.training.made_by import Made
@@ -20,13 +21,6 @@ from sparse_sam.training.origin import Origin
 
 KIND = "training"
 _FILE = "checkpoint"
-
-
-@dataclass(frozen=True)
-class Diverged:
-    """A training whose loss or weights became infinite or NaN: a finding, and no fault."""
-
-    why: str
 
 
 @dataclass(frozen=True)

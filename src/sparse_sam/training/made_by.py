@@ -10,7 +10,6 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -191,13 +190,18 @@ def code_hash(roots: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key_of(task: Made, environment: Environment) -> str:
-    """SHA-256 of parameters, data, code and environment: under which its result is kept."""
-    made_by = [identity(task), _known_code_hash(task.code()), asdict(environment)]
+def key_of(
+    task: Made, environment: Environment, codes: dict[tuple[str, ...], str] | None = None
+) -> str:
+    """SHA-256 of parameters, data, code and environment: under which its result is kept.
+
+    Args:
+        task: what is computed.
+        environment: in which.
+        codes: hashes of code that are known already; those that are found are added.
+    """
+    codes, roots = {} if codes is None else codes, task.code()
+    if roots not in codes:
+        codes[roots] = code_hash(roots)
+    made_by = [identity(task), codes[roots], asdict(environment)]
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def _known_code_hash(roots: tuple[str, ...]) -> str:
-    """Within a process that has loaded its code, a file that changes makes no other result."""
-    return code_hash(roots)

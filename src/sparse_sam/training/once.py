@@ -9,6 +9,7 @@ from sparse_sam.errors import CheckpointError, DivergenceError
 from sparse_sam.files import Store, file_hash
 from sparse_sam.training.arms import DENSE
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
+from sparse_sam.training.diverged import Diverged
 from sparse_sam.training.engines import Cost, here
 from sparse_sam.training.experiment import (
     OnEpoch,
@@ -18,7 +19,7 @@ from sparse_sam.training.experiment import (
     origin_of,
     train_dense,
 )
-from sparse_sam.training.kept import Diverged, keep_training, take_training
+from sparse_sam.training.kept import keep_training, take_training
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, key_of
 from sparse_sam.training.resume import ResumePoint
 

@@ -1,6 +1,6 @@
 """The sections ``train_dense`` and ``finetune`` of ``params.yaml``, and where they are computed."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,45 +9,9 @@ from sparse_sam.files import BelowOne, Count, NotNegative, Positive, Section
 from sparse_sam.sam import VARIANTS, SAMParams
 from sparse_sam.training.registry import LEARNING_RATES
 
-if TYPE_CHECKING:
-    from sparse_sam.training.engines import Engine
-
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
-
-
-class EngineParams(Section):
-    """Where trainings run; what makes their bits is no part of it.
-
-    Attributes:
-        only_cpus: whether ``device: cuda`` is an error.
-    """
-
-    only_cpus: ClassVar[bool] = False
-    name: str
-
-    def begin(self, threads: int) -> "Engine | None":
-        """What computes trainings of so many threads; None does so in processes of this machine."""
-        del threads
-        return None
-
-
-class ProcessesParams(EngineParams):
-    """Side by side on the cores of this machine, or one after the other on its GPU."""
-
-
-class RayParams(EngineParams):
-    """On a cluster of Ray's, or on one that begins here where no address is given."""
-
-    only_cpus: ClassVar[bool] = True
-    address: str | None
-
-    def begin(self, threads: int) -> "Engine":
-        """Join the cluster. Raises SparseSamError if it is not reached."""
-        from sparse_sam.training.on_ray import OnRay
-
-        return OnRay(self.address, threads=threads)
 
 
 class TrainingParams(Section):

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from sparse_sam.sam import SAMParams
-    from sparse_sam.training.params import EngineParams, TrainingParams
+    from sparse_sam.training.engine_params import EngineParams
+    from sparse_sam.training.params import TrainingParams
 
 LEARNING_RATES: "Registry[Callable[[Optimizer, int, Sequence[int]], LRScheduler]]" = Registry(
     "schedule",
@@ -37,9 +38,9 @@ training with SGD is made by (``made_by``) does not hold SAM."""
 ENGINES: "Registry[type[EngineParams]]" = Registry(
     "engine.name",
     {
-        "processes": "sparse_sam.training.params:ProcessesParams",
-        "ray": "sparse_sam.training.params:RayParams",
+        "processes": "sparse_sam.training.engine_params:ProcessesParams",
+        "ray": "sparse_sam.training.engine_params:RayParams",
     },
-    base="sparse_sam.training.params:EngineParams",
+    base="sparse_sam.training.engine_params:EngineParams",
 )
 """Where trainings run: ``engine``. Not in any key."""
