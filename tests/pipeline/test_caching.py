@@ -19,7 +19,9 @@ from PIL import Image
 from tests.pipeline.conftest import LATER, ROOT, SMALL, STAGES, Clone
 from tests.pipeline.results import differing, written
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(1800)]
+short, at_length = pytest.mark.slow, pytest.mark.faults
+"""`make test-slow` runs what shows each promise once; `make test-faults` all of it."""
 
 TRAINING = ("train_dense", "finetune_sgd", "finetune_sam")
 Seeds = set[tuple[str, int]]
@@ -71,6 +73,7 @@ def fresh(clone: Clone, make_clone: Callable[..., Clone], *more: str) -> Clone:
     return other
 
 
+@short
 def test_a_seed_more_costs_what_is_new_and_gives_what_a_fresh_clone_does(
     clone: Clone, make_clone: Callable[..., Clone]
 ) -> None:
@@ -90,6 +93,7 @@ def test_a_seed_more_costs_what_is_new_and_gives_what_a_fresh_clone_does(
     repro(clone)
 
 
+@at_length
 def test_another_rho_trains_sam_and_going_back_nothing(
     clone: Clone, make_clone: Callable[..., Clone]
 ) -> None:
@@ -126,6 +130,7 @@ def restyled(text: str) -> str:
     return "\n".join(line or "\n# a remark" for line in lines) + "\n# end\n"
 
 
+@short
 def test_comments_docstrings_and_layout_train_nothing(clone: Clone) -> None:
     before = written(clone.path)
     originals = {}
@@ -154,13 +159,34 @@ def test_comments_docstrings_and_layout_train_nothing(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "trains"),
     [
-        ("sam/optimizer.py", "rho: float = 0.05", "rho: float = 0.051", ("sam",)),
-        ("sam/gsam.py", "class GSAM", "ANOTHER = 1\n\n\nclass GSAM", ()),
-        ("networks/mlpnet.py", "nn.Linear(20, num", "nn.Linear(int(20), num", ALL),
-        ("networks/lenet.py", "300)", "301)", ()),
-        ("training/loop.py", "EVALUATION_BATCH = 250", "EVALUATION_BATCH = 125", ALL),
-        ("training/with_sgd.py", "lr=recipe.lr", "lr=1.0 * recipe.lr", ("dense", "sgd", "sgd_2x")),
-        ("evaluation/statistics.py", "(1 + confidence) / 2", "(1.0 + confidence) / 2", ()),
+        pytest.param(
+            *("sam/optimizer.py", "rho: float = 0.05", "rho: float = 0.051", ("sam",)), marks=short
+        ),
+        pytest.param(
+            *("sam/gsam.py", "class GSAM", "ANOTHER = 1\n\n\nclass GSAM", ()), marks=at_length
+        ),
+        pytest.param(
+            *("networks/mlpnet.py", "nn.Linear(20, num", "nn.Linear(int(20), num", ALL),
+            marks=at_length,
+        ),
+        pytest.param(*("networks/lenet.py", "300)", "301)", ()), marks=at_length),
+        pytest.param(
+            *("training/loop.py", "EVALUATION_BATCH = 250", "EVALUATION_BATCH = 125", ALL),
+            marks=at_length,
+        ),
+        pytest.param(
+            *(
+                "training/with_sgd.py",
+                "lr=recipe.lr",
+                "lr=1.0 * recipe.lr",
+                ("dense", "sgd", "sgd_2x"),
+            ),
+            marks=at_length,
+        ),
+        pytest.param(
+            *("evaluation/statistics.py", "(1 + confidence) / 2", "(1.0 + confidence) / 2", ()),
+            marks=at_length,
+        ),
     ],
 )
 def test_changed_code_trains_what_runs_it(
@@ -296,7 +322,15 @@ EDITS: dict[str, tuple[Callable[[Clone], None], bool, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(
+            one, marks=short if one in {"an image", "what the network imports"} else at_length
+        )
+        for one in EDITS
+    ],
+)
 def test_what_is_read_from_outside_counts_by_content(own: Clone, edit: str) -> None:
     act, reads, trains = EDITS[edit]
     before = written(own.path)
@@ -324,6 +358,7 @@ def write_idx(folder: Path) -> None:
             (folder / f"{part}-{name}-ubyte").write_bytes(header + sizes + array.tobytes())
 
 
+@at_length
 def test_rotated_labels_of_an_idx_folder(clone: Clone, tmp_path: Path) -> None:
     folder = tmp_path / "idx"
     write_idx(folder)
@@ -341,6 +376,7 @@ def test_rotated_labels_of_an_idx_folder(clone: Clone, tmp_path: Path) -> None:
     repro(clone)
 
 
+@at_length
 def test_any_edits_in_any_order_give_what_a_fresh_clone_gives(
     own: Clone, make_clone: Callable[..., Clone]
 ) -> None:
@@ -373,6 +409,7 @@ def test_any_edits_in_any_order_give_what_a_fresh_clone_gives(
     repro(own)
 
 
+@short
 def test_what_is_changed_while_a_stage_runs_is_not_recorded(clone: Clone) -> None:
     """DVC hashes parameters after a stage: results of the old ones would stand beside the new."""
     clone.set(train_dense__epochs=400)
@@ -391,6 +428,7 @@ def test_what_is_changed_while_a_stage_runs_is_not_recorded(clone: Clone) -> Non
     assert repro(clone)[1] == set()
 
 
+@short
 def test_a_damaged_store_is_said_and_trained_again(clone: Clone) -> None:
     before = written(clone.path)
     blobs = sorted((clone.path / ".sparse-sam/store/blobs").rglob("*"))
@@ -409,6 +447,7 @@ def test_a_damaged_store_is_said_and_trained_again(clone: Clone) -> None:
     assert all(not trainings(clone, stage)[0] for stage in TRAINING)
 
 
+@at_length
 def test_two_clones_share_a_store_and_write_to_it_at_once(
     clone: Clone, make_clone: Callable[..., Clone], tmp_path: Path
 ) -> None:
@@ -429,6 +468,7 @@ def test_two_clones_share_a_store_and_write_to_it_at_once(
     assert differing(written(third.path), expected) == set()
 
 
+@at_length
 def test_another_machines_results_come_from_a_remote_of_dvcs(
     clone: Clone, make_clone: Callable[..., Clone], tmp_path: Path
 ) -> None:
@@ -444,6 +484,7 @@ def test_another_machines_results_come_from_a_remote_of_dvcs(
     assert "Traceback" not in done.stderr
 
 
+@at_length
 def test_what_nothing_names_is_shown_and_removed(clone: Clone) -> None:
     clone.run("git", "checkout", "-q", ".")
     repro(clone)
@@ -468,6 +509,7 @@ def test_what_nothing_names_is_shown_and_removed(clone: Clone) -> None:
     repro(clone)
 
 
+@at_length
 def test_the_last_line_of_make_repro_counts(clone: Clone) -> None:
     """As `make repro` does it, without its set-up."""
     clone.set(seeds=[0, 1, 5])

@@ -113,7 +113,7 @@ class _Walk:
         if not module:
             return
         if top not in self._followed and _is_installed(_spec(top)):
-            if not is_ours and top not in sys.stdlib_module_names:
+            if not is_ours and top not in sys.stdlib_module_names and _spec(top) is not None:
                 self.found[top] = f"version {_version_of(top)}"
             return
         yield module
@@ -186,7 +186,13 @@ def _further(place: str, name: str) -> Iterator[str]:
 def _located(name: str, path: tuple[str, ...], above: tuple[str, ...] | None) -> ModuleSpec | None:
     del path  # what a top-level name means depends on it
     if above is not None:
-        return PathFinder.find_spec(name, above)
+        try:
+            return PathFinder.find_spec(name, above)
+        except KeyError:  # a namespace in a package that is not imported
+            folders = [Path(one) / name.rpartition(".")[2] for one in above]
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(one) for one in folders if one.is_dir()]
+            return spec
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
@@ -295,7 +301,7 @@ def _imports(node: ast.AST, *, is_ours: bool) -> Iterator[_Import]:
             case ast.ImportFrom():
                 names = tuple(alias.name for alias in child.names)
                 yield _Import(child.module or "", names, child.level)
-            case ast.If() if "TYPE_CHECKING" in ast.unparse(child.test):
+            case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
                 for other in child.orelse:
                     yield from _imports(ast.Module([other], []), is_ours=is_ours)
             case ast.FunctionDef() if is_ours and _is_validator(child):

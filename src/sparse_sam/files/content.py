@@ -52,7 +52,8 @@ class Contents:
         mark: list[object] = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
         name = str(path.absolute())
         known = self._known.get(name)
-        digest = known[-1] if known and known[:-1] == mark else file_hash(path, "sha256")
+        is_known = isinstance(known, list) and known[:-1] == mark
+        digest = known[-1] if known and is_known else file_hash(path, "sha256")
         if time.time_ns() - about.st_ctime_ns > _SETTLED_NANOSECONDS:
             self._used[name] = [*mark, digest]
         return str(digest)

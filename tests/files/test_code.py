@@ -1,0 +1,319 @@
+"""What counts as the code behind a result, and what about it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sparse_sam
+from sparse_sam.files.code import code_of
+
+LIBRARY = Path(sparse_sam.__file__).parent
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write modules by their paths below a folder that Python looks in."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def act(**files: str) -> None:
+        for name, text in files.items():
+            path = tmp_path / f"{name.replace('_of_', '/')}.py"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(text))
+
+    return act
+
+
+def modules(*roots: str) -> set[str]:
+    return set(code_of(roots))
+
+
+# Imports
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import mine_b", {"mine_b"}),
+        ("import mine_b as other", {"mine_b"}),
+        ("from mine_b import x", {"mine_b"}),
+        ("from mine_b import *", {"mine_b"}),
+        ("def f():\n    import mine_b", {"mine_b"}),
+        ("class A:\n    def f(self):\n        from mine_b import x", {"mine_b"}),
+        ("try:\n    import mine_b\nexcept ImportError:\n    import mine_c", {"mine_b", "mine_c"}),
+        ("if 1:\n    import mine_b\nelse:\n    import mine_c", {"mine_b", "mine_c"}),
+        ("with open('x') as f:\n    import mine_b", {"mine_b"}),
+        ("x = lambda: __import__('mine_b')", {"mine_b"}),
+        ("import importlib\nb = importlib.import_module('mine_b')", {"mine_b"}),
+        (
+            "from importlib import import_module as i, import_module\nimport_module('mine_b')",
+            {"mine_b"},
+        ),
+        ("match 1:\n    case 1:\n        import mine_b", {"mine_b"}),
+        (
+            "if TYPE_CHECKING:\n    import mine_b\nelse:\n    import mine_c",
+            {"mine_c"},
+        ),
+        ("import typing\nif typing.TYPE_CHECKING:\n    import mine_b", set()),
+        ("if not TYPE_CHECKING:\n    import mine_b", {"mine_b"}),
+        ("import json, os.path, numpy", set()),
+        ("x = 'import mine_b'", set()),
+    ],
+)
+def test_imports_are_followed_as_they_are_run(write: Write, text: str, found: set[str]) -> None:
+    write(mine_b="x = 1", mine_c="x = 2")
+    write(mine_a="from typing import TYPE_CHECKING\n" + text)
+    assert {name for name in modules("mine_a") if name.startswith("mine_")} == {"mine_a", *found}
+
+
+def test_packages_relative_imports_and_what_stands_above(write: Write, tmp_path: Path) -> None:
+    write(
+        lab_of___init__="from lab.shared import everywhere",
+        lab_of_shared="everywhere = 1",
+        lab_of_nets_of___init__="",
+        lab_of_nets_of_small="from . import parts\nfrom ..layers import Layer",
+        lab_of_nets_of_parts="from .deep.inner import x",
+        lab_of_nets_of_deep_of_inner="x = 1",  # a namespace within
+        lab_of_layers="class Layer: ...",
+        lab_of_unused="x = 1",
+    )
+    expected = {"lab", "lab.shared", "lab.nets", "lab.nets.small", "lab.nets.parts", "lab.layers"}
+    assert modules("lab.nets.small:Small") == {*expected, "lab.nets.deep.inner"}
+    (tmp_path / "lab" / "nets" / "weights.bin").write_bytes(b"1")
+    before = code_of(["lab.nets.small"])
+    assert before.keys() == {*expected, "lab.nets.deep.inner", "lab.nets/weights.bin"}
+    (tmp_path / "lab" / "nets" / "weights.bin").write_bytes(b"22")
+    assert code_of(["lab.nets.small"]) != before
+
+
+def test_circles_end_and_what_is_not_there_is_left_out(write: Write) -> None:
+    write(mine_a="import mine_b, no_such_module_anywhere", mine_b="import mine_a")
+    assert modules("mine_a") == {"mine_a", "mine_b"}
+    assert modules("no_such_module_anywhere:x") == set()
+
+
+def test_a_module_that_is_called_as_one_of_pythons_counts(write: Write) -> None:
+    """One of one's own comes first on the path, if Python has not loaded its own already."""
+    assert "sndhdr" in sys.stdlib_module_names
+    assert "sndhdr" not in sys.modules
+    write(mine_a="import sndhdr", sndhdr="import mine_b", mine_b="x = 1")
+    assert modules("mine_a") == {"mine_a", "sndhdr", "mine_b"}
+    assert modules("sndhdr:net") == {"sndhdr", "mine_b"}
+
+
+def test_nothing_is_run(write: Write, tmp_path: Path) -> None:
+    write(
+        loud_of___init__=f"open({str(tmp_path / 'ran')!r}, 'w').close()",
+        loud_of_inner=f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise ValueError",
+    )
+    assert modules("loud.inner:x") == {"loud", "loud.inner"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_of_installed_packages_that_own_code_imports_the_version_counts(write: Write) -> None:
+    write(mine_a="import mine_b", mine_b="import tabulate, torch\nfrom jinja2 import Template")
+    found = code_of(["mine_a"])
+    assert found["tabulate"] == f"version {version('tabulate')}"
+    assert found["torch"] == f"version {version('torch').partition('+')[0]}"
+    assert set(found) == {"mine_a", "mine_b", "tabulate", "torch", "jinja2"}
+    # One that is named itself is read, as far as it is itself.
+    named = modules("tabulate:tabulate")
+    assert "tabulate" in named
+    assert all(name.startswith("tabulate") or name == "wcwidth" for name in named)
+
+
+def test_a_front_door_counts_name_by_name() -> None:
+    found = modules("sparse_sam.training.with_sgd")
+    assert {"sparse_sam.sam", "sparse_sam.sam.uncompiled", "sparse_sam.sam.params"} <= found
+    assert not {f"sparse_sam.sam.{name}" for name in ("optimizer", "gsam", "build")} & found
+    assert {"sparse_sam.sam.optimizer", "sparse_sam.sam.build"} <= modules(
+        "sparse_sam.training.with_sam"
+    )
+
+
+def test_a_registrys_entries_count_only_where_they_are_chosen() -> None:
+    for room in ("sam", "networks", "pruning", "data", "training"):
+        assert not any(name.endswith(".registry") for name in modules(f"sparse_sam.{room}.params"))
+    assert "sparse_sam.networks.lenet" not in modules("sparse_sam.networks.build")
+
+
+def test_own_code_that_takes_the_librarys_front_door_whole_depends_on_all_behind_it(
+    write: Write,
+) -> None:
+    write(mine_a="import sparse_sam.sam\nclass Mine(sparse_sam.sam.GSAM): ...")
+    assert {"sparse_sam.sam.gsam", "sparse_sam.sam.optimizer"} <= modules("mine_a")
+    write(mine_b="from sparse_sam.sam import GSAM")
+    assert "sparse_sam.sam.gsam" in modules("mine_b")
+    assert "sparse_sam.sam.asam" not in modules("mine_b")
+    write(mine_c="from sparse_sam import SAM")
+    assert "sparse_sam.sam.optimizer" in modules("mine_c")
+
+
+# What of a file counts
+
+
+def digest_of(text: str, path: Path) -> str:
+    path.write_text(text)
+    return code_of([path.stem])[path.stem]
+
+
+SAME = [
+    ("x = 1", "x = 1  # one"),
+    ("x = 1", '"""Says."""\n\n\nx = (1)\n"""What x is."""\n'),
+    ("def f(a, b):\n    return a", 'def f(\n    a,\n    b,\n):\n    """Says."""\n    return a'),
+    ("x = 'a' 'b'", "x = 'ab'"),
+    ("x = 'a'", 'x = "a"'),
+    ("x = f'{a}b'", 'x = f"{a}" "b"'),
+    ("x = 1000", "x = 1_000"),
+    ("del a, b", "del (\n    a,\n    b,\n)"),
+    ("class A:\n    x = 1", 'class A:\n    """Says."""\n    x = 1\n    """Says."""'),
+    ("from a import (b, c)", "from a import b, c"),
+    ("with a as b, c as d: x", "with (\n    a as b,\n    c as d,\n):\n    x"),
+    ("x = a if b else c", "x = (\n    a\n    if b\n    else c\n)"),
+]
+OTHER = [
+    ("x = 1", "x = 2"),
+    ("x = 1", "x = 1.0"),
+    ("x = 1", "x = True"),
+    ("x = 1", "x = '1'"),
+    ("x = b'1'", "x = '1'"),
+    (
+        "x = None",
+        "x = ...",
+    ),
+    ("x = 1", "y = 1"),
+    ("x = 1", "x = 1\nx = 1"),
+    ("x = a - b - c", "x = a - (b - c)"),
+    ("def f(a, /, b): ...", "def f(a, b): ..."),
+    ("def f(a, *, b): ...", "def f(a, b): ..."),
+    ("def f(a, b=1): ...", "def f(a=1, b=1): ..."),
+    ("def f(*, a, b=1): ...", "def f(*, a=1, b): ..."),
+    ("x: int = 1", "x = 1"),
+    ("x = {**a, 'b': 1}", "x = {'b': 1, **a}"),
+    ("x[1:2]", "x[1:2:]" if False else "x[1, 2]"),
+    ("async def f(): ...", "def f(): ..."),
+    ("x = not a", "x = -a"),
+    ("a < b < c", "a < b and b < c"),
+    ("import a", "import a as b"),
+    ("from . import a", "from .. import a"),
+    ("try: x\nexcept A: y", "try: x\nexcept B: y"),
+    ("try: x\nexcept* A: y", "try: x\nexcept A: y"),
+    ("x = f'{a!r}'", "x = f'{a!s}'"),
+    ("x = f'{a:3}'", "x = f'{a:4}'"),
+    ("x = 0.1", "x = 0.1000000000000001"),
+    ("x = 0.0", "x = -0.0"),
+    ("x = ['a']", "x = []"),
+    ("f('a')", "f()"),
+    ("return_ = lambda: 'a'", "return_ = lambda: 'b'"),
+    ("@a\ndef f(): ...", "def f(): ..."),
+    ("for i in x: a\nelse: b", "for i in x: a"),
+    ("global_ = [i for i in x if i]", "global_ = [i for i in x]"),
+    ("yield_ = (yield 'a')", "yield_ = (yield 'b')"),
+    ("match x:\n    case 'a': y", "match x:\n    case 'b': y"),
+    ("del a, b", "del a"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_layout_and_words_do_not_count(write: Write, tmp_path: Path, one: str, other: str) -> None:
+    path = tmp_path / "mine_a.py"
+    assert digest_of(one, path) == digest_of(other, path)
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER)
+def test_everything_that_is_run_counts(write: Write, tmp_path: Path, one: str, other: str) -> None:
+    path = tmp_path / "mine_a.py"
+    assert digest_of(one, path) != digest_of(other, path)
+
+
+def test_docstrings_that_are_read_count(write: Write, tmp_path: Path) -> None:
+    path = tmp_path / "mine_a.py"
+    text = '"""{}"""\n\ndef f():\n    """{}"""\n\nx = f.__doc__\n'
+    assert digest_of(text.format("a", "b"), path) != digest_of(text.format("a", "c"), path)
+    assert digest_of("x = 1  # b", path) == digest_of("x = 1  # c", path)
+
+
+def test_a_file_that_is_no_python_counts_by_its_bytes(write: Write, tmp_path: Path) -> None:
+    path = tmp_path / "mine_a.py"
+    assert digest_of("def f(:", path) != digest_of("def f(: ", path)
+    assert digest_of("x = 1\0", path) != digest_of("x = 2\0", path)
+
+
+class Mutation(ast.NodeTransformer):
+    """One constant, name, attribute, operator or order of a file, changed."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.done = at, False
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        made = self.other(node)
+        if made is not None:
+            self.left -= 1
+            if self.left < 0 and not self.done:
+                self.done = True
+                return ast.copy_location(made, node)
+        return self.generic_visit(node)
+
+    def other(self, node: ast.AST) -> ast.AST | None:
+        match node:
+            case ast.Constant(value=bool() as value):
+                return ast.Constant(not value)
+            case ast.Constant(value=int() | float() as number):
+                return ast.Constant(number + 1)
+            case ast.Name(id=name, ctx=ctx):
+                return ast.Name(f"{name}_", ctx)
+            case ast.Attribute(value=of, attr=name, ctx=ctx):
+                return ast.Attribute(of, f"{name}_", ctx)
+            case ast.BinOp(left=left, op=op, right=right):
+                return ast.BinOp(left, ast.Sub() if isinstance(op, ast.Add) else ast.Add(), right)
+            case ast.Compare(left=left, ops=[ast.Lt(), *rest], comparators=others):
+                return ast.Compare(left, [ast.LtE(), *rest], others)
+            case ast.Return(value=ast.AST()):
+                return ast.Return(ast.Constant(None))
+        return None
+
+
+@settings(max_examples=60)
+@given(file=st.sampled_from(SOURCES), at=st.integers(0, 400))
+def test_any_change_of_what_a_real_file_says_counts(
+    file: Path, at: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "mutated"
+    folder.mkdir(exist_ok=True)
+    tree, mutation = ast.parse(file.read_text()), Mutation(at)
+    changed = ast.unparse(ast.fix_missing_locations(mutation.visit(tree)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        path = folder / "mine_mutated.py"
+        original = digest_of(file.read_text(), path)
+        assert digest_of(ast.unparse(ast.parse(file.read_text())), path) == original
+        assert (digest_of(changed, path) != original) == mutation.done
+
+
+def test_every_version_of_python_says_the_same(tmp_path: Path) -> None:
+    """The hash is of names and values; what a version adds to its trees is empty in old code."""
+    text = "def f(a: int, *b) -> str:\n    return f'{a:>{b}}' + 'c'\n\n\nclass A(B, m=1): ...\n"
+    (tmp_path / "mine_versions.py").write_text(text)
+    code = (
+        "from sparse_sam.files.code import code_of\n"
+        "print(code_of(['mine_versions'])['mine_versions'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{LIBRARY.parent}:{tmp_path}", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "a9db076437e7c087035839af0b0a8e74"

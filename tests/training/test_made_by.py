@@ -1,0 +1,176 @@
+"""Keys: everything that makes a training, and nothing that does not."""
+
+import hashlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparse_sam.files import code_of
+from sparse_sam.training.made_by import Dense, Environment, Finetuning, identity, key_of
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from tests.recipes import prune_params, sam_params
+
+RECIPE: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 64,
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "label_smoothing": 0.0,
+    "shift_pixels": 0,
+    "precision": "float32",
+}
+CHANGED: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 32,
+    "lr": 0.06,
+    "momentum": 0.8,
+    "weight_decay": 0.1,
+    "schedule": "cosine",
+    "label_smoothing": 0.1,
+    "shift_pixels": 1,
+    "precision": "bfloat16",
+}
+HERE = Environment("2.0", "x86_64", "cpu", "AVX2", 1)
+DENSE = Dense(
+    "data", "mlpnet", DenseParams(**RECIPE, optimizer="sgd", sam=sam_params(0.05)), seed=3
+)
+TUNED = Finetuning(
+    "e" * 64,
+    "mlpnet",
+    prune_params(),
+    "sam",
+    FinetuneParams(training=TrainingParams(**RECIPE), sam=sam_params(0.05)),
+    seed=3,
+)
+
+
+def finetune(**changes: Any) -> FinetuneParams:
+    return FinetuneParams(
+        training=TrainingParams(**RECIPE | changes.pop("training", {})),
+        sam=changes.pop("sam", sam_params(0.05)),
+    )
+
+
+def test_a_name_is_the_hash_of_its_content_from_version_to_version() -> None:
+    """Published tables name cells so; `Dense` without files has no key for them."""
+    text = json.dumps(
+        {
+            "data": "data",
+            "model": "mlpnet",
+            "recipe": {**RECIPE, "optimizer": "sgd"},
+            "seed": 3,
+        },
+        sort_keys=True,
+    )
+    assert identity(DENSE) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("key", RECIPE)
+def test_every_parameter_of_the_recipe_makes_a_difference(key: str) -> None:
+    assert set(RECIPE) == set(TrainingParams.model_fields) == set(CHANGED)
+    changed = {key: CHANGED[key]}
+    dense = replace(DENSE, recipe=DENSE.recipe.model_copy(update=changed))
+    tuned = replace(TUNED, recipe=finetune(training=changed))
+    assert key_of(dense, HERE) != key_of(DENSE, HERE)
+    for arm in ("sgd", "sgd_2x", "sam"):
+        assert key_of(replace(tuned, arm=arm), HERE) != key_of(replace(TUNED, arm=arm), HERE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"data": "other"}, {"model": "lenet-5"}, {"seed": 4}, {"files": ("params.yaml",)}],
+)
+def test_every_field_of_a_dense_network_makes_a_difference(change: dict[str, Any]) -> None:
+    assert {one.name for one in fields(Dense)} == {"data", "model", "recipe", "seed", "files"}
+    assert key_of(replace(DENSE, **change), HERE) != key_of(DENSE, HERE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"start": "f" * 64},
+        {"model": "lenet-5"},
+        {"prune": prune_params(sparsity=0.6)},
+        {"prune": prune_params(criterion="random")},
+        {"arm": "sgd"},
+        {"arm": "sgd_2x"},
+        {"seed": 4},
+        {"files": ("params.yaml",)},
+        {"recipe": finetune(sam=sam_params(0.06))},
+        {"recipe": finetune(sam=sam_params(variant="asam"))},
+        {"recipe": finetune(sam=sam_params(variant="gsam", alpha=0.2))},
+    ],
+)
+def test_every_field_of_a_finetuning_makes_a_difference(change: dict[str, Any]) -> None:
+    names = {"start", "model", "prune", "arm", "recipe", "seed", "files"}
+    assert {one.name for one in fields(Finetuning)} == names
+    assert key_of(replace(TUNED, **change), HERE) != key_of(TUNED, HERE)
+
+
+def test_what_an_arm_does_not_use_makes_none() -> None:
+    other = finetune(sam=sam_params(variant="gsam"))
+    for arm in ("sgd", "sgd_2x"):
+        tuned = replace(TUNED, arm=arm)
+        assert key_of(replace(tuned, recipe=other), HERE) == key_of(tuned, HERE)
+    recipe = DENSE.recipe.model_copy(update={"sam": sam_params(0.5)})
+    assert key_of(replace(DENSE, recipe=recipe), HERE) == key_of(DENSE, HERE)
+    by_sam = DENSE.recipe.model_copy(update={"optimizer": "sam"})
+    assert key_of(replace(DENSE, recipe=by_sam), HERE) != key_of(DENSE, HERE)
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Environment)])
+def test_where_it_is_trained_makes_a_difference_where_it_changes_bits(name: str) -> None:
+    other = replace(HERE, **{name: 2 if name == "threads" else "other"})
+    assert key_of(DENSE, other) != key_of(DENSE, HERE)
+
+
+def test_the_environment_of_this_process() -> None:
+    import torch
+
+    here = Environment.here(torch.device("cpu"), 2)
+    assert (here.device, here.threads, here.version) == ("cpu", 2, torch.__version__)
+    assert here == Environment.here(torch.device("cpu"), 2)
+
+
+def test_a_file_that_a_network_reads_counts_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights").write_bytes(b"1")
+    task = replace(DENSE, files=("weights",))
+    before = key_of(task, HERE)
+    assert key_of(task, HERE) == before
+    Path("weights").write_bytes(b"2")
+    assert key_of(task, HERE) != before
+    Path("weights").unlink()
+    assert len({before, key_of(task, HERE), key_of(DENSE, HERE)}) == 3
+
+
+def test_ones_own_code_and_what_it_imports_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_keys.py").write_text("from own_parts_of_keys import x\n\ndef net(*_): ...\n")
+    parts = tmp_path / "own_parts_of_keys.py"
+    parts.write_text("x = 1\n")
+    task = replace(DENSE, model="own_keys:net")
+    before = key_of(task, HERE)
+    parts.write_text("x = 1  # one\n")
+    assert key_of(task, HERE) == before
+    parts.write_text("x = 2\n")
+    assert key_of(task, HERE) != before
+
+
+def test_no_key_holds_where_it_is_trained_or_what_others_use() -> None:
+    never = {
+        *("sparse_sam.training.on_ray", "sparse_sam.training.engines", "sparse_sam.training.jobs"),
+        *("sparse_sam.training.kept", "sparse_sam.files.store", "sparse_sam.training.once"),
+        *("sparse_sam.training.engine_params", "sparse_sam.training.made_by"),
+    }
+    for task in (DENSE, TUNED, replace(TUNED, arm="sgd")):
+        assert not never & set(code_of(task.code()))
