@@ -1,11 +1,13 @@
 """What files outside the project hold: by content, as DVC knows its own, and quickly again."""
 
+import errno
 import hashlib
 import json
 import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sparse_sam.files.atomic import file_hash, write_text
@@ -38,13 +40,15 @@ class Contents:
             return MISSING
         digest = hashlib.sha256()
         for file in sorted(_files(path)):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{self._file(file)}\0".encode())
+            name = os.fsencode(file.relative_to(path).as_posix())  # which may be no text
+            digest.update(name + f"\0{self._file(file)}\0".encode())
         return digest.hexdigest()
 
     def remember(self) -> None:
         """Write down what was hashed, for the next time."""
         if self._memory is not None and self._used != self._known:
-            write_text(self._memory, json.dumps(self._used) + "\n")
+            text = json.dumps(self._used) + "\n"
+            write_text(self._memory, f"{_seal(text)}\n{text}")
 
     def _file(self, path: Path) -> str:
         about = path.stat()
@@ -52,39 +56,40 @@ class Contents:
         mark: list[object] = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
         name = str(path.absolute())
         known = self._known.get(name)
-        is_known = isinstance(known, list) and known[:-1] == mark
-        digest = known[-1] if known and is_known else file_hash(path, "sha256")
+        digest = known[-1] if known and known[:-1] == mark else file_hash(path, "sha256")
         if time.time_ns() - about.st_ctime_ns > _SETTLED_NANOSECONDS:
             self._used[name] = [*mark, digest]
         return str(digest)
 
 
 def _remembered(memory: Path | None) -> dict[str, list[object]]:
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8")) if memory else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    """What was written down; nothing if a byte of it has changed."""
+    known: dict[str, list[object]] = {}
+    with suppress(OSError, ValueError):
+        seal, _, text = memory.read_text(encoding="utf-8").partition("\n") if memory else ("",) * 3
+        if seal == _seal(text):
+            known = json.loads(text)
+    return known
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder, links followed, each folder once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
-        about = Path(place).stat()
-        if (about.st_dev, about.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders.sort()  # of a folder that two links lead to, the same is taken everywhere
-        for name in names:
-            path = Path(place) / name
-            try:
-                if stat.S_ISREG(path.stat().st_mode):
-                    yield path
-            except FileNotFoundError:  # a link that leads nowhere
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """The regular files below a folder, links followed, but for those that lead back up."""
+    about = folder.stat()
+    mark = (about.st_dev, about.st_ino)
+    if mark in above:
+        return
+    for path in folder.iterdir():
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP}:  # a link that leads nowhere
                 continue
-
-
-def _raise(error: OSError) -> None:
-    raise error
+            raise
+        if stat.S_ISREG(mode):
+            yield path
+        elif stat.S_ISDIR(mode):
+            yield from _files(path, (*above, mark))
