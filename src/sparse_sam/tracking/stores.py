@@ -21,13 +21,17 @@ def open_store(root: Path) -> Store:
     """The store of a clone's results.
 
     Raises:
-        ConfigError: ``SPARSE_SAM_STORE`` names a remote that the clone does not have.
+        ConfigError: ``SPARSE_SAM_STORE`` names a remote that the clone does not have, or nobody's
+            home.
     """
     named = os.environ.get(_VARIABLE, "")
     own = state_folder(root) / "store"
     if named.startswith(_REMOTE):
         return Store(own, DVCRemote(root, named.removeprefix(_REMOTE)))
-    return Store(root / Path(named).expanduser() if named else own)
+    try:
+        return Store(root / Path(named).expanduser() if named else own)
+    except RuntimeError as error:  # of no such user
+        raise ConfigError(f"{_VARIABLE} = {named!r}: {error}") from None
 
 
 def is_shared() -> bool:
@@ -64,8 +68,8 @@ class DVCRemote:
 
     def pull(self, name: str, place: Path) -> bool:
         """Write what is kept under a name; False if there is nothing. Raises OSError."""
-        fs, folder = self._open()
         try:
+            fs, folder = self._open()
             fs.get_file(f"{folder}/{name}", str(place))
         except FileNotFoundError:
             return False
@@ -77,9 +81,9 @@ class DVCRemote:
 
     def push(self, name: str, file: Path) -> None:
         """Keep a file. Raises OSError."""
-        fs, folder = self._open()
-        place = f"{folder}/{name}"
         try:
+            fs, folder = self._open()
+            place = f"{folder}/{name}"
             if not fs.exists(place):
                 fs.makedirs(place.rpartition("/")[0], exist_ok=True)
                 fs.put_file(str(file), place)
@@ -94,8 +98,12 @@ class DVCRemote:
 
     def _config(self) -> Any:
         from dvc.config import Config
+        from dvc.exceptions import DvcException
 
-        return Config(dvc_dir=str(self._root / ".dvc"))["remote"]
+        try:
+            return Config(dvc_dir=str(self._root / ".dvc"))["remote"]
+        except DvcException as error:
+            raise ConfigError(f"{self._root / '.dvc'}: {redacted(str(error))}") from None
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None:
