@@ -19,9 +19,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from sparse_sam.errors import DataError, SparseSamError
+from sparse_sam.errors import ConfigError, DataError, SparseSamError
 from sparse_sam.files import Store, read_json
-from sparse_sam.redaction import guard_output
+from sparse_sam.redaction import guard_output, redacted
 from sparse_sam.tracking.journal import is_running, read_events
 from sparse_sam.tracking.pipelines import repository_root, state_folder
 from sparse_sam.tracking.stages import STAGES
@@ -53,7 +53,8 @@ def unused(root: Path, store: Store) -> list[Unused]:
     """What of a store, and of the places where trainings are saved, nothing of a clone names.
 
     Raises:
-        SparseSamError: a file that names results is damaged: then nothing can be said to be unused.
+        SparseSamError: a file that names results is damaged, or git fails: then nothing can be said
+            to be unused.
     """
     named = named_keys(root)
     everything = [(kind, key) for kind in KINDS for key in sorted(store.keys(kind))]
@@ -61,9 +62,10 @@ def unused(root: Path, store: Store) -> list[Unused]:
     found = []
     for kind, key in everything:
         if key not in named:
-            own = {store.entry_path(kind, key), *store.blobs_of(kind, key)} - claimed
+            own = set(store.blobs_of(kind, key)) - claimed
             claimed |= own  # of two results with the same network it goes with the first
-            found.append(_unused(_described(kind, store, key), sorted(own)))
+            files = [store.entry_path(kind, key), *sorted(own)]
+            found.append(_unused(_described(kind, store, key), files))
     left = (path for path in store.files() if path not in claimed and _is_old(path))
     found.extend(_unused("left by a writer that was killed", [path]) for path in left)
     points = sorted((state_folder(root) / "resume").glob("*.safetensors"))
@@ -75,8 +77,9 @@ def unused(root: Path, store: Store) -> list[Unused]:
 def named_keys(root: Path) -> set[str]:
     """The keys of all results that a clone names. Raises SparseSamError."""
     named = set(_workspace_keys(root))
+    cache = _cache(root)
     for lock in _locks(root):
-        named.update(_keys_behind(root, lock))
+        named.update(_keys_behind(cache, lock))
     for plan in (state_folder(root) / "sweeps").glob("*/sweeps/*.json"):
         cure = "Delete it: the sweep writes it when it is run again."
         content = read_json(plan, cure)
@@ -102,32 +105,49 @@ def _locks(root: Path) -> Iterator[str]:
     """The text of ``dvc.lock`` in the workspace, and in every commit that a name leads to."""
     with suppress(FileNotFoundError):
         yield (root / "dvc.lock").read_text(encoding="utf-8")
-    for commit in _git(root, "for-each-ref", "--format=%(objectname)").split():
-        yield _git(root, "show", f"{commit}:dvc.lock")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=False
+    commits = _git(root, "for-each-ref", "--format=%(objectname)")
+    if commits is None and any((one / ".git").exists() for one in (root, *root.parents)):
+        raise SparseSamError(
+            "git does not say which branches there are, so nothing can be said to be unused. See "
+            "what `git for-each-ref` says."
         )
+    for commit in (commits or "").split():
+        yield _git(root, "show", f"{commit}:./dvc.lock") or ""
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git says; None if it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
     except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
-def _keys_behind(root: Path, lock: str) -> Iterator[str]:
+def _cache(root: Path) -> Path:
+    """DVC's cache, wherever it is (`dvc cache dir`)."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    own = root / ".dvc"
+    try:
+        return Path(Config(dvc_dir=str(own))["cache"].get("dir", own / "cache")) / "files" / "md5"
+    except DvcException as error:
+        raise ConfigError(f"{own}: {redacted(str(error))}") from None
+
+
+def _keys_behind(cache: Path, lock: str) -> Iterator[str]:
     """The keys in the journals that a ``dvc.lock`` names, where DVC's cache has them."""
     try:
         read: Any = YAML(typ="safe", pure=True).load(lock) or {}
         stages = read.get("stages", {}).values()
         outputs = [one for stage in stages for one in stage.get("outs", [])]
-    except (YAMLError, AttributeError):
+        found = [(str(one.get("md5", "")), str(one.get("path", ""))) for one in outputs]
+    except (YAMLError, AttributeError, TypeError):
         return
-    for one in outputs:
-        digest = str(one.get("md5", ""))
-        if re.fullmatch("[0-9a-f]{32}", digest) and str(one.get("path", "")).endswith(".jsonl"):
-            cached = root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+    for digest, path in found:
+        if re.fullmatch("[0-9a-f]{32}", digest) and path.endswith(".jsonl"):
+            cached = cache / digest[:2] / digest[2:]
             with suppress(FileNotFoundError):
                 yield from _KEY.findall(cached.read_text(encoding="utf-8", errors="replace"))
 
