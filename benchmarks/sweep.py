@@ -38,16 +38,8 @@ from harness import (
 )
 from ruamel.yaml import YAML
 
-from sparse_sam.sweep import (
-    SET_BY_SWEEP,
-    Engine,
-    OnRay,
-    Sequential,
-    Store,
-    Sweep,
-    parse_sweep,
-    run_sweep,
-)
+from sparse_sam.sweep import SET_BY_SWEEP, Store, Sweep, parse_sweep, run_sweep
+from sparse_sam.training import Engine, OnRay, Sequential
 
 PAGE = ROOT / "docs" / "sweeps.md"
 CORES = 2
@@ -141,14 +133,18 @@ def parts(ray: OnRay, *, quick: bool) -> list[Value]:
         kept = Store(Path(folder) / "kept")
         seconds = []
         for key, work in cells.items():
-            result, cost = store.record(key)
+            record = store.record(key)
+            if record is None:
+                raise RuntimeError(f"{key} is not there")
+            result, cost = record
             started = time.perf_counter()
             kept.keep(key, work, result, cost)
             seconds.append(1000 * (time.perf_counter() - started))
         values.append(value("writing a result, a cell", "ms", seconds))
-        each = [path.stat().st_size / 1000 for path in (kept.folder / "cells").iterdir()]
+        each = [kept.cell_path(key).stat().st_size / 1000 for key in cells]
         values.append(value("a cell's result on disk", "kB", each))
-        networks = [path.stat().st_size / 1e6 for path in (store.folder / "dense").iterdir()]
+        blobs = (store.folder / "blobs").rglob("*")
+        networks = [path.stat().st_size / 1e6 for path in blobs if path.is_file()]
         values.append(value("a dense network on disk", "MB", networks))
         values.append(_telling_mlflow(store, Path(folder), len(cells)))
     handed = 2 * CORES_A_NODE * NODES
