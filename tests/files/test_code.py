@@ -1,9 +1,13 @@
 """What counts as the code behind a result, and what about it."""
 
 import ast
+import io
+import shutil
 import subprocess
 import sys
+import tokenize
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
@@ -55,6 +59,7 @@ def modules(*roots: str) -> set[str]:
         ("with open('x') as f:\n    import mine_b", {"mine_b"}),
         ("x = lambda: __import__('mine_b')", {"mine_b"}),
         ("import importlib\nb = importlib.import_module('mine_b')", {"mine_b"}),
+        ("import importlib\nb = importlib.import_module(name='mine_b')", {"mine_b"}),
         (
             "from importlib import import_module as i, import_module\nimport_module('mine_b')",
             {"mine_b"},
@@ -96,10 +101,72 @@ def test_packages_relative_imports_and_what_stands_above(write: Write, tmp_path:
     assert code_of(["lab.nets.small"]) != before
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import space.mod", {"space.mod"}),
+        ("import space.mod as other", {"space.mod"}),
+        ("from space import mod", {"space.mod"}),
+        ("from space.mod import x", {"space.mod"}),
+        ("from space import mod, other", {"space.mod", "space.other"}),
+        ("import lab.b.c", {"lab", "lab.b", "lab.b.c"}),
+        ("from lab.b import c as d", {"lab", "lab.b", "lab.b.c"}),
+        ("from lab import *", {"lab"}),
+    ],
+)
+def test_namespaces_and_what_lies_above_a_module(write: Write, text: str, found: set[str]) -> None:
+    write(space_of_mod="x = 1", space_of_other="x = 1")
+    write(lab_of___init__="", lab_of_b_of___init__="", lab_of_b_of_c="x = 1")
+    write(mine_a=text)
+    assert modules("mine_a") == {"mine_a", *found}
+
+
+def test_a_module_that_is_loaded_by_a_relative_name(write: Write) -> None:
+    write(
+        lab_of___init__="",
+        lab_of_a="from importlib import import_module\nimport_module('.b', __package__)",
+        lab_of_b="x = 1",
+    )
+    assert modules("lab.a") == {"lab", "lab.a", "lab.b"}
+
+
+def test_code_that_a_program_wrote_may_be_deep(write: Write, tmp_path: Path) -> None:
+    """Python runs it, so that it is code like any other."""
+    terms, path = " + ".join(["x"] * 2000), tmp_path / "mine_a.py"
+    before = digest_of(f"from mine_b import x\n\nx = {terms}\n", path)
+    write(mine_b="x = 1")
+    assert modules("mine_a") == {"mine_a", "mine_b"}
+    subprocess.run([sys.executable, "-c", "import mine_a"], cwd=tmp_path, check=True)
+    assert digest_of(f"from mine_b import x\n\nx = {terms} + 1\n", path) != before
+    calls = "x" + ".a()" * 1000
+    digest_of(f"import mine_b\n\ndef f():\n    {calls}\n", path)
+    assert modules("mine_a") == {"mine_a", "mine_b"}
+
+
 def test_circles_end_and_what_is_not_there_is_left_out(write: Write) -> None:
     write(mine_a="import mine_b, no_such_module_anywhere", mine_b="import mine_a")
     assert modules("mine_a") == {"mine_a", "mine_b"}
     assert modules("no_such_module_anywhere:x") == set()
+
+
+def test_modules_come_and_go_while_a_process_lives(write: Write, tmp_path: Path) -> None:
+    """As in a notebook: what was not there, or is not there any more, is looked for again."""
+    write(mine_a="import mine_b, mine_c.d", mine_c_of___init__="")
+    assert modules("mine_a") == {"mine_a", "mine_c"}
+    write(mine_b="x = 1", mine_c_of_d="x = 1")
+    assert modules("mine_a") == {"mine_a", "mine_b", "mine_c", "mine_c.d"}
+    (tmp_path / "mine_b.py").unlink()
+    (tmp_path / "mine_c" / "d.py").unlink()
+    assert modules("mine_a") == {"mine_a", "mine_c"}
+    write(mine_b_of___init__="import mine_c.d", mine_c_of_d="x = 2")
+    assert modules("mine_a") == {"mine_a", "mine_b", "mine_c", "mine_c.d"}
+    # Nor does it help that a module is loaded.
+    write(mine_loaded="x = 1")
+    import_module("mine_loaded")
+    assert modules("mine_loaded") == {"mine_loaded"}
+    (tmp_path / "mine_loaded.py").unlink()
+    assert modules("mine_loaded") == set()
+    del sys.modules["mine_loaded"]
 
 
 def test_a_module_that_is_called_as_one_of_pythons_counts(write: Write) -> None:
@@ -187,10 +254,7 @@ OTHER = [
     ("x = 1", "x = True"),
     ("x = 1", "x = '1'"),
     ("x = b'1'", "x = '1'"),
-    (
-        "x = None",
-        "x = ...",
-    ),
+    ("x = None", "x = ..."),
     ("x = 1", "y = 1"),
     ("x = 1", "x = 1\nx = 1"),
     ("x = a - b - c", "x = a - (b - c)"),
@@ -200,7 +264,7 @@ OTHER = [
     ("def f(*, a, b=1): ...", "def f(*, a=1, b): ..."),
     ("x: int = 1", "x = 1"),
     ("x = {**a, 'b': 1}", "x = {'b': 1, **a}"),
-    ("x[1:2]", "x[1:2:]" if False else "x[1, 2]"),
+    ("x[1:2]", "x[1, 2]"),
     ("async def f(): ...", "def f(): ..."),
     ("x = not a", "x = -a"),
     ("a < b < c", "a < b and b < c"),
@@ -298,6 +362,52 @@ def test_any_change_of_what_a_real_file_says_counts(
         original = digest_of(file.read_text(), path)
         assert digest_of(ast.unparse(ast.parse(file.read_text())), path) == original
         assert (digest_of(changed, path) != original) == mutation.done
+
+
+def edited(text: str, data: st.DataObject) -> str:
+    """The same code with remarks and blank lines at the ends of some of its lines."""
+    lines = text.splitlines(keepends=True)
+    ends = [
+        token.end[0] - 1
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.NEWLINE
+    ]
+    for at in data.draw(st.sets(st.sampled_from(ends), max_size=20)):
+        remark = data.draw(st.text("abc ρ\"'#\\\\(", max_size=20))
+        after = data.draw(st.sampled_from(["", "\n", "\f\n", "# alone\n", "        # far\n\n"]))
+        lines[at] = f"{lines[at].rstrip(chr(10))}  # {remark}\n{after}"
+    return "".join(lines)
+
+
+@settings(max_examples=60)
+@given(file=st.sampled_from([path for path in SOURCES if path.read_text()]), data=st.data())
+def test_no_remark_and_no_blank_line_in_a_real_file_counts(
+    file: Path, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "edited"
+    folder.mkdir(exist_ok=True)
+    text = file.read_text()
+    other = edited(text, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        path = folder / "mine_edited.py"
+        assert digest_of(other, path) == digest_of(text, path)
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_how_wide_a_formatter_makes_lines_does_not_count(width: int, tmp_path: Path) -> None:
+    for number, file in enumerate(SOURCES):
+        shutil.copy(file, tmp_path / f"wide_{width}_{number}.py")
+    names = sorted(path.stem for path in tmp_path.glob("*.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        before = {name: code_of([name])[name] for name in names}
+        texts = {name: (tmp_path / f"{name}.py").read_text() for name in names}
+        command = ["ruff", "format", "--isolated", "--line-length", str(width), "-q", "."]
+        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True)
+        changed = [name for name in names if (tmp_path / f"{name}.py").read_text() != texts[name]]
+        assert len(changed) > 50
+        assert {name: code_of([name])[name] for name in names} == before
 
 
 def test_every_version_of_python_says_the_same(tmp_path: Path) -> None:

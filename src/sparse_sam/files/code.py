@@ -15,6 +15,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -47,6 +48,7 @@ def code_of(roots: Iterable[str]) -> dict[str, str]:
         roots: modules, or places as ``package.module:attribute``, which need not be importable.
     """
     modules = [root.partition(":")[0] for root in roots]
+    _located.cache_clear()  # modules come and go
     walk = _Walk({*_PROJECT, *(name.partition(".")[0] for name in modules)})
     for name in modules:
         walk.enter(name)
@@ -193,10 +195,12 @@ def _located(name: str, path: tuple[str, ...], above: tuple[str, ...] | None) ->
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = [str(one) for one in folders if one.is_dir()]
             return spec
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
-        return PathFinder.find_spec(name)
+    with suppress(ImportError, ValueError, AttributeError):
+        found = importlib.util.find_spec(name)
+        # (One that was loaded may be gone.)
+        if found is None or not found.has_location or Path(found.origin or "").is_file():
+            return found
+    return PathFinder.find_spec(name)
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -247,11 +251,14 @@ def _read(path: Path, modified: int, size: int, *, is_ours: bool) -> _Source:
     content = path.read_bytes()
     try:
         tree = ast.parse(content)
-    except (SyntaxError, ValueError):  # compiled code, or none
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # compiled code, or none
         return _Source(hashlib.sha256(content).hexdigest()[:_HASH_LENGTH], (), False)
     names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree)}
     digest = hashlib.sha256()
-    _write(tree, digest, keeps_documents="__doc__" in names and not is_ours)
+    try:
+        _write(tree, digest, keeps_documents="__doc__" in names and not is_ours)
+    except RecursionError:  # as in code that a program wrote
+        digest = hashlib.sha256(content)
     door = "attach_stub" in names and path.with_suffix(".pyi").is_file()
     return _Source(digest.hexdigest()[:_HASH_LENGTH], tuple(_imports(tree, is_ours=is_ours)), door)
 
@@ -293,26 +300,39 @@ def _is_document(node: Any) -> bool:
     return isinstance(node.value.value, str)
 
 
-def _imports(node: ast.AST, *, is_ours: bool) -> Iterator[_Import]:
-    for child in ast.iter_child_nodes(node):
-        match child:
-            case ast.Import():
-                yield from (_Import(alias.name, None, 0) for alias in child.names)
-            case ast.ImportFrom():
-                names = tuple(alias.name for alias in child.names)
-                yield _Import(child.module or "", names, child.level)
-            case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
-                for other in child.orelse:
-                    yield from _imports(ast.Module([other], []), is_ours=is_ours)
-            case ast.FunctionDef() if is_ours and _is_validator(child):
-                continue  # it checks what is hashed as a value, and is let load what it checks
-            case ast.Call(func=function, args=[ast.Constant(value=str() as name), *_]) if (
-                ast.unparse(function).rpartition(".")[2] in {"import_module", "__import__"}
-            ):
-                yield _Import(name.lstrip("."), None, len(name) - len(name.lstrip(".")))
-                yield from _imports(child, is_ours=is_ours)
-            case _:
-                yield from _imports(child, is_ours=is_ours)
+def _imports(tree: ast.AST, *, is_ours: bool) -> Iterator[_Import]:
+    waiting = [tree]
+    while waiting:
+        for child in ast.iter_child_nodes(waiting.pop()):
+            match child:
+                case ast.Import():
+                    yield from (_Import(alias.name, None, 0) for alias in child.names)
+                case ast.ImportFrom():
+                    names = tuple(alias.name for alias in child.names)
+                    yield _Import(child.module or "", names, child.level)
+                case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                    waiting.append(ast.Module(child.orelse, []))
+                case ast.FunctionDef() if is_ours and _is_validator(child):
+                    continue  # it checks what is hashed as a value, and is let load what it checks
+                case _:
+                    if name := _loaded_by(child):
+                        rest = name.lstrip(".")
+                        yield _Import(rest, None, len(name) - len(rest))
+                    waiting.append(child)
+
+
+def _loaded_by(node: ast.AST) -> str:
+    """The module that a call loads by a literal name; "" if it is no such call."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="import_module" | "__import__")
+            | ast.Attribute(attr="import_module" | "__import__")
+        ):
+            named = (one.value for one in node.keywords if one.arg == "name")
+            for value in (*node.args[:1], *named):
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    return value.value
+    return ""
 
 
 def _is_validator(function: ast.FunctionDef) -> bool:
