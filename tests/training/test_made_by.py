@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,8 @@ def test_what_an_arm_does_not_use_makes_none() -> None:
 
 @pytest.mark.parametrize("name", [one.name for one in fields(Environment)])
 def test_where_it_is_trained_makes_a_difference_where_it_changes_bits(name: str) -> None:
-    other = replace(HERE, **{name: 2 if name == "threads" else "other"})
+    change: dict[str, Any] = {name: 2 if name == "threads" else "other"}
+    other = replace(HERE, **change)
     assert key_of(DENSE, other) != key_of(DENSE, HERE)
 
 
@@ -164,6 +166,107 @@ def test_ones_own_code_and_what_it_imports_counts(
     assert key_of(task, HERE) == before
     parts.write_text("x = 2\n")
     assert key_of(task, HERE) != before
+
+
+OWN = """
+from {parts} import x
+from sparse_sam.pruning import PruningSchedule
+from sparse_sam.sam import SAM
+
+
+class Criterion:
+    scores = pooled = None
+
+
+class Structure:
+    targets = unit_scores = most = mask = None
+
+
+class Schedule(PruningSchedule):
+    steepness: float
+
+
+class Variant(SAM): ...
+
+
+def scope(counts, sparsity): ...
+
+
+def rate(optimizer, steps, restarts): ...
+
+
+def net(shape, classes): ...
+"""
+
+
+def made_with(choice: str, own: str) -> Dense | Finetuning:
+    """A training that uses something of one's own on one axis."""
+    schedule = {"name": f"{own}:Schedule", "steepness": 1.0}
+    recipe = {**RECIPE, "schedule": f"{own}:rate"}
+    by_sam = DENSE.recipe.model_copy(update={"optimizer": "sam"})
+    variant = sam_params(variant=f"{own}:Variant")
+    tasks: dict[str, Callable[[], Dense | Finetuning]] = {
+        "criterion": lambda: replace(TUNED, prune=prune_params(criterion=f"{own}:Criterion")),
+        "scope": lambda: replace(TUNED, prune=prune_params(scope=f"{own}:scope")),
+        "structure": lambda: replace(TUNED, prune=prune_params(structure=f"{own}:Structure")),
+        "pruning": lambda: replace(TUNED, prune=prune_params(schedule=schedule)),
+        "rate": lambda: replace(TUNED, recipe=finetune(training=recipe)),
+        "variant": lambda: replace(TUNED, recipe=finetune(sam=variant)),
+        "network": lambda: replace(TUNED, model=f"{own}:net"),
+        "dense network": lambda: replace(DENSE, model=f"{own}:net"),
+        "dense rate": lambda: replace(
+            DENSE, recipe=DENSE.recipe.model_copy(update={"schedule": f"{own}:rate"})
+        ),
+        "dense variant": lambda: replace(DENSE, recipe=by_sam.model_copy(update={"sam": variant})),
+    }
+    return tasks[choice]()
+
+
+CHOICES = (
+    *("criterion", "scope", "structure", "pruning", "rate", "variant", "network"),
+    *("dense network", "dense rate", "dense variant"),
+)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_ones_own_counts_with_what_it_imports(
+    choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    own = f"own_{choice.replace(' ', '_')}"
+    (tmp_path / f"{own}.py").write_text(OWN.format(parts=f"{own}_parts"))
+    parts = tmp_path / f"{own}_parts.py"
+    parts.write_text("x = 1\n")
+    task = made_with(choice, own)
+    before = key_of(task, HERE)
+    assert before not in {key_of(DENSE, HERE), key_of(TUNED, HERE)}
+    parts.write_text('"""The same."""\n\nx = 1  # one\n')
+    assert key_of(task, HERE) == before
+    parts.write_text("x = 2\n")
+    assert key_of(task, HERE) != before
+    if choice == "pruning":
+        assert isinstance(task, Finetuning)
+        steeper = prune_params(schedule={"name": f"{own}:Schedule", "steepness": 2.0})
+        assert key_of(replace(task, prune=steeper), HERE) != key_of(task, HERE)
+    if choice in {"variant", "rate"}:
+        assert isinstance(task, Finetuning)
+        sgd = {key_of(replace(one, arm="sgd"), HERE) for one in (task, TUNED)}
+        assert len(sgd) == (1 if choice == "variant" else 2)  # which SGD does not use
+
+
+def test_a_dense_network_by_sam_holds_its_settings() -> None:
+    by_sam = DENSE.recipe.model_copy(update={"optimizer": "sam"})
+    keys = {
+        key_of(replace(DENSE, recipe=by_sam.model_copy(update={"sam": sam})), HERE)
+        for sam in (
+            sam_params(0.05),
+            sam_params(0.06),
+            sam_params(variant="asam"),
+            sam_params(variant="gsam", alpha=0.2),
+            sam_params(variant="gsam", alpha=0.3),
+        )
+    }
+    assert len(keys) == 5
 
 
 def test_no_key_holds_where_it_is_trained_or_what_others_use() -> None:
