@@ -36,13 +36,13 @@ from sparse_sam.training import (
     ResumePoint,
     Trained,
     Trainings,
-    code_hash,
     history_table,
     keep_training,
     key_of,
     mean_history,
     origin_of,
     select_device,
+    state_behind,
     take_training,
     train_all,
     training_data_on,
@@ -72,6 +72,7 @@ def train_stage(stage: Stage) -> None:
             if engine
             else Environment.here(select_device(device), params.threads)
         )
+        states = {job: state_behind(task) for job, task in tasks.items()}
         codes: dict[tuple[str, ...], str] = {}
         keys = {job: key_of(task, environment, codes) for job, task in tasks.items()}
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in arms}
@@ -82,11 +83,12 @@ def train_stage(stage: Stage) -> None:
             dataset=layout.dataset,
             device=device,
             tasks=tasks,
+            states=states,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
             checkpoints=places,
             points=points,
         )
-        results = _Results(stage, trainings, keys, codes)
+        results = _Results(stage, trainings, keys)
         results.take(info)
         progress = stack.enter_context(
             tqdm(
@@ -147,16 +149,9 @@ def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoi
 class _Results:
     """The histories of a stage's trainings: from the store, or as they come."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        trainings: Trainings,
-        keys: Mapping[Job, str],
-        codes: Mapping[tuple[str, ...], str],
-    ) -> None:
+    def __init__(self, stage: Stage, trainings: Trainings, keys: Mapping[Job, str]) -> None:
         self._stage, self._trainings, self._keys = stage, trainings, keys
         self._store = open_store(repository_root())
-        self._codes = codes
         self.histories: dict[Job, list[Epoch]] = {}
         self._trained: set[Job] = set()
 
@@ -190,13 +185,6 @@ class _Results:
         """Take a training that was done now, and put it into the store."""
         self.histories[job] = history
         self._trained.add(job)
-        roots = self._trainings.tasks[job].code()
-        if code_hash(roots) != self._codes[roots]:
-            sys.stderr.write(
-                f"warning: {self._trainings.called(job)}: its code was changed while it was "
-                "trained, so it is not kept in the store; run the stage again\n"
-            )
-            return
         task, place = self._trainings.tasks[job], self._trainings.checkpoints[job]
         try:
             keep_training(

@@ -428,6 +428,83 @@ def test_what_is_changed_while_a_stage_runs_is_not_recorded(clone: Clone) -> Non
     assert repro(clone)[1] == set()
 
 
+def when_it_trains(clone: Clone, *command: str) -> "subprocess.Popen[bytes]":
+    """Start a command and wait until the first training of it was saved."""
+    points = clone.path / ".sparse-sam" / "resume"
+    shutil.rmtree(points, ignore_errors=True)
+    process = clone.start(*command)
+    deadline = time.monotonic() + 120
+    while not list(points.glob("*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+SLOW = {"train_dense.epochs": 60, "finetune.training.epochs": 60, "seeds": [0, 1, 2, 3]}
+WHILE: dict[str, tuple[str, Callable[[Clone], None]]] = {
+    "a file of the network": (
+        "train_dense",
+        lambda c: make_weights(c.path / "begin.safetensors", 9),
+    ),
+    "the network": ("train_dense", substitute("own_parts.py", "ReLU", "Tanh")),
+    "the pruned networks": ("finetune_sam", lambda c: replace_pruned(c)),
+}
+
+
+def replace_pruned(clone: Clone) -> None:
+    """Networks of another sparsity lie there, as after `dvc checkout` of another commit."""
+    for seed in range(4):
+        path = clone.path / "models" / "pruned" / f"seed-{seed}.safetensors"
+        path.unlink()
+        shutil.copy(clone.path.parent / "other pruned" / path.name, path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(one, marks=short if one == "a file of the network" else at_length)
+        for one in WHILE
+    ],
+)
+def test_what_is_changed_and_put_back_while_it_is_trained_with_is_kept_by_nobody(
+    own: Clone, edit: str
+) -> None:
+    stage, act = WHILE[edit]
+    command = (sys.executable, "-m", f"stages.{stage}")
+    own.set_all({**SLOW, "prune.sparsity": 0.9})
+    own.run("dvc", "repro", "prune", **LATER)
+    other = own.path.parent / "other pruned"
+    shutil.rmtree(other, ignore_errors=True)
+    shutil.copytree(own.path / "models" / "pruned", other)
+    own.set_all({"prune.sparsity": 0.5})
+    own.run("dvc", "repro", "prune", **LATER)
+    before = {path: path.read_bytes() for path in (own.path / "models" / "pruned").iterdir()}
+    empty = {"SPARSE_SAM_STORE": str(own.path.parent / f"store of {edit}")}
+    own.env |= LATER | empty
+    try:
+        process = when_it_trains(own, *command)
+        act(own)
+        assert process.wait(240) != 0
+        write_own(own)
+        for path, content in before.items():
+            path.unlink()
+            path.write_bytes(content)
+        own.run(*command)
+        gone_on = own.hashes(f"models/{'sam' if stage == 'finetune_sam' else 'dense'}/*")
+        shutil.rmtree(empty["SPARSE_SAM_STORE"])
+        shutil.rmtree(own.path / ".sparse-sam" / "resume", ignore_errors=True)
+        own.run(*command)
+        anew = own.hashes(f"models/{'sam' if stage == 'finetune_sam' else 'dense'}/*")
+        assert gone_on == anew
+    finally:
+        for name in (*LATER, *empty):
+            own.env.pop(name)
+        own.run("git", "checkout", "-q", "params.yaml")
+        write_own(own)
+        repro(own)
+
+
 @short
 def test_a_damaged_store_is_said_and_trained_again(clone: Clone) -> None:
     before = written(clone.path)

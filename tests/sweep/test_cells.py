@@ -272,9 +272,11 @@ def test_a_node_with_other_code_or_of_another_kind_refuses(cells: list[Cell]) ->
     from sparse_sam.training import on_ray
 
     roots = cells[0].work.code()
-    good = on_ray._Expected(HERE, code_hash(roots), roots)
+    good = on_ray._Expected(HERE, code_hash(roots), roots, {})
     on_ray._check(good, 1)
     with pytest.raises(SparseSamError, match="another version of sparse-sam"):
         on_ray._check(good._replace(code="another"), 1)
+    with pytest.raises(SparseSamError, match="this node has no weights as the process that asks"):
+        on_ray._check(good._replace(files={"weights": "0" * 64}), 1)
     with pytest.raises(SparseSamError, match="are not alike"):
         on_ray._check(good._replace(environment=replace(HERE, kernels="abacus")), 1)

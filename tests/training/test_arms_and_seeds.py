@@ -20,7 +20,7 @@ from sparse_sam.training.devices import training_data_on
 from sparse_sam.training.engines import Cost, Engine, Sequential
 from sparse_sam.training.experiment import initial_checkpoint, origin_of, prune
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Dense, Finetuning
+from sparse_sam.training.made_by import Dense, Finetuning, state_behind
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from tests.recipes import prune_params, sam_params
@@ -58,6 +58,7 @@ def trainings(dataset: Path, tmp_path: Path, make_recipe: Recipe) -> Trainings:
         dataset=dataset,
         device="cpu",
         tasks=tasks,
+        states={job: state_behind(task) for job, task in tasks.items()},
         pruned=pruned,
         checkpoints={job: tmp_path / "made" / f"{job[0]} {job[1]}" for job in tasks},
         points={job: ResumePoint(tmp_path / "points", f"{job[0]} {job[1]}") for job in tasks},

@@ -7,11 +7,17 @@ registry can load only where it is chosen: a run with plain SAM does not depend 
 
 Followed is this project's code, and code of the user's own: whatever is not installed, and the
 packages that parameters name. Of other packages that own code imports the version counts.
+
+Code of the user's own is read with more suspicion. Whatever it says in quotes that is the name of
+one of its modules counts as an import, and so do imports for type checkers alone; and where any of
+it can read its own text (docstrings, sources, TorchScript's comments), all of it counts by bytes.
 """
 
 import ast
 import hashlib
 import importlib.util
+import pkgutil
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -34,6 +40,16 @@ _OBSERVERS = (
 _TABLE = "registry"
 """The module of a room that says what stands for which name; what is chosen is hashed itself."""
 _PYTHONS = {".py", ".pyi", ".pyc", ".typed", ".tmp"}
+_LEFTOVERS = ("~", ".orig", ".bak", ".swp", ".swo", "#")
+"""What editors leave beside a file."""
+_OUTPUTS = {"data", "models", "metrics", "plots", "runs", "reports", "inputs"}
+"""The pipeline's own folders: a package there has results beside it."""
+_READS_TEXT = {
+    *("__doc__", "getdoc", "getcomments", "getsource", "getsourcelines", "linecache"),
+    *("jit", "script"),  # TorchScript and numba compile a function's text, with its type comments
+}
+_MODULE_NAME = re.compile(r"\.*[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?", re.ASCII)
+_LONGEST_NAME = 100
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_paths()["stdlib"])
 _LAYOUT = {"ctx", "type_comment", "kind", "type_ignores"}
@@ -47,12 +63,30 @@ def code_of(roots: Iterable[str]) -> dict[str, str]:
     Args:
         roots: modules, or places as ``package.module:attribute``, which need not be importable.
     """
-    modules = [root.partition(":")[0] for root in roots]
+    return dict(sorted(_walked(roots).found.items()))
+
+
+def state_of(roots: Iterable[str]) -> str:
+    """A text that changes when a file behind ``code_of`` is touched, and be it put back since."""
+    marks = []
+    for path in sorted(_walked(roots).files):
+        about = path.stat()
+        marks.append(f"{path} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}")
+    return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _walked(roots: Iterable[str]) -> "_Walk":
+    places = list(roots)
+    modules = [root.partition(":")[0] for root in places]
     _located.cache_clear()  # modules come and go
     walk = _Walk({*_PROJECT, *(name.partition(".")[0] for name in modules)})
     for name in modules:
         walk.enter(name)
-    return dict(sorted(walk.found.items()))
+    # Two choices may lie in one module.
+    walk.found.update({place: "chosen" for place in places if ":" in place})
+    if any(source.reads_text for source in walk.own.values()):
+        walk.found.update({name: source.bytes for name, source in walk.own.items()})
+    return walk
 
 
 class _Import(NamedTuple):
@@ -64,9 +98,14 @@ class _Import(NamedTuple):
 
 
 class _Source(NamedTuple):
+    """A file: its hashes, what it imports, and what it says in quotes."""
+
     digest: str
-    imports: tuple[_Import, ...]
-    is_front_door: bool
+    imports: tuple[_Import, ...] = ()
+    is_front_door: bool = False
+    words: frozenset[str] = frozenset()
+    reads_text: bool = False
+    bytes: str = ""
 
 
 class _Walk:
@@ -74,6 +113,8 @@ class _Walk:
 
     def __init__(self, followed: set[str]) -> None:
         self.found: dict[str, str] = {}
+        self.files: set[Path] = set()
+        self.own: dict[str, _Source] = {}
         self._followed = followed
         self._seen: set[str] = set()
 
@@ -95,17 +136,38 @@ class _Walk:
         spec = _spec(name)
         if spec is None:
             return
-        file = Path(spec.origin) if spec.has_location and spec.origin else None
-        if top not in self._followed and _is_installed(_spec(top)):
+        is_ours = top in _PROJECT
+        if top not in self._followed and _is_installed(spec, top, is_ours=is_ours):
             return
-        self.found.update(_beside(name, spec))
-        if file is None:
+        for path in _beside(top, spec):
+            self.files.add(path)
+            self.found[f"{name}/{_relative(path, spec)}"] = _bytes_of(path)
+        if not spec.has_location or not spec.origin:
             return
-        source = _source(file, is_ours=top in _PROJECT)
+        file = Path(spec.origin)
+        self.files.add(file)
+        source = _source(file, is_ours=is_ours)
         self.found[name] = source.digest
         package = name if spec.submodule_search_locations is not None else above
+        if not is_ours:
+            self.own[name] = source
+            if not _is_installed(spec, top, is_ours=True):
+                yield from self._spoken_of(source.words, package)
         for one in source.imports:
-            yield from self._needed(one, package, is_ours=top in _PROJECT)
+            yield from self._needed(one, package, is_ours=is_ours)
+
+    def _spoken_of(self, words: Iterable[str], package: str) -> Iterator[str]:
+        """The modules of one's own whose names stand in quotes, whole or below a package."""
+        names = {word.partition(":")[0] for word in words}
+        bases = {package, *(name for name in names if name[0] != "." and _is_package(name))} - {""}
+        for name in names:
+            inner = name.lstrip(".")
+            for whole in (inner, *(f"{base}.{inner}" for base in bases)):
+                spec = _spec(whole)
+                if spec and spec.has_location and spec.origin:
+                    top = whole.partition(".")[0]
+                    if not _is_installed(spec, top, is_ours=False):
+                        yield whole
 
     def _needed(self, one: _Import, package: str, *, is_ours: bool) -> Iterator[str]:
         parts = package.split(".") if package else []
@@ -114,12 +176,12 @@ class _Walk:
         top = module.partition(".")[0]
         if not module:
             return
-        if top not in self._followed and _is_installed(_spec(top)):
+        spec = _spec(module)
+        if top not in self._followed and _is_installed(spec or _spec(top), top, is_ours=is_ours):
             if not is_ours and top not in sys.stdlib_module_names and _spec(top) is not None:
                 self.found[top] = f"version {_version_of(top)}"
             return
         yield module
-        spec = _spec(module)
         folder = spec and spec.submodule_search_locations
         if not folder or not spec or not spec.origin:
             if folder:  # a namespace: what is named is a module of it
@@ -127,7 +189,9 @@ class _Walk:
             return
         door = Path(spec.origin)
         if _source(door, is_ours=top in _PROJECT).is_front_door:
-            yield from _behind(door, module, one.names)
+            yield from _behind(door, module, one.names, is_ours=is_ours)
+        elif one.names == ("*",) and not is_ours:  # and __all__ may name modules
+            yield from (f"{module}.{found.name}" for found in pkgutil.iter_modules(list(folder)))
         else:
             inner = (f"{module}.{name}" for name in one.names or ())
             yield from (name for name in inner if _spec(name) is not None)
@@ -140,22 +204,42 @@ def _is_observer(name: str) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in _OBSERVERS)
 
 
-def _beside(name: str, spec: ModuleSpec) -> Iterator[tuple[str, str]]:
+def _beside(top: str, spec: ModuleSpec) -> Iterator[Path]:
     """What else lies in a package, such as templates and weights: its modules may read it."""
-    for folder in spec.submodule_search_locations or ():
-        for path in sorted(Path(folder).iterdir()):
-            if path.is_file() and path.suffix not in _PYTHONS and path.name[0] != ".":
-                about = path.stat()
-                yield f"{name}/{path.name}", _bytes_of(path, about.st_mtime_ns, about.st_size)
+    if not spec.has_location or not spec.submodule_search_locations or top in _OUTPUTS:
+        return  # (a namespace may be any folder)
+    for folder in map(Path, spec.submodule_search_locations):
+        if top in _PROJECT:
+            yield from sorted(folder.glob("*.j2"))
+            continue
+        for path in sorted(folder.rglob("*")):
+            inner = path.relative_to(folder).parts
+            hidden = any(part[0] == "." or part == "__pycache__" for part in inner)
+            is_left = path.name.endswith(_LEFTOVERS) or path.name[0] == "#"
+            if path.is_file() and path.suffix not in _PYTHONS and not (hidden or is_left):
+                yield path
+
+
+def _relative(path: Path, spec: ModuleSpec) -> str:
+    folders = map(Path, spec.submodule_search_locations or ())
+    inner = next(path.relative_to(one) for one in folders if path.is_relative_to(one))
+    return inner.as_posix()
+
+
+def _bytes_of(path: Path) -> str:
+    about = path.stat()
+    return _known_bytes(path, about.st_mtime_ns, about.st_ctime_ns, about.st_size)
 
 
 @cache
-def _bytes_of(path: Path, modified: int, size: int) -> str:
-    del modified, size
+def _known_bytes(path: Path, *state: int) -> str:
+    del state  # a file that has changed is read again
     return file_hash(path, "sha256")[:_HASH_LENGTH]
 
 
-def _behind(door: Path, package: str, names: tuple[str, ...] | None) -> Iterator[str]:
+def _behind(
+    door: Path, package: str, names: tuple[str, ...] | None, *, is_ours: bool
+) -> Iterator[str]:
     """The modules that the names of a front door stand for; all of them for a bare import.
 
     (This project's own code never uses a room through a bare import, which tests hold.)
@@ -167,21 +251,21 @@ def _behind(door: Path, package: str, names: tuple[str, ...] | None) -> Iterator
                 inner = node.module or alias.name
                 offered[alias.asname or alias.name] = f"{package}.{inner}"
     if names is None or "*" in names:
-        names = tuple(offered) if package != _LIBRARY else ()
+        names = () if is_ours and package == _LIBRARY else tuple(offered)
     for name in names:
         place = offered.get(name, f"{package}.{name}")
         if _spec(place) is not None:
             yield place
-            yield from _further(place, name)
+            yield from _further(place, name, is_ours=is_ours)
 
 
-def _further(place: str, name: str) -> Iterator[str]:
+def _further(place: str, name: str, *, is_ours: bool) -> Iterator[str]:
     """Where a name is from, if the module that a front door names is a front door itself."""
     spec = _spec(place)
     if spec and spec.submodule_search_locations and spec.origin:
         door = Path(spec.origin)
         if _source(door, is_ours=True).is_front_door:
-            yield from _behind(door, place, (name,))
+            yield from _behind(door, place, (name,), is_ours=is_ours)
 
 
 @cache
@@ -214,14 +298,25 @@ def _spec(name: str) -> ModuleSpec | None:
     return _located(name, (), tuple(parent.submodule_search_locations))
 
 
-def _is_installed(spec: ModuleSpec | None) -> bool:
+def _is_package(name: str) -> bool:
+    spec = _spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _is_installed(spec: ModuleSpec | None, top: str, *, is_ours: bool) -> bool:
+    """Whether a module is of Python or of a package that was installed, and no one's own."""
     if spec is None:
         return True
     where = [spec.origin] if spec.has_location and spec.origin else []
     places = [Path(place) for place in (*where, *(spec.submodule_search_locations or ()))]
-    return not places or any(
-        _INSTALLED & set(place.parts) or place.is_relative_to(_STANDARD) for place in places
-    )
+    return all(_is_elsewhere(place, top, is_ours=is_ours) for place in places)
+
+
+def _is_elsewhere(place: Path, top: str, *, is_ours: bool) -> bool:
+    if _INSTALLED & set(place.parts):
+        # A project may lie in a folder that is called so.
+        return is_ours or top in _distributions()
+    return place.is_relative_to(_STANDARD)
 
 
 @lru_cache(maxsize=1)
@@ -241,49 +336,64 @@ def _version_of(package: str) -> str:
 
 
 def _source(path: Path, *, is_ours: bool) -> _Source:
-    known = path.stat()
-    return _read(path, known.st_mtime_ns, known.st_size, is_ours=is_ours)
+    about = path.stat()
+    state = (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino)
+    return _read(path, *state, is_ours=is_ours)
 
 
 @cache
-def _read(path: Path, modified: int, size: int, *, is_ours: bool) -> _Source:
-    del modified, size  # a file that has changed is read again
+def _read(path: Path, *state: int, is_ours: bool) -> _Source:
+    del state  # a file that has changed is read again
     content = path.read_bytes()
+    whole = hashlib.sha256(content).hexdigest()[:_HASH_LENGTH]
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # compiled code, or none
-        return _Source(hashlib.sha256(content).hexdigest()[:_HASH_LENGTH], (), False)
-    names = {getattr(node, "attr", getattr(node, "id", "")) for node in ast.walk(tree)}
+        return _Source(whole, bytes=whole)
+    nodes = list(ast.walk(tree))
+    names = {getattr(node, "attr", getattr(node, "id", "")) for node in nodes}
+    names |= {node.name for node in nodes if isinstance(node, ast.alias)}
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    words = {one for one in texts if isinstance(one, str) and len(one) <= _LONGEST_NAME}
     digest = hashlib.sha256()
     try:
-        _write(tree, digest, keeps_documents="__doc__" in names and not is_ours)
+        _write(tree, digest)
     except RecursionError:  # as in code that a program wrote
         digest = hashlib.sha256(content)
-    door = "attach_stub" in names and path.with_suffix(".pyi").is_file()
-    return _Source(digest.hexdigest()[:_HASH_LENGTH], tuple(_imports(tree, is_ours=is_ours)), door)
+    return _Source(
+        digest.hexdigest()[:_HASH_LENGTH],
+        tuple(_imports(tree, is_ours=is_ours)),
+        "attach_stub" in names and path.with_suffix(".pyi").is_file(),
+        frozenset(filter(_MODULE_NAME.fullmatch, words)),
+        not _READS_TEXT.isdisjoint(names | words),
+        whole,
+    )
 
 
-def _write(node: Any, digest: Any, *, keeps_documents: bool) -> None:
+def _write(node: Any, digest: Any) -> None:
     """Feed a tree to a hash, as it is in every version of Python."""
     if isinstance(node, ast.Constant):
-        digest.update(f"{type(node.value).__name__} {node.value!r};".encode("utf-8", "replace"))
+        value = node.value
+        # (Of a huge whole number Python gives no decimal digits.)
+        said = hex(value) if type(value) is int else repr(value)
+        digest.update(f"{type(value).__name__} {said};".encode("utf-8", "replace"))
     elif isinstance(node, ast.Delete) and _has_tuple(node):
         # `del (a, b)`, which is how formatters break `del a, b`
         whole = [inner for one in node.targets for inner in getattr(one, "elts", [one])]
-        _write(ast.Delete(whole), digest, keeps_documents=keeps_documents)
+        _write(ast.Delete(whole), digest)
     elif isinstance(node, ast.AST):
         digest.update(f"{type(node).__name__}(".encode())
         for name, value in ast.iter_fields(node):
             if name in _LAYOUT or value is None or value == []:
                 continue
             digest.update(f"{name}=".encode())
-            _write(value, digest, keeps_documents=keeps_documents)
+            _write(value, digest)
         digest.update(b")")
     elif isinstance(node, list):
         digest.update(b"[")
         for one in node:
-            if keeps_documents or not _is_document(one):
-                _write(one, digest, keeps_documents=keeps_documents)
+            if not _is_document(one):
+                _write(one, digest)
         digest.update(b"]")
     else:
         digest.update(f"{node!r};".encode("utf-8", "replace"))
@@ -310,7 +420,9 @@ def _imports(tree: ast.AST, *, is_ours: bool) -> Iterator[_Import]:
                 case ast.ImportFrom():
                     names = tuple(alias.name for alias in child.names)
                     yield _Import(child.module or "", names, child.level)
-                case ast.If(test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                case ast.If(
+                    test=ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")
+                ) if is_ours:
                     waiting.append(ast.Module(child.orelse, []))
                 case ast.FunctionDef() if is_ours and _is_validator(child):
                     continue  # it checks what is hashed as a value, and is let load what it checks

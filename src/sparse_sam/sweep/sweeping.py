@@ -27,6 +27,7 @@ from sparse_sam.training import (
     Origin,
     Task,
     Trained,
+    hashes_of,
     key_of,
     origin_of,
 )
@@ -185,7 +186,8 @@ class _Computing:
             network = self._store.dense(key, dense, self._data.origin(dense))
             if network is None:
                 arguments = (dense, self._training[dense.data])
-                tasks.append(Task((key, dense), compute.dense_network, arguments, dense.code()))
+                task = Task((key, dense), compute.dense_network, arguments, dense.code())
+                tasks.append(replace(task, files=hashes_of(dense.files)))
                 self._waiting[key] = [self._cell(one, work, None) for one, work in works.items()]
             else:
                 large = Large(network)
@@ -196,7 +198,8 @@ class _Computing:
         data = work.dense.data
         test = self._test[data] if work.tested else None
         arguments = (work, network, self._training[data], test)
-        return Task((key, work), compute.measure, arguments, work.code())
+        files = hashes_of(work.files)
+        return Task((key, work), compute.measure, arguments, work.code(), files)
 
     def _then(self, event: Event) -> Iterable[Task]:
         """The cells of a dense network, when it has been trained."""

@@ -33,6 +33,11 @@ class Work:
         """The same as ``finetune``, by the name that a training has for it."""
         return self.finetune
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that the network reads."""
+        return self.dense.files
+
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         finetune = self.finetune.model_dump(mode="json")

@@ -52,8 +52,10 @@ from .made_by import Finetuning as Finetuning
 from .made_by import Made as Made
 from .made_by import code_hash as code_hash
 from .made_by import finetuning_code as finetuning_code
+from .made_by import hashes_of as hashes_of
 from .made_by import identity as identity
 from .made_by import key_of as key_of
+from .made_by import state_behind as state_behind
 from .metrics import history_table as history_table
 from .metrics import layer_counts as layer_counts
 from .metrics import mean_history as mean_history

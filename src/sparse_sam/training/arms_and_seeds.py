@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from sparse_sam.data import DataInfo
 from sparse_sam.errors import SparseSamError
+from sparse_sam.files import file_hash
 from sparse_sam.redaction import redacted
 from sparse_sam.training.arms import PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
@@ -17,7 +19,7 @@ from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task,
 from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Dense, Finetuning
+from sparse_sam.training.made_by import Dense, Finetuning, hashes_of, state_behind
 from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
@@ -38,6 +40,7 @@ class Trainings:
         dataset: the file of the data set.
         device: where to train.
         tasks: what each training is.
+        states: of the files behind each, when its key was made (``made_by.state_behind``).
         pruned: where the network lies that a seed's finetuning starts from.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
@@ -47,25 +50,52 @@ class Trainings:
     dataset: Path
     device: Device
     tasks: Mapping[Job, Dense | Finetuning]
+    states: Mapping[Job, str]
     pruned: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
     def __call__(self, job: Job, report: OnEpoch) -> list[Epoch]:
         """Do one training, write its checkpoint, and give its history."""
+        task = self.tasks[job]
         data = training_data_on(self.dataset, self.device)
+        if isinstance(task, Dense) and data.info.fingerprint != task.data:
+            raise self.changed(job, str(self.dataset))
         start = self.start(job, data.info)
-        done = train_one(self.tasks[job], data, start, report, self.points[job])
+        for place in task.code():
+            import_module(place.partition(":")[0])
+        self.check(job)  # now that all is loaded
+        done = train_one(task, data, start, report, self.points[job])
+        try:
+            self.check(job)
+        except SparseSamError:
+            self.points[job].path.unlink(missing_ok=True)
+            raise
         save_checkpoint(self.checkpoints[job], done.checkpoint)
         return done.history
+
+    def check(self, job: Job) -> None:
+        """Raise SparseSamError if a training is no more what its key says."""
+        if state_behind(self.tasks[job]) != self.states[job]:
+            raise self.changed(job, "its code, or a file in model.files,")
+
+    def changed(self, job: Job, what: str) -> SparseSamError:
+        """The error of one who changes things while they are used."""
+        return SparseSamError(
+            f"{self.called(job)}: {what} was changed while the stage ran, so that this training "
+            "is of no use and not kept. Run the stage again."
+        )
 
     def start(self, job: Job, info: DataInfo) -> Checkpoint | None:
         """The network that a finetuning starts from. Raises CheckpointError."""
         task = self.tasks[job]
         if isinstance(task, Dense):
             return None
-        expected = origin_of(task.model, info, PRUNED, task.seed)
-        return load_expected(self.pruned[task.seed], expected, stage="prune")
+        path, expected = self.pruned[task.seed], origin_of(task.model, info, PRUNED, task.seed)
+        start = load_expected(path, expected, stage="prune")
+        if file_hash(path, "sha256") != task.start:
+            raise self.changed(job, str(path))
+        return start
 
     def epochs(self, job: Job) -> int:
         """How many epochs a training takes."""
@@ -118,6 +148,7 @@ def train_all(
         turn=ceil(max(map(trainings.epochs, ordered)) / _TURNS),
         name_of=trainings.called,
         on_done=done,
+        apart=True,
     )
 
 
@@ -135,7 +166,8 @@ def _on_cluster(
     for job in jobs:
         task = trainings.tasks[job]
         arguments = (task, data, trainings.start(job, training.info))
-        tasks.append(Task(job, train_one, arguments, task.code()))
+        files = hashes_of(task.files)
+        tasks.append(Task(job, train_one, arguments, task.code(), files))
     for event in engine.run(tasks):
         done: Any = event.task.key
         if isinstance(event, Failed):
@@ -147,5 +179,6 @@ def _on_cluster(
         if isinstance(event, Done):
             for row in event.found.history:
                 on_epoch(done, row)
+            trainings.check(done)
             save_checkpoint(trainings.checkpoints[done], event.found.checkpoint)
             on_done(done, event.found.history, event.cost)

@@ -8,9 +8,9 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -42,12 +42,14 @@ class Task:
         act: what to do: a function of a module.
         arguments: what with; all can be pickled, and what many tasks share is ``Large``.
         code: where the code begins that it is made by: on other computers it must be the same.
+        files: what it reads beside its arguments, with hashes: likewise.
     """
 
     key: Hashable
     act: Callable[..., Any]
     arguments: tuple[Any, ...]
     code: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def run_jobs(
     turn: int | None = None,
     name_of: Callable[[Job], str] = str,
     on_done: Callable[[Job, Result], None] = lambda *_: None,
+    apart: bool = False,
 ) -> Mapping[Job, Result]:
     """Do ``work(job, report)`` for every job; longest jobs are best listed first.
 
@@ -75,6 +76,8 @@ def run_jobs(
             makes all its reports anew; ``on_report`` is told of each once.
         name_of: what a job is called where it must be named: when it does not go on.
         on_done: told, in this process, of every job that is done, as soon as it is.
+        apart: one worker is started even where there is one core, or one job: what this process
+            has loaded or set then makes no difference.
 
     Raises:
         SparseSamError: a process died, of memory for instance; or what ``work`` raises, after
@@ -82,7 +85,7 @@ def run_jobs(
         StalledError: a job finished no step for ``heartbeat.stall_seconds``.
     """
     workers = min(max(1, available_cores() // threads), len(jobs))
-    if workers < 2 or not side_by_side:
+    if not side_by_side or (workers < 2 and not apart):
         return _one_after_the_other(work, jobs, on_report, threads, name_of, on_done)
     if len(jobs) <= workers:
         turn = None  # nobody waits

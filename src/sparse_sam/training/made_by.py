@@ -7,13 +7,16 @@ so that SGD is not trained once for every ρ. Where and how fast a training is d
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparse_sam.files import Contents, chosen_places, code_of
+from sparse_sam.files import Contents, chosen_places, code_of, state_of
 from sparse_sam.networks import NETWORKS
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
@@ -24,6 +27,7 @@ from sparse_sam.training.registry import LEARNING_RATES, OPTIMIZERS
 if TYPE_CHECKING:
     import torch
 
+_CHOOSE_KERNELS = ("MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 _TRAINING = ("sparse_sam.training.experiment",)
 # What says how pixels are scaled: a fingerprint is of the bytes.
 _DATA = ("sparse_sam.data.stratify", "sparse_sam.data.tensors")
@@ -37,7 +41,8 @@ class Environment:
         version: of torch, and its build.
         machine: kind of processor, as "x86_64".
         device: "cpu" or "cuda".
-        kernels: which of torch's kernels the processor takes, as "AVX2"; of a GPU, its name.
+        kernels: which kernels a processor takes: torch's, as "AVX2", its own make, which oneDNN and
+            MKL look at, and the variables that these obey; of a GPU, its name.
         threads: of a training; 0 on a GPU, where they change nothing.
     """
 
@@ -53,11 +58,11 @@ class Environment:
         import torch  # here, for who only asks for a code need not wait for it
 
         is_cpu = device.type == "cpu"
-        kernels = (
-            torch.backends.cpu.get_cpu_capability()
-            if is_cpu
-            else torch.cuda.get_device_name(device)
-        )
+        if is_cpu:
+            capability = torch.backends.cpu.get_cpu_capability()
+            kernels = " ".join([capability, *_processor(), *_obeyed()])
+        else:
+            kernels = torch.cuda.get_device_name(device)
         return cls(
             str(torch.__version__),
             platform.machine(),
@@ -67,8 +72,32 @@ class Environment:
         )
 
 
+@cache
+def _processor() -> tuple[str, ...]:
+    """The make of this machine's processor, where Linux says it."""
+    wanted = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU part")
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
+            name, _, said = line.partition(":")
+            found.setdefault(name.strip(), said.strip())
+    known = [found[name] for name in wanted if name in found]
+    return (hashlib.sha256(" ".join(known).encode()).hexdigest()[:12],) if known else ()
+
+
+def _obeyed() -> list[str]:
+    """The variables by which kernels are chosen."""
+    names = sorted(name for name in os.environ if name.startswith(_CHOOSE_KERNELS))
+    return [f"{name}={os.environ[name]}" for name in names]
+
+
 class Made(Protocol):
     """Anything that has a key."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it reads beside its data."""
+        ...
 
     def content(self) -> dict[str, Any]:
         """Parameters, seed, and hashes of what is read, as plain values."""
@@ -176,6 +205,19 @@ def finetuning_code(task: _Finetuned) -> tuple[str, ...]:
 def hashes_of(files: Sequence[str]) -> dict[str, str]:
     """The content of files that parameters name, by the names that they have there."""
     return {name: Contents().of(Path(name)) for name in files}
+
+
+def state_behind(task: Made) -> str:
+    """A text that changes when code or a file behind a task is touched, and be it put back since.
+
+    What was loaded while it stays the same is what the task's key says.
+    """
+    marks = [state_of(sorted(set(task.code())))]
+    for name in task.files:
+        with suppress(OSError):
+            about = Path(name).stat()
+            marks.append(f"{name} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}")
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()
 
 
 def identity(task: Made) -> str:

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ from sparse_sam.training.engines import (
     nothing_more,
 )
 from sparse_sam.training.heartbeat import stall_seconds
-from sparse_sam.training.made_by import Environment, code_hash
+from sparse_sam.training.made_by import Environment, code_hash, hashes_of
 
 _NODE_DEATHS = 3
 """How many more times a task may be lost with its node."""
@@ -56,6 +57,7 @@ class _Expected(NamedTuple):
     environment: Environment
     code: str
     roots: tuple[str, ...]
+    files: dict[str, str]
 
 
 class OnRay:
@@ -192,7 +194,7 @@ class _Run:
     def _hand_out(self, task: Task, attempts: int) -> Iterator[Event]:
         if task.code not in self.code:
             self.code[task.code] = code_hash(task.code)
-        expected = _Expected(self.here, self.code[task.code], task.code)
+        expected = _Expected(self.here, self.code[task.code], task.code, dict(task.files))
         arguments = [self._boxed(one) if isinstance(one, Large) else one for one in task.arguments]
         reference = self.remote.remote(task.act, arguments, expected, self.threads)
         self.handed[reference] = (task, attempts)
@@ -258,6 +260,12 @@ def _check(expected: _Expected, threads: int) -> None:
         raise SparseSamError(
             "this node has another version of sparse-sam, or of a module that parameters name, "
             "than the process that asks. Install the same on all nodes."
+        )
+    if (here_files := hashes_of(tuple(expected.files))) != expected.files:
+        others = [name for name, one in expected.files.items() if here_files[name] != one]
+        raise SparseSamError(
+            f"this node has no {others[0]} as the process that asks, seen from {Path.cwd()}. Files "
+            "of model.files are not sent: put the same on all nodes, where `ray start` is run."
         )
 
 

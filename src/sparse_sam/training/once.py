@@ -22,6 +22,7 @@ from sparse_sam.training.experiment import (
 from sparse_sam.training.kept import keep_training, take_training
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, key_of
 from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.worker import on_threads
 
 
 def train_one(
@@ -68,7 +69,7 @@ def train_once(
         task: what it is.
         data: on the device where it is done.
         store: where to look, and to keep it.
-        threads: those of torch in this process.
+        threads: of torch, for the training.
         start: what a finetuning starts from; ``task.start`` is its hash.
 
     Raises:
@@ -85,7 +86,8 @@ def train_once(
         if found is not None:
             return Trained(load_expected(place, expected, stage="train_dense"), found.history)
         started = time.perf_counter()
-        done = train_one(task, data, start)
+        with on_threads(threads):
+            done = train_one(task, data, start)
         save_checkpoint(place, done.checkpoint)
         cost = Cost(time.perf_counter() - started, here(), time.time())
         keep_training(store, key, task, done.history, place, cost)
