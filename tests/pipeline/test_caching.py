@@ -448,7 +448,7 @@ WHILE: dict[str, tuple[str, Callable[[Clone], None]]] = {
         lambda c: make_weights(c.path / "begin.safetensors", 9),
     ),
     "the network": ("train_dense", substitute("own_parts.py", "ReLU", "Tanh")),
-    "the pruned networks": ("finetune_sam", lambda c: replace_pruned(c)),
+    "the pruned networks": ("finetune_sam", lambda c: replace_pruned(c)),  # noqa: PLW0108 - below
 }
 
 

@@ -138,11 +138,23 @@ def test_a_dense_network_needs_no_start(trainings: Trainings, make_recipe: Recip
     recipe = make_recipe(batch_size=32).model_dump()
     params = DenseParams(**recipe, optimizer="sgd", sam=sam_params())
     job = ("sam", 0)
-    dense = replace(
-        trainings, tasks={job: Dense(data.info.fingerprint, "mlpnet", params, 0)}, pruned={}
-    )
+    task = Dense(data.info.fingerprint, "mlpnet", params, 0)
+    states = {job: state_behind(task)}
+    dense = replace(trainings, tasks={job: task}, states=states, pruned={})
     for engine in (None, Sequential()):
         assert list(train(dense, engine).done) == [job]
+
+
+def test_a_training_that_is_no_more_what_its_key_says_is_none(trainings: Trainings) -> None:
+    for changed in (
+        replace(trainings, states=dict.fromkeys(trainings.states, "of before")),
+        replace(
+            trainings, tasks={j: replace(t, start="0" * 64) for j, t in trainings.tasks.items()}
+        ),
+    ):
+        with pytest.raises(SparseSamError, match=r"was changed while the stage ran"):
+            train(changed, None)
+        assert not list(changed.points[next(iter(changed.points))].path.parent.glob("*.safe*"))
 
 
 @pytest.mark.parametrize("engine", [None, Sequential()])
