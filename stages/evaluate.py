@@ -8,6 +8,9 @@ from stages.runner import Stage, main
 
 FINETUNED, PICTURED = ("sgd", "sgd_2x", "sam"), ("sgd", "sam")
 """The arms whose histories are shown, and those whose loss surfaces are."""
+NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder")
+"""Parameters, or sections of them, that change no result: this stage does not run again when they
+change, so the report would show what they were."""
 
 
 def work(stage: Stage) -> None:
@@ -87,6 +90,12 @@ def work(stage: Stage) -> None:
         journal.artifact(layout.metrics(name))
 
 
+def shown(params: dict[str, Any]) -> dict[str, Any]:
+    """Those of all parameters, flat, that the report shows."""
+    hidden = tuple(f"{name}." for name in NOT_SHOWN)
+    return {name: value for name, value in params.items() if not f"{name}.".startswith(hidden)}
+
+
 def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measured: Any) -> None:
     """Write ``reports/``, from this stage's numbers and the files of those before it."""
     from sparse_sam.evaluation import Content, read_rows, render_html, render_markdown
@@ -96,7 +105,7 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measu
     images = data.test.images.cpu()[:, 0] * data.info.std + data.info.mean
     content = Content(
         summary=summary,
-        params=stage.params.flat(),
+        params=shown(stage.params.flat()),
         fingerprint=data.info.fingerprint,
         histories={arm: read_rows(layout.history(arm)) for arm in FINETUNED},
         provenance=read_provenance(STAGES[name] for name in STAGES[stage.name].before),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparse_sam.config import load_params
 from sparse_sam.evaluation.cost import finetuning_cost
 from sparse_sam.evaluation.report.content import (
     Content,
@@ -27,6 +28,7 @@ from sparse_sam.evaluation.summary import summarize_experiment
 from sparse_sam.tracking.provenance import read_provenance
 from sparse_sam.tracking.stages import STAGES
 from sparse_sam.training.arms import ARMS
+from stages.evaluate import shown
 
 SEEDS, IMAGES = [0, 1, 2], 40
 EVIL = "<script>alert(\"x\")</script> | & 'quoted'"
@@ -116,7 +118,7 @@ def content() -> Content:
     side = (-1.0, 0.0, 1.0)
     return Content(
         summary=summary,
-        params={"seeds": SEEDS, "finetune.sam.rho": 0.05, "data.folder": None},
+        params={"seeds": SEEDS, "finetune.sam.rho": 0.05, "data.fraction": 1.0},
         fingerprint="0123456789abcdef" * 4,
         histories={arm: history(arm) for arm in ("sgd", "sgd_2x", "sam")},
         provenance=[Provenance("prune", "f" * 32, "c" * 40, True, {"models/pruned": "d" * 32})],
@@ -181,6 +183,17 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
     assert ("c" * 10) in text
     assert "+ changes" in text
     assert ("d" * 10) in text
+
+
+def test_parameters_that_change_no_result_are_not_shown() -> None:
+    flat = load_params(Path(__file__).parents[2] / "params.yaml").flat()
+    assert set(flat) - set(shown(flat)) == {
+        "engine.name",
+        "save_every_steps",
+        "data.folder",
+        "data.mirror",
+    }
+    assert shown({"engine.name": "ray", "engine.address": "x:1", "engines": 1}) == {"engines": 1}
 
 
 def test_a_ticket_is_not_called_a_network_that_only_lost_weights(content: Content) -> None:

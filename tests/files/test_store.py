@@ -7,8 +7,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,7 @@ def test_something_else_in_a_files_place(
         os.mkfifo(path)
     elif what == "folder":
         path.mkdir()
+        (path / "notes").write_text("in a folder")
     elif what.startswith("link"):
         target = tmp_path / "elsewhere"
         if what == "link elsewhere":
@@ -201,10 +204,122 @@ def test_something_else_in_a_files_place(
     place = tmp_path / "taken.bin"
     assert store.take("training", KEY, {"network": place}) is None
     assert not place.exists()
-    if what != "folder":  # which is nobody's to remove
+    store.keep("training", KEY, ABOUT, {"network": file})
+    assert store.take("training", KEY, {"network": place}) == ABOUT
+    assert place.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("which", ["entry", "blob"])
+def test_a_folder_in_a_files_place_makes_way_for_what_is_kept(
+    which: str, store: Store, file: Path, tmp_path: Path
+) -> None:
+    path = store.entry_path("training", KEY) if which == "entry" else blob(store)
+    path.unlink()
+    path.mkdir()
+    assert store.blobs_of("training", KEY) == []
+    store.keep("training", KEY, ABOUT, {"network": file})
+    assert store.take("training", KEY, {"network": tmp_path / "taken.bin"}) == ABOUT
+
+
+def test_a_folder_that_lies_elsewhere_is_not_removed(
+    store: Store, file: Path, tmp_path: Path
+) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", blob(store).parent
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    theirs = elsewhere / blob(store).name
+    theirs.unlink()
+    theirs.mkdir()
+    place = tmp_path / "taken.bin"
+    assert store.take("training", KEY, {"network": place}) is None
+    with pytest.raises(OSError, match="directory"):
         store.keep("training", KEY, ABOUT, {"network": file})
-        assert store.take("training", KEY, {"network": place}) == ABOUT
-        assert place.read_bytes() == CONTENT
+    assert theirs.is_dir()
+
+
+def test_an_entry_that_is_too_large_is_refused_unread(
+    store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.entry_path("training", KEY)
+    with path.open("r+b") as entry:
+        entry.truncate(30 * 2**30)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it was read"))
+        assert store.about("training", KEY) is None
+    assert "is damaged (an entry is larger than 64 MB)" in SAID[-1]
+    with pytest.raises(OSError, match="larger than 64 MB"):
+        store.keep("training", KEY, {"much": "x" * 2**26}, {"network": file})
+    store.keep("training", KEY, ABOUT, {"network": file})
+    assert store.take("training", KEY, {"network": tmp_path / "taken.bin"}) == ABOUT
+
+
+def test_a_file_that_changes_while_it_is_kept_is_an_error_of_writing(
+    store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparse_sam.files.store.file_hash", lambda *_: "c" * 64)
+    with pytest.raises(OSError, match="its content has changed"):
+        store.keep("training", OTHER, ABOUT, {"network": file})
+    assert store.about("training", OTHER) is None
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user of this computer can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be a user for whom modes count."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("which", ["store", "entries", "entry", "blobs", "blob"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_may_not_be_read_is_said_once_and_counts_as_not_there(
+    which: str, remote: bool, public: Path
+) -> None:
+    (public / "file").write_bytes(CONTENT)
+    store = Store(public / "store", Elsewhere() if remote else None)
+    store.keep("training", KEY, ABOUT, {"network": public / "file"})
+    entry, network = store.entry_path("training", KEY), blob(store)
+    barred = {
+        "store": store.folder,
+        "entries": entry.parent,
+        "entry": entry,
+        "blobs": network.parent,
+        "blob": network,
+    }[which]
+    barred.chmod(0)
+    place = public / "taken.bin"
+    try:
+        with nobody():
+            for _ in range(2):
+                assert store.take("training", KEY, {"network": place}) is None
+            store.share("training", KEY)
+            path = network if which.startswith("blob") else entry
+            (line,) = SAID[1:]
+            assert line == (
+                f"the store goes on without what cannot be read: {path} (Permission denied)"
+            )
+            if not which.startswith("blob"):
+                with pytest.raises(PermissionError):
+                    store.blobs_of("training", KEY)
+            # Whose folder it is can replace the file: then it is sound; others cannot write.
+            with suppress(PermissionError):
+                store.keep("training", KEY, ABOUT, {"network": public / "file"})
+    finally:
+        barred.chmod(0o700)
+    assert network.read_bytes() == CONTENT
+    assert Store(store.folder).take("training", KEY, {"network": place}) == ABOUT
 
 
 def test_the_same_key_with_other_bytes_is_said_and_the_first_stays(
@@ -326,6 +441,7 @@ class Elsewhere:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.pushed: list[str] = []
         self.is_away = False
 
     def pull(self, name: str, place: Path) -> bool:
@@ -334,9 +450,11 @@ class Elsewhere:
             place.write_bytes(self.files[name])
         return name in self.files
 
-    def push(self, name: str, file: Path) -> None:
+    def push(self, name: str, file: Path, *, replace: bool = False) -> None:
         self._ask()
-        self.files.setdefault(name, file.read_bytes())
+        if replace or name not in self.files:
+            self.pushed.append(name)
+            self.files[name] = file.read_bytes()
 
     def _ask(self) -> None:
         if self.is_away:
@@ -369,6 +487,55 @@ def test_what_is_damaged_here_comes_from_there_and_the_other_way_round(
     other = Store(tmp_path / "other", remote)
     assert other.take("training", KEY, {"network": tmp_path / "not there"}) is None
     assert not (tmp_path / "not there").exists()
+
+
+@pytest.mark.parametrize("damaged", ["entries", "blobs"])
+@pytest.mark.parametrize("again", [CONTENT, CONTENT[::-1]])
+def test_what_is_damaged_at_a_remote_is_replaced_by_what_is_computed_again(
+    damaged: str, again: bytes, tmp_path: Path, file: Path
+) -> None:
+    remote, place = Elsewhere(), tmp_path / "taken.bin"
+    Store(tmp_path / "one", remote).keep("training", KEY, ABOUT, {"network": file})
+    (name,) = (name for name in remote.files if name.startswith(damaged))
+    remote.files[name] = remote.files[name][:-9]
+    other = Store(tmp_path / "other", remote)
+    assert other.take("training", KEY, {"network": place}) is None
+    other.about("training", KEY)  # which is no look at its files
+    file.write_bytes(again)
+    other.keep("training", KEY, ABOUT, {"network": file})
+    third = Store(tmp_path / "third", remote)
+    assert third.take("training", KEY, {"network": place}) == ABOUT
+    assert place.read_bytes() == again
+    # From then on it is as sound as any: nothing is pushed twice.
+    remote.pushed.clear()
+    for store in (other, third):
+        store.share("training", KEY)
+        store.keep("training", KEY, ABOUT, {"network": file})
+    assert remote.pushed == []
+
+
+def test_what_is_damaged_only_here_replaces_nothing_there(tmp_path: Path, file: Path) -> None:
+    remote = Elsewhere()
+    store = Store(tmp_path / "one", remote)
+    store.keep("training", KEY, ABOUT, {"network": file})
+    blob(store).write_bytes(b"damaged")
+    assert store.take("training", KEY, {"network": tmp_path / "taken.bin"}) == ABOUT
+    remote.pushed.clear()
+    store.share("training", KEY)
+    assert remote.pushed == []
+
+
+def test_a_folder_that_takes_nothing_from_a_remote_is_said(
+    tmp_path: Path, file: Path, public: Path
+) -> None:
+    remote = Elsewhere()
+    Store(tmp_path / "one", remote).keep("training", KEY, ABOUT, {"network": file})
+    folder = public / "store"
+    folder.mkdir(mode=0o555)
+    with nobody():
+        assert Store(folder, remote).about("training", KEY) is None
+    (line,) = SAID[1:]
+    assert line.startswith(f"the store goes on without its remote: {folder}: ")
 
 
 def test_a_remote_that_is_away_is_said_once_and_done_without(tmp_path: Path, file: Path) -> None:

@@ -73,8 +73,12 @@ def test_nobodys_home_is_an_error_of_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPARSE_SAM_STORE", "~no-such-user/results")
-    with pytest.raises(ConfigError, match="SPARSE_SAM_STORE = '~no-such-user/results'"):
+    with pytest.raises(ConfigError) as raised:
         open_store(tmp_path)
+    assert str(raised.value) == (
+        "SPARSE_SAM_STORE = '~no-such-user/results': there is no such user's home. It must be a "
+        "folder, or remote:NAME with one of DVC's remotes (dvc remote list)"
+    )
 
 
 def test_two_clones_share_what_either_computes(
@@ -143,6 +147,9 @@ def test_a_remote_that_holds_damage_gives_nothing(
     second.keep("training", KEY, ABOUT, {"network": file})
     assert second.take("training", KEY, {"network": place}) == ABOUT
     assert place.read_bytes() == CONTENT
+    # And the remote is sound again, for others.
+    third = open_store(make_clone("third"))
+    assert third.take("training", KEY, {"network": place}) == ABOUT
 
 
 def test_an_unknown_remote_is_named_with_those_that_there_are(

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
+from unittest.mock import Mock
 
 import pytest
 
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import Store
+from sparse_sam.tracking import unused as module
 from sparse_sam.tracking.journal import Journal
 from sparse_sam.tracking.unused import main, named_keys, unused
 
@@ -168,16 +171,72 @@ def test_a_name_that_is_gone_names_nothing(
 ) -> None:
     keep(store, [*COMMITTED, "in the workspace"])
     assert removed_keys(clone, store) == set()
-    module = [sys.executable, "-m", *arguments] if arguments[0] == "dvc" else arguments
-    subprocess.run(module, cwd=clone, check=True, capture_output=True)
+    command = [sys.executable, "-m", *arguments] if arguments[0] == "dvc" else arguments
+    subprocess.run(command, cwd=clone, check=True, capture_output=True)
     assert removed_keys(clone, store) == keys(*lost)
+
+
+def new_journal(clone: Path) -> Path:
+    """Where the journal of a stage is that was just begun."""
+    folder = clone / ".sparse-sam" / "pipelines" / "20260101T000000.000000-0123456789"
+    folder.mkdir(parents=True)
+    return folder / "train_dense.0.jsonl"
+
+
+@pytest.mark.parametrize("ended", ["KILLED", "FAILED", None])
+def test_a_stage_that_did_not_come_to_its_end_names_what_it_had_done(
+    ended: Literal["KILLED", "FAILED"] | None, clone: Path, store: Store
+) -> None:
+    keep(store, ["done before"])
+    path = new_journal(clone)
+    open_journal(path, "done before").end(ended or "FINISHED")
+    if ended is None:  # it was killed, within a line
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-1]) + lines[-1][:9])
+    assert removed_keys(clone, store) == set()
+    week = 7 * 24 * 3600
+    os.utime(path, (0, time.time() - week + 60))
+    assert removed_keys(clone, store) == set()
+    os.utime(path, (0, time.time() - week - 60))
+    assert removed_keys(clone, store) == keys("done before")
+
+
+def test_what_a_stage_keeps_meanwhile_is_used(
+    clone: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, ["meanwhile", "nobody's"])
+    (blob,) = store.blobs_of("training", key("meanwhile"))
+    os.utime(blob, (0, 0))
+    store.drop("training", key("meanwhile"))  # its file is left, from long ago
+
+    def reading(root: Path) -> set[str]:
+        found = named_keys(root)
+        keep(store, ["meanwhile"])
+        return found
+
+    monkeypatch.setattr(module, "named_keys", reading)
+    (found,) = unused(clone, store)
+    assert found.files[0] == store.entry_path("training", key("nobody's"))
+
+
+def test_a_lock_of_many_commits_is_read_once(
+    clone: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        git(clone, "commit", "-q", "--allow-empty", "-m", f"{number}")
+        git(clone, "tag", f"tag-{number}")
+    ask, parse = Mock(wraps=module._git), Mock(wraps=module._keys_behind)
+    monkeypatch.setattr(module, "_git", ask)
+    monkeypatch.setattr(module, "_keys_behind", parse)
+    assert named_keys(clone) == keys(*COMMITTED, "in the workspace")
+    # (Of the four commits, and of the workspace, whose lock is that of one of them.)
+    assert parse.call_count == len(COMMITTED)
+    assert ask.call_count == 2 + len(COMMITTED)
 
 
 def test_a_stage_that_runs_names_what_it_has_done(clone: Path, store: Store) -> None:
     keep(store, ["running"])
-    path = clone / ".sparse-sam" / "pipelines" / "20260101T000000.000000-0123456789"
-    path.mkdir(parents=True)
-    journal = open_journal(path / "train_dense.0.jsonl", "running")
+    journal = open_journal(new_journal(clone), "running")
     assert removed_keys(clone, store) == set()
     journal.end("FINISHED")
     # Its journal is in runs/ now, or what it did was thrown away.

@@ -8,14 +8,17 @@
 A key is the SHA-256 of everything that makes a result, so what is there never changes, and any
 number of processes and computers may read and write at once: each file appears whole or not at all,
 and two writers of one key write the same. Whatever is read is compared with its hashes; what is
-damaged is said, removed, and counts as not there. Nothing is unpickled.
+damaged is said, removed, and counts as not there; what may not be read counts as not there and
+stays. Nothing is unpickled.
 
 Who may write to a store is trusted: a hash shows damage and no author.
 """
 
+import errno
 import hashlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +30,9 @@ from sparse_sam.files.atomic import atomic_path, file_hash, write_text
 
 _KEY = re.compile("[0-9a-f]{64}")
 _BLOCK = 2**20
+_LARGEST_ENTRY = 64 * 2**20
+"""In bytes; an entry is read whole, so what is larger is refused unread."""
+_TOO_LARGE = "an entry is larger than 64 MB"
 
 
 class Remote(Protocol):
@@ -36,8 +42,8 @@ class Remote(Protocol):
         """Write what is kept under a name; False if there is nothing."""
         ...
 
-    def push(self, name: str, file: Path) -> None:
-        """Keep a file."""
+    def push(self, name: str, file: Path, *, replace: bool = False) -> None:
+        """Keep a file. What is kept under that name already stays, unless it is to be replaced."""
         ...
 
 
@@ -55,7 +61,11 @@ class _Damaged(Exception):  # noqa: N818 - never leaves this module
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"{path} is damaged ({why})")
-        self.path = path
+        self.path, self.why = path, why
+
+
+class _Unreadable(_Damaged):
+    """A file of the store may be sound, and cannot be read: it may be somebody else's."""
 
 
 class Store:
@@ -68,6 +78,8 @@ class Store:
 
     def __init__(self, folder: Path, remote: Remote | None = None) -> None:
         self.folder, self._remote = folder, remote
+        self._unsound: set[Path] = set()  # found damaged, and not seen sound since
+        self._is_barred = False
 
     def about(self, kind: str, key: str) -> dict[str, Any] | None:
         """What is known of a result; None if it is not there, or damaged."""
@@ -91,11 +103,18 @@ class Store:
                     raise _Damaged(self.entry_path(kind, key), "it names no such file")
                 for name, place in places.items():
                     self._copy(entry.files[name], place)
+            except _Unreadable as error:
+                self._barred(error)
+                break
             except _Damaged as damage:
                 _say(f"{damage}; it counts as not there, and what it held is computed again")
-                with suppress(OSError):
-                    damage.path.unlink(missing_ok=True)
+                # (An entry goes with its files: what is computed again may have other bytes.)
+                self._unsound |= {damage.path, self.entry_path(kind, key)}
+                self._remove(damage.path)
             else:
+                if places.keys() == entry.files.keys():
+                    sound = map(self.blob_path, entry.files.values())
+                    self._unsound -= {self.entry_path(kind, key), *sound}
                 return entry.about
         return None
 
@@ -108,32 +127,43 @@ class Store:
         something makes results that no key knows of.
 
         Raises:
-            OSError: the store cannot be written; what was there is as it was.
+            OSError: the store cannot be written, or the entry is too large; what was there is as
+                it was.
         """
+        place = self.entry_path(kind, key)
         hashes = {name: file_hash(path, "sha256") for name, path in (files or {}).items()}
-        with suppress(_Damaged):
+        try:
             known = self._entry(kind, key)
-            if known is not None and self._holds(known):
-                if known.files != hashes:
-                    _say(
-                        f"{self.entry_path(kind, key)}: the same was computed again, and its bytes "
-                        "are others; the first are kept. Does its code draw numbers of its own, or "
-                        "read files that parameters do not name?"
-                    )
-                return
-        for name, path in (files or {}).items():
-            self._keep_blob(hashes[name], path)
+        except _Unreadable:
+            known = None
+        except _Damaged:
+            known = None
+            self._unsound.add(place)
+        if known is not None and all(self._holds(digest) for digest in known.files.values()):
+            if known.files != hashes:
+                _say(
+                    f"{place}: the same was computed again, and its bytes are others; the first "
+                    "are kept. Does its code draw numbers of its own, or read files that "
+                    "parameters do not name?"
+                )
+            return
         content = {"kind": kind, "key": key, "files": hashes, "about": dict(about)}
         sealed = {"seal": _seal(content), "content": content}
-        place = self.entry_path(kind, key)
-        write_text(place, json.dumps(sealed, sort_keys=True, allow_nan=False) + "\n")
+        text = json.dumps(sealed, sort_keys=True, allow_nan=False) + "\n"
+        if len(text) > _LARGEST_ENTRY:
+            raise OSError(errno.EFBIG, _TOO_LARGE, str(place))
+        for name, path in (files or {}).items():
+            self._keep_blob(hashes[name], path)
+        self._make_way(place)
+        write_text(place, text)
         self._push(place)
 
     def share(self, kind: str, key: str) -> None:
         """See that the remote has what is here: it may have been away when that was kept."""
         if self._remote is not None:
-            for path in (*self.blobs_of(kind, key), self.entry_path(kind, key)):
-                self._push(path)
+            with suppress(OSError):  # it could be read a moment ago
+                for path in (*self.blobs_of(kind, key), self.entry_path(kind, key)):
+                    self._push(path)
 
     def drop(self, kind: str, key: str) -> None:
         """Let go of what is known of a result; its files stay. Nothing happens if it cannot be."""
@@ -146,12 +176,19 @@ class Store:
         return {key for key in found if _KEY.fullmatch(key)}
 
     def blobs_of(self, kind: str, key: str) -> list[Path]:
-        """The files of a result that are here."""
+        """The files of a result that are here.
+
+        Raises:
+            OSError: what the result is may not be read, so which files are its own is not known.
+        """
         try:
             entry = self._read(kind, key)
+        except _Unreadable as error:
+            raise OSError(errno.EACCES, error.why, str(error.path)) from None
         except _Damaged:
             return []
-        return [self.blob_path(digest) for digest in entry.files.values()] if entry else []
+        found = [self.blob_path(digest) for digest in entry.files.values()] if entry else []
+        return [path for path in found if not path.is_dir()]
 
     def files(self) -> Iterator[Path]:
         """All files that are no entries: blobs, and what killed writers left."""
@@ -176,9 +213,11 @@ class Store:
 
     def _read(self, kind: str, key: str) -> _Entry | None:
         path = self.entry_path(kind, key)
-        if not path.is_file():  # a pipe that somebody put there would be waited for
+        if not _is_file(path):
             return None
         try:
+            if path.stat().st_size > _LARGEST_ENTRY:
+                raise _Damaged(path, _TOO_LARGE)
             read = json.loads(path.read_text(encoding="utf-8"))
             content = read["content"]
             if read["seal"] != _seal(content) or read.keys() != {"seal", "content"}:
@@ -191,55 +230,87 @@ class Store:
             return _Entry(dict(content["about"]), files)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        except OSError as error:
+            raise _Unreadable(path, str(error.strerror or error)) from None
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
             raise _Damaged(path, f"{type(error).__name__}: {error}") from None
 
-    def _holds(self, entry: _Entry) -> bool:
-        """Whether all files of an entry are here, and sound."""
-        for digest in entry.files.values():
-            path = self.blob_path(digest)
-            if not path.is_file() or file_hash(path, "sha256") != digest:
-                return False
-        return True
+    def _holds(self, digest: str) -> bool:
+        """Whether a file of this content is here, and sound, and may be read."""
+        path = self.blob_path(digest)
+        try:
+            return path.is_file() and file_hash(path, "sha256") == digest
+        except OSError:
+            return False
 
     def _keep_blob(self, digest: str, file: Path) -> None:
         place = self.blob_path(digest)
-        if not place.is_file() or file_hash(place, "sha256") != digest:
-            _copy_checked(file, place, digest)
+        if not self._holds(digest):
+            self._make_way(place)
+            try:
+                _copy_checked(file, place, digest)
+            except _Damaged as error:  # since its hash was taken
+                raise OSError(errno.EIO, error.why, str(file)) from None
         self._push(place)
+
+    def _make_way(self, place: Path) -> None:
+        """Remove a folder that somebody made where a file is to be."""
+        if place.is_dir():
+            self._remove(place)
+
+    def _remove(self, path: Path) -> None:
+        """Remove what is in a file's place, if that can be; a folder only in the store's own."""
+        with suppress(OSError):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
+            elif path.resolve().is_relative_to(self.folder.resolve()):
+                shutil.rmtree(path)
 
     def _copy(self, digest: str, place: Path) -> None:
         blob = self.blob_path(digest)
-        if not blob.is_file() and not self._pull(blob):
+        if not _is_file(blob) and not self._pull(blob):
             raise _Damaged(blob, "it is missing")
         _copy_checked(blob, place, digest)
 
     def _pull(self, path: Path) -> bool:
         if self._remote is None:
             return False
-        with suppress(_Absent), atomic_path(path) as temporary:
-            name = path.relative_to(self.folder).as_posix()
-            try:
-                is_there = self._remote.pull(name, temporary)
-            except OSError as error:
-                is_there = self._lost(error)
-            if not is_there:
-                raise _Absent
-            return True
-        return False
+        try:
+            with atomic_path(path) as temporary:
+                name = path.relative_to(self.folder).as_posix()
+                try:
+                    is_there = self._remote.pull(name, temporary)
+                except OSError as error:
+                    is_there = self._lost(error)
+                if not is_there:
+                    raise _Absent
+        except _Absent:
+            return False
+        except OSError as error:  # the folder takes nothing; what is in it can be used all the same
+            return self._lost(OSError(f"{self.folder}: {error.strerror or error}"))
+        return True
 
     def _push(self, path: Path) -> None:
         if self._remote is not None:
+            name = path.relative_to(self.folder).as_posix()
             try:
-                self._remote.push(path.relative_to(self.folder).as_posix(), path)
+                self._remote.push(name, path, replace=path in self._unsound)
             except OSError as error:
                 self._lost(error)
+            else:
+                self._unsound.discard(path)
 
     def _lost(self, error: OSError) -> bool:
         """Go on without the remote, and say so once."""
         _say(f"the store goes on without its remote: {error.strerror or error}")
         self._remote = None
         return False
+
+    def _barred(self, error: _Unreadable) -> None:
+        """Go on without what cannot be read, and say so once."""
+        if not self._is_barred:
+            _say(f"the store goes on without what cannot be read: {error.path} ({error.why})")
+        self._is_barred = True
 
 
 def _copy_checked(source: Path, place: Path, digest: str) -> None:
@@ -259,8 +330,20 @@ def _blocks(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 yield block
+    except FileNotFoundError:  # since it was looked for
+        raise _Damaged(path, "it is missing") from None
     except OSError as error:
-        raise _Damaged(path, str(error.strerror or error)) from None
+        raise _Unreadable(path, str(error.strerror or error)) from None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; a pipe that somebody put there would be waited for."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            raise _Damaged(path, "it is a folder")
+        return path.is_file()
+    except OSError as error:
+        raise _Unreadable(path, str(error.strerror or error)) from None
 
 
 def _seal(content: Any) -> str:

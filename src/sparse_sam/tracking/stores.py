@@ -30,8 +30,11 @@ def open_store(root: Path) -> Store:
         return Store(own, DVCRemote(root, named.removeprefix(_REMOTE)))
     try:
         return Store(root / Path(named).expanduser() if named else own)
-    except RuntimeError as error:  # of no such user
-        raise ConfigError(f"{_VARIABLE} = {named!r}: {error}") from None
+    except RuntimeError:
+        raise ConfigError(
+            f"{_VARIABLE} = {named!r}: there is no such user's home. It must be a folder, or "
+            f"{_REMOTE}NAME with one of DVC's remotes (dvc remote list)"
+        ) from None
 
 
 def is_shared() -> bool:
@@ -79,12 +82,12 @@ class DVCRemote:
             raise self._failed(error) from error
         return True
 
-    def push(self, name: str, file: Path) -> None:
-        """Keep a file. Raises OSError."""
+    def push(self, name: str, file: Path, *, replace: bool = False) -> None:
+        """Keep a file, unless one is there that is not to be replaced. Raises OSError."""
         try:
             fs, folder = self._open()
             place = f"{folder}/{name}"
-            if not fs.exists(place):
+            if replace or not fs.exists(place):
                 fs.makedirs(place.rpartition("/")[0], exist_ok=True)
                 fs.put_file(str(file), place)
         except OSError:

@@ -1,8 +1,9 @@
 """``python -m sparse_sam.tracking.unused``: what the store holds that this clone does not name.
 
 Named is a result by the journals of the workspace and of every branch, tag and experiment whose
-``dvc.lock`` leads to them in DVC's cache, by a stage that is running, and by every sweep of the
-clone. All else is shown with its size, and removed on request; it is computed again when needed.
+``dvc.lock`` leads to them in DVC's cache, by a stage that is running or did not come to its end
+lately, and by every sweep of the clone. All else is shown with its size, and removed on request; it
+is computed again when needed.
 """
 
 import argparse
@@ -32,6 +33,8 @@ KINDS = ("training", "cell")
 _KEY = re.compile('"training": "([0-9a-f]{64})"')
 _YOUNG_SECONDS = 3600.0
 """A file without an entry that is younger may be one that is being kept."""
+_GOES_ON_SECONDS = 7 * 24 * 3600.0
+"""So long a stage that was killed, or failed, is expected to go on from what it had finished."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,12 @@ def unused(root: Path, store: Store) -> list[Unused]:
         SparseSamError: a file that names results is damaged, or git fails: then nothing can be said
             to be unused.
     """
+    # First what there is, and then its names: a stage names a result before it keeps it.
+    everything = _everything(store)
     named = named_keys(root)
-    everything = [(kind, key) for kind in KINDS for key in sorted(store.keys(kind))]
-    claimed = {path for one in everything if one[1] in named for path in store.blobs_of(*one)}
+    came = set(_everything(store)) - set(everything)
+    used = came.union(one for one in everything if one[1] in named)
+    claimed = {path for one in used for path in store.blobs_of(*one)}
     found = []
     for kind, key in everything:
         if key not in named:
@@ -72,6 +78,10 @@ def unused(root: Path, store: Store) -> list[Unused]:
     over = (path for path in points if store.about("training", path.stem) is not None)
     found.extend(_unused("saved on its way, and done since", [path]) for path in over)
     return found
+
+
+def _everything(store: Store) -> list[tuple[str, str]]:
+    return [(kind, key) for kind in KINDS for key in sorted(store.keys(kind))]
 
 
 def named_keys(root: Path) -> set[str]:
@@ -92,33 +102,54 @@ def named_keys(root: Path) -> set[str]:
 
 
 def _workspace_keys(root: Path) -> Iterator[str]:
-    running = (
-        path for path in (state_folder(root) / "pipelines").glob("*/*.jsonl") if is_running(path)
-    )
-    finished = (root / stage.journal for stage in STAGES.values())
-    for path in (*finished, *running):
-        if path.is_file():
-            yield from keys_in(read_events(path))
+    # (First those of stages that may be running: when one ends, its journal goes to runs/.)
+    for path in (state_folder(root) / "pipelines").glob("*/*.jsonl"):
+        with suppress(FileNotFoundError):
+            yield from _keys_under_way(path)
+    for stage in STAGES.values():
+        if (root / stage.journal).is_file():
+            yield from keys_in(read_events(root / stage.journal))
 
 
-def _locks(root: Path) -> Iterator[str]:
-    """The text of ``dvc.lock`` in the workspace, and in every commit that a name leads to."""
+def _keys_under_way(path: Path) -> Iterator[str]:
+    """The keys in the journal of a stage that is running, or lately did not come to its end."""
+    running = is_running(path)
+    if running or time.time() - path.stat().st_mtime < _GOES_ON_SECONDS:
+        events = read_events(path)
+        ends = [one["status"] for one in events if one["event"] == "end"]
+        if running or "FINISHED" not in ends:
+            yield from keys_in(events)
+
+
+def _locks(root: Path) -> set[str]:
+    """The texts of ``dvc.lock`` in the workspace, and in all commits that a name leads to."""
+    texts = set()
     with suppress(FileNotFoundError):
-        yield (root / "dvc.lock").read_text(encoding="utf-8")
+        texts.add((root / "dvc.lock").read_text(encoding="utf-8"))
     commits = _git(root, "for-each-ref", "--format=%(objectname)")
-    if commits is None and any((one / ".git").exists() for one in (root, *root.parents)):
+    if commits is None and not any((one / ".git").exists() for one in (root, *root.parents)):
+        return texts
+    # Many commits have the same lock, which is one object of git's then, and read once.
+    asked = "".join(f"{commit}:./dvc.lock\n" for commit in (commits or "").split())
+    told = _git(root, "cat-file", "--batch-check=%(objecttype) %(objectname)", given=asked)
+    lines = [line.split() for line in (told or "").splitlines()]
+    locks = [_git(root, "cat-file", "blob", one) for one in {x[1] for x in lines if x[0] == "blob"}]
+    read = [lock for lock in locks if lock is not None]
+    if commits is None or told is None or len(read) < len(locks):
         raise SparseSamError(
-            "git does not say which branches there are, so nothing can be said to be unused. See "
-            "what `git for-each-ref` says."
+            "git does not say which branches there are, or what they hold, so nothing can be said "
+            "to be unused. See what `git for-each-ref` and `git fsck` say."
         )
-    for commit in (commits or "").split():
-        yield _git(root, "show", f"{commit}:./dvc.lock") or ""
+    return texts.union(read)
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *arguments: str, given: str = "") -> str | None:
     """What git says; None if it fails."""
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+        done = subprocess.run(
+            command, input=given.encode(), cwd=root, capture_output=True, check=False
+        )
     except FileNotFoundError:
         return None
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
