@@ -29,7 +29,7 @@ class Content:
 
     Attributes:
         summary: ``metrics/summary.json``.
-        params: all parameters, flat.
+        params: those that make a difference, flat.
         fingerprint: of the data set.
         histories: by finetuned arm, the rows of ``plots/<arm>.csv``.
         provenance: a row for every stage whose journal is there.
