@@ -65,12 +65,19 @@ def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
     """What a stage's numbers depend on beside parameters and the outputs of other stages."""
     from importlib.metadata import version
 
-    from sparse_sam.files import code_of
+    from sparse_sam.errors import ConfigError
+    from sparse_sam.files import MISSING, code_of
 
     code = code_of([f"stages.{stage}", *_chosen(stage, params)])
     if stage == "download":
         return {"code": code, "files": {name: contents.of(path) for name, path in _data(params)}}
     files = {name: contents.of(Path(name)) for name in params.model.files}
+    for name, found in files.items():
+        if found == MISSING:
+            raise ConfigError(
+                f"params.yaml: model.files: {name!r} is neither a file nor a folder, seen from the "
+                "repository's root; remove it from the list, or put it there"
+            )
     # The public version: builds for other processors are called alike.
     return {"code": code, "files": files, "torch": version("torch").partition("+")[0]}
 
