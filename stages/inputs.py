@@ -21,11 +21,13 @@ def main() -> None:
     from sparse_sam.errors import SparseSamError
     from sparse_sam.files import Contents, write_json
     from sparse_sam.redaction import guard_output
-    from sparse_sam.tracking import STAGES, layout, repository_root, state_folder
+    from sparse_sam.tracking import STAGES, layout, open_store, repository_root, state_folder
 
     guard_output()
     try:
         params = load_params(layout.params)
+        store = open_store(repository_root())
+        _keep_restored(store)
         contents = Contents(state_folder(repository_root()) / "contents.json")
         for stage in STAGES:
             write_json(layout.inputs(stage), made_by(stage, params, contents))
@@ -35,6 +37,17 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror or error}. Give access there, and run it again.")
+
+
+def _keep_restored(store: Any) -> None:
+    """Let what DVC restored be taken from the store; what fails of it costs a training, no more."""
+    from sparse_sam.errors import DataError
+    from sparse_sam.tracking import keep_restored
+
+    try:
+        keep_restored(Path(), store)
+    except (DataError, OSError) as error:
+        sys.stderr.write(f"warning: what lies here was not put into the store: {error}\n")
 
 
 def check_unchanged(stage: str, params: "Params") -> None:

@@ -506,6 +506,29 @@ def test_what_is_changed_and_put_back_while_it_is_trained_with_is_kept_by_nobody
 
 
 @short
+def test_what_dvc_restored_is_not_trained_again(clone: Clone) -> None:
+    """As after `dvc pull` in another clone: results in the workspace, nothing in the store."""
+    before = written(clone.path)
+    store = clone.path / ".sparse-sam" / "store"
+    shutil.rmtree(store)
+    damaged = clone.path / "models" / "sam" / "seed-1.safetensors"
+    content = damaged.read_bytes()
+    damaged.unlink()
+    damaged.write_bytes(content[:-1] + b"x")
+    clone.run("python", "-m", "stages.inputs")
+    damaged.write_bytes(content)
+    clone.set(seeds=[0, 1, 2])
+    assert repro(clone)[1] == arms(*ALL, seeds=(2,))
+    shutil.rmtree(store)
+    clone.run("git", "checkout", "-q", ".")
+    repro(clone)
+    assert differing(written(clone.path), before) == set()
+    clone.run("dvc", "repro", "--force", **LATER)
+    assert all(not trainings(clone, stage)[0] for stage in TRAINING)
+    assert differing(written(clone.path), before) == set()
+
+
+@short
 def test_a_damaged_store_is_said_and_trained_again(clone: Clone) -> None:
     before = written(clone.path)
     blobs = sorted((clone.path / ".sparse-sam/store/blobs").rglob("*"))

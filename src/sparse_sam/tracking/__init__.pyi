@@ -9,6 +9,7 @@ from .pipelines import launcher as launcher
 from .pipelines import repository_root as repository_root
 from .pipelines import state_folder as state_folder
 from .provenance import read_provenance as read_provenance
+from .restored import keep_restored as keep_restored
 from .stage_run import Signals as Signals
 from .stage_run import Stage as Stage
 from .stage_run import Stopped as Stopped

@@ -218,6 +218,10 @@ def main() -> int:
     try:
         root = repository_root()
         store = open_store(root)
+        if is_shared() and not store.folder.is_dir():
+            raise SparseSamError(
+                f"SPARSE_SAM_STORE: {store.folder} is no folder: there is no store"
+            )
         if asked.remove and is_shared() and not asked.shared:
             raise SparseSamError(
                 f"{store.folder} may be shared, and what other clones name is not known here. "
