@@ -7,8 +7,6 @@ nothing cached; then either clone gets a comment into ``sam/gsam.py``, which the
 load, and ``dvc repro`` runs again; then a sixth seed.
 """
 
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,35 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from harness import Value, arguments_of, in_turn, machine, ratios, report, value
-from pipeline import ALWAYS, QUICK, fresh, run
-from ruamel.yaml import YAML
+from pipeline import ALWAYS, QUICK, fresh, run, set_all
 
 STEPS = ("five seeds, from nothing", "again, after a comment", "a sixth seed")
-
-
-def clone_of(folder: Path, name: str, revision: str, changes: dict[str, object]) -> Path:
-    """A clone of a revision without results, with these parameters."""
-    clone = fresh(folder, {})
-    if revision:
-        subprocess.run(["git", "checkout", "-qf", revision], cwd=clone, check=True)
-    for results in ("dvc.lock", "metrics", "plots", "inputs"):
-        path = clone / results
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    set_all(clone, changes)
-    return clone.rename(folder / name)
-
-
-def set_all(clone: Path, changes: dict[str, object]) -> None:
-    """Change parameters by their dotted names."""
-    yaml = YAML(typ="safe", pure=True)
-    params = yaml.load(clone / "params.yaml")
-    for key, new in changes.items():
-        section = params
-        *parents, last = key.split(".")
-        for parent in parents:
-            section = section[parent]
-        section[last] = new
-    yaml.dump(params, clone / "params.yaml")
 
 
 def comment(clone: Path) -> None:
@@ -65,8 +37,8 @@ def measure(revision: str, *, rounds: int, quick: bool) -> list[Value]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             clones = {
-                "this": clone_of(Path(folder), "this", "", changes),
-                "before": clone_of(Path(folder), "before", revision, changes),
+                name: fresh(Path(folder), changes, commit).rename(Path(folder) / name)
+                for name, commit in (("this", "HEAD"), ("before", revision))
             }
             for step in STEPS:
                 cases: dict[str, Callable[[], None]] = {}

@@ -48,17 +48,24 @@ def environment(clone: Path) -> dict[str, str]:
     }
 
 
-def fresh(folder: Path, changes: Mapping[str, object]) -> Path:
-    """A clone with these parameters, and with no results."""
+def fresh(folder: Path, changes: Mapping[str, object], revision: str = "HEAD") -> Path:
+    """A clone of a revision with these parameters, and with no results."""
     clone = folder / "clone"
     shutil.rmtree(clone, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    for name in ("dvc.lock", "metrics", "plots"):
+    subprocess.run(["git", "checkout", "-q", "--detach", revision], cwd=clone, check=True)
+    for name in ("dvc.lock", "inputs", "metrics", "plots"):
         path = clone / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+    set_all(clone, changes)
+    return clone
+
+
+def set_all(clone: Path, changes: Mapping[str, object]) -> None:
+    """Change parameters by their dotted names."""
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(clone / "params.yaml")
     for key, new in changes.items():
@@ -68,7 +75,6 @@ def fresh(folder: Path, changes: Mapping[str, object]) -> Path:
             section = section[parent]
         section[last] = new
     yaml.dump(params, clone / "params.yaml")
-    return clone
 
 
 def run(clone: Path, *command: str) -> None:

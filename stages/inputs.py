@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.runner import explained
+
 if TYPE_CHECKING:
     from sparse_sam.config import Params
 
@@ -18,13 +20,12 @@ def main() -> None:
     """Write a file for every stage."""
     argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__).parse_args()
     from sparse_sam.config import load_params
-    from sparse_sam.errors import SparseSamError
     from sparse_sam.files import Contents, write_json
     from sparse_sam.redaction import guard_output
     from sparse_sam.tracking import STAGES, layout, open_store, repository_root, state_folder
 
     guard_output()
-    try:
+    with explained():
         params = load_params(layout.params)
         store = open_store(repository_root())
         _keep_restored(store)
@@ -32,11 +33,6 @@ def main() -> None:
         for stage in STAGES:
             write_json(layout.inputs(stage), made_by(stage, params, contents))
         contents.remember()
-    except SparseSamError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}. Give access there, and run it again.")
 
 
 def _keep_restored(store: Any) -> None:

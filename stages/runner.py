@@ -3,18 +3,19 @@
 import argparse
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sparse_sam.config import Params
     from sparse_sam.tracking import Stage
 else:
     Stage = Any  # whose import takes time, and `--help` none
 
-__all__ = ["Stage", "main"]
+__all__ = ["Stage", "explained", "main"]
 
 
 def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
@@ -22,30 +23,44 @@ def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
     argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description).parse_args()
     # From here on, for `--help` answers at once.
     from sparse_sam.config import load_params
-    from sparse_sam.errors import SparseSamError
     from sparse_sam.redaction import guard_output
     from sparse_sam.tracking import Signals, Stopped, layout, run_stage
 
     guard_output()
     try:
-        signals = Signals()
-        params = load_params(layout.params)
-        run_stage(name, params, partial(_unchanged, work, params), signals)
-        signals.ignore()
-        _flush()
+        with explained():
+            signals = Signals()
+            params = load_params(layout.params)
+            run_stage(name, params, partial(_unchanged, work, params), signals)
+            signals.ignore()
+            _flush()
+    except Stopped as stopped:
+        sys.stderr.write(
+            f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"
+        )
+        sys.exit(128 + stopped.number)
+
+
+@contextmanager
+def explained() -> "Iterator[None]":
+    """Within it, what goes wrong ends the process with a line for who must act."""
+    from sparse_sam.errors import SparseSamError
+
+    try:
+        yield
     except SparseSamError as error:
         sys.exit(f"error: {error}")
+    except FileNotFoundError as error:
+        sys.exit(
+            f"error: {error.filename or error} is not there. If a network or a source of your own "
+            "reads it, put it there, and name it in model.files or data.folder of params.yaml."
+        )
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(
             f"error: {where}{error.strerror or error}. Results that were there are as they were. "
             "Make room or give access there, and run it again."
         )
-    except Stopped as stopped:
-        sys.stderr.write(
-            f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"
-        )
-        sys.exit(128 + stopped.number)
 
 
 def _unchanged(work: "Callable[[Stage], None]", params: "Params", stage: Stage) -> None:

@@ -187,9 +187,8 @@ class _Results:
         self._trained.add(job)
         task, place = self._trainings.tasks[job], self._trainings.checkpoints[job]
         try:
-            keep_training(
-                self._store, self._keys[job], task, history, place, cost, self._stage.journal.run
-            )
+            run = self._stage.journal.run
+            keep_training(self._store, self._keys[job], task.content(), history, place, cost, run)
         except OSError as error:
             sys.stderr.write(
                 f"warning: the store could not keep {self._trainings.called(job)} "
@@ -247,7 +246,7 @@ def report_checkpoints(stage: Stage) -> None:
     """Hand the checkpoints to MLflow, each under its seed's run, and end those runs."""
     for arm in STAGES[stage.name].arms:
         for seed in stage.params.seeds:
-            child = f"{arm} seed {seed}"
+            child = _child((arm, seed))
             stage.journal.artifact(layout.checkpoint(arm, seed), child=child)
             stage.journal.child_end(child)
         if layout.history(arm).is_file():

@@ -6,6 +6,22 @@ from sparse_sam.pruning.params import PruneParams
 from sparse_sam.sam.params import SAMParams
 
 
+def training_values(**changes: Any) -> dict[str, Any]:
+    """A recipe of training, as params.yaml has it, with what the test says otherwise."""
+    return {
+        "epochs": 3,
+        "batch_size": 64,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "label_smoothing": 0.0,
+        "shift_pixels": 0,
+        "precision": "float32",
+        **changes,
+    }
+
+
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:
     """The section ``finetune.sam``, as params.yaml has it, with what the test says otherwise."""
     return {"variant": "sam", "rho": rho, **changes}

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ ENTRIES: dict[str, Callable[[Path], object]] = {
     "no text": lambda path: path.write_bytes(b"\xff\xfe"),
     "deep": lambda path: path.write_text("[" * 100_000),
     "a list": lambda path: path.write_text("[]"),
-    "no seal": lambda path: path.write_text(json.dumps({"content": {}})),
+    "no seal": lambda path: path.write_text(json.dumps({"header": {}, "digests": {}})),
     "a number": lambda path: path.write_text("3"),
     "NaN": lambda path: path.write_text(path.read_text().replace("0.9375", "NaN")),
 }
@@ -155,9 +156,8 @@ def test_an_entry_that_nothing_can_be_read_from(
 
 
 def sealed(content: Any) -> str:
-    from sparse_sam.files.store import _seal
-
-    return json.dumps({"seal": _seal(content), "content": content})
+    text = json.dumps(content)
+    return sha256(text.encode()).hexdigest() + text
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,13 @@ def sealed(content: Any) -> str:
     [
         {"key": OTHER},
         {"kind": "cell"},
-        {"files": {"network": "../../../secret"}},
-        {"files": {"network": 3}},
-        {"files": [1]},
-        {"files": {}},
-        {"files": {"network": "c" * 64}},
+        {"digests": {"network": "../../../secret"}},
+        {"digests": {"network": 3}},
+        {"digests": [1]},
+        {"digests": {}},
+        {"version": 2},
+        {"version": "1"},
+        {"digests": {"network": "c" * 64}},
         {"about": 3},
     ],
 )
@@ -178,8 +180,12 @@ def test_an_entry_that_somebody_wrote_leads_nowhere(
 ) -> None:
     (tmp_path / "secret").write_text("secret")
     path = store.entry_path("training", KEY)
-    content = json.loads(path.read_text())["content"] | change
-    path.write_text(sealed(content))
+    content = json.loads(path.read_text()[64:])
+    part = {name: content.pop(name) for name in ("header", "digests")}
+    assert not content
+    digests = change.get("digests", part["digests"])
+    header = {name: one for name, one in change.items() if name != "digests"}
+    path.write_text(sealed({"header": part["header"] | header, "digests": digests}))
     assert_lost_and_made_sound(store, file, tmp_path, " is damaged (")
 
 

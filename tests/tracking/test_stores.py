@@ -1,7 +1,6 @@
 """Where results are kept: in the clone, in a folder of several, behind a real remote of DVC."""
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files import Store
-from sparse_sam.tracking.stores import DVCRemote, is_shared, open_store
+from sparse_sam.tracking.stores import is_shared, open_store
 
 KEY, ABOUT, CONTENT = "a" * 64, {"accuracy": 0.9375}, bytes(range(256)) * 100
 Clone = Callable[[str], Path]
@@ -213,12 +212,3 @@ def test_a_remote_that_cannot_be_used_is_said_once_and_done_without(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: the store goes on without its remote: ")
     assert said in line
-
-
-def test_a_remote_travels_to_other_processes(make_clone: Clone, file: Path, tmp_path: Path) -> None:
-    remote = DVCRemote(make_clone("clone"), "shared")
-    remote.push("entries/one", file)
-    copied = pickle.loads(pickle.dumps(remote))  # noqa: S301
-    assert copied.pull("entries/one", tmp_path / "pulled")
-    assert (tmp_path / "pulled").read_bytes() == CONTENT
-    assert not copied.pull("entries/other", tmp_path / "other")

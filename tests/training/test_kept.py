@@ -45,7 +45,7 @@ def trained(task: Dense, data: TrainingData) -> Any:
 def store(tmp_path: Path, task: Dense, trained: Any) -> Store:
     made, path = Store(tmp_path / "store"), tmp_path / "trained.safetensors"
     save_checkpoint(path, trained.checkpoint)
-    keep_training(made, KEY, task, trained.history, path, COST, RUN)
+    keep_training(made, KEY, task.content(), trained.history, path, COST, RUN)
     return made
 
 
@@ -141,14 +141,14 @@ def test_a_checkpoint_that_is_none_is_refused(
     for content in (b"", b"x" * 100):
         path.write_bytes(content)
         store.drop(KIND, KEY)
-        keep_training(store, KEY, task, trained.history, path, COST, RUN)
+        keep_training(store, KEY, task.content(), trained.history, path, COST, RUN)
         assert take_training(store, KEY, tmp_path / "taken", expected, epochs=2) is None
         assert not (tmp_path / "taken").exists()
 
 
 def test_that_it_diverged_is_kept(tmp_path: Path, task: Dense, expected: Any) -> None:
     store = Store(tmp_path / "store")
-    keep_training(store, KEY, task, Diverged("the loss is NaN"), None, COST)
+    keep_training(store, KEY, task.content(), Diverged("the loss is NaN"), None, COST)
     found = take_training(store, KEY, tmp_path / "taken", expected, epochs=2)
     assert found == Diverged("the loss is NaN")
     assert not (tmp_path / "taken").exists()
@@ -191,7 +191,7 @@ def test_one_that_diverged_before_diverges(tmp_path: Path, data: TrainingData, t
 
     store = Store(tmp_path / "store")
     key = key_of(task, Environment.here(data.train.labels.device, 1))
-    keep_training(store, key, task, Diverged("the loss is NaN"), None, COST)
+    keep_training(store, key, task.content(), Diverged("the loss is NaN"), None, COST)
     with pytest.raises(DivergenceError, match="the loss is NaN"):
         train_once(task, data, store)
 

@@ -12,19 +12,9 @@ import pytest
 from sparse_sam.files import code_of
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, identity, key_of
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
-from tests.recipes import prune_params, sam_params
+from tests.recipes import prune_params, sam_params, training_values
 
-RECIPE: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 64,
-    "lr": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "label_smoothing": 0.0,
-    "shift_pixels": 0,
-    "precision": "float32",
-}
+RECIPE = training_values()
 CHANGED: dict[str, Any] = {
     "epochs": 4,
     "batch_size": 32,

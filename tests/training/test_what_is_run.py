@@ -19,20 +19,10 @@ from sparse_sam.sweep.sections import FlatnessParams
 from sparse_sam.sweep.work import Work
 from sparse_sam.training.made_by import Dense, Finetuning
 from sparse_sam.training.params import DenseParams, FinetuneParams
-from tests.recipes import prune_params, prune_values, sam_values
+from tests.recipes import prune_params, prune_values, sam_values, training_values
 
 LIBRARY = Path(sparse_sam.__file__).parent
-RECIPE: dict[str, Any] = {
-    "epochs": 1,
-    "batch_size": 8,
-    "lr": 0.1,
-    "momentum": 0.9,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "label_smoothing": 0.0,
-    "shift_pixels": 0,
-    "precision": "float32",
-}
+RECIPE = training_values(epochs=1, batch_size=8, lr=0.1)
 RUN = """
 import json, os, sys
 

@@ -10,6 +10,7 @@ from .code import code_of as code_of
 from .code import state_of as state_of
 from .content import MISSING as MISSING
 from .content import Contents as Contents
+from .content import files_state as files_state
 from .fields import BelowOne as BelowOne
 from .fields import Count as Count
 from .fields import CountOrNull as CountOrNull

@@ -159,6 +159,12 @@ def file_hash(path: Path, algorithm: str = "md5") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written, and be it to what it was: nobody can set ctime."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
+
+
 def dvc_hash(path: Path) -> str:
     """The hash that ``dvc.lock`` records for a file, or for a folder (``….dir``).
 

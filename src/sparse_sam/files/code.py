@@ -28,7 +28,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparse_sam.files.atomic import file_hash
+from sparse_sam.files.atomic import file_hash, file_state
 
 _LIBRARY = "sparse_sam"
 _PROJECT = (_LIBRARY, "stages")
@@ -68,10 +68,7 @@ def code_of(roots: Iterable[str]) -> dict[str, str]:
 
 def state_of(roots: Iterable[str]) -> str:
     """A text that changes when a file behind ``code_of`` is touched, and be it put back since."""
-    marks = []
-    for path in sorted(_walked(roots).files):
-        about = path.stat()
-        marks.append(f"{path} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}")
+    marks = [f"{path} {file_state(path)}" for path in sorted(_walked(roots).files)]
     return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -139,9 +136,9 @@ class _Walk:
         is_ours = top in _PROJECT
         if top not in self._followed and _is_installed(spec, top, is_ours=is_ours):
             return
-        for path in _beside(top, spec):
+        for inner, path in _beside(top, spec):
             self.files.add(path)
-            self.found[f"{name}/{_relative(path, spec)}"] = _bytes_of(path)
+            self.found[f"{name}/{inner}"] = _bytes_of(path, *file_state(path))
         if not spec.has_location or not spec.origin:
             return
         file = Path(spec.origin)
@@ -204,35 +201,21 @@ def _is_observer(name: str) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in _OBSERVERS)
 
 
-def _beside(top: str, spec: ModuleSpec) -> Iterator[Path]:
+def _beside(top: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
     """What else lies in a package, such as templates and weights: its modules may read it."""
     if not spec.has_location or not spec.submodule_search_locations or top in _OUTPUTS:
         return  # (a namespace may be any folder)
     for folder in map(Path, spec.submodule_search_locations):
-        if top in _PROJECT:
-            yield from sorted(folder.glob("*.j2"))
-            continue
-        for path in sorted(folder.rglob("*")):
-            inner = path.relative_to(folder).parts
-            hidden = any(part[0] == "." or part == "__pycache__" for part in inner)
+        for path in sorted(folder.glob("*.j2") if top in _PROJECT else folder.rglob("*")):
+            inner = path.relative_to(folder)
+            hidden = any(part[0] == "." or part == "__pycache__" for part in inner.parts)
             is_left = path.name.endswith(_LEFTOVERS) or path.name[0] == "#"
             if path.is_file() and path.suffix not in _PYTHONS and not (hidden or is_left):
-                yield path
-
-
-def _relative(path: Path, spec: ModuleSpec) -> str:
-    folders = map(Path, spec.submodule_search_locations or ())
-    inner = next(path.relative_to(one) for one in folders if path.is_relative_to(one))
-    return inner.as_posix()
-
-
-def _bytes_of(path: Path) -> str:
-    about = path.stat()
-    return _known_bytes(path, about.st_mtime_ns, about.st_ctime_ns, about.st_size)
+                yield inner.as_posix(), path
 
 
 @cache
-def _known_bytes(path: Path, *state: int) -> str:
+def _bytes_of(path: Path, *state: int) -> str:
     del state  # a file that has changed is read again
     return file_hash(path, "sha256")[:_HASH_LENGTH]
 
@@ -336,9 +319,7 @@ def _version_of(package: str) -> str:
 
 
 def _source(path: Path, *, is_ours: bool) -> _Source:
-    about = path.stat()
-    state = (about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino)
-    return _read(path, *state, is_ours=is_ours)
+    return _read(path, *file_state(path), is_ours=is_ours)
 
 
 @cache

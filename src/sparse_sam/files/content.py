@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import time
@@ -10,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sparse_sam.files.atomic import file_hash, write_text
+from sparse_sam.files.atomic import file_hash, file_state, write_text
+from sparse_sam.files.sealing import open_seal, seal
 
 _SETTLED_NANOSECONDS = 2 * 10**9
 """A file that changed so lately may change again within the same tick of its clock."""
 MISSING = "missing"
+_KIND, _VERSION = "contents", 1
 
 
 class Contents:
@@ -47,17 +48,15 @@ class Contents:
     def remember(self) -> None:
         """Write down what was hashed, for the next time."""
         if self._memory is not None and self._used != self._known:
-            text = json.dumps(self._used) + "\n"
-            write_text(self._memory, f"{_seal(text)}\n{text}")
+            header = {"known": self._used}
+            write_text(self._memory, seal({}, kind=_KIND, version=_VERSION, header=header))
 
     def _file(self, path: Path) -> str:
-        about = path.stat()
-        # Nobody can set the time of the last change of the inode.
-        mark: list[object] = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
+        mark: list[object] = list(file_state(path))
         name = str(path.absolute())
         known = self._known.get(name)
         digest = known[-1] if known and known[:-1] == mark else file_hash(path, "sha256")
-        if time.time_ns() - about.st_ctime_ns > _SETTLED_NANOSECONDS:
+        if time.time_ns() - path.stat().st_ctime_ns > _SETTLED_NANOSECONDS:
             self._used[name] = [*mark, digest]
         return str(digest)
 
@@ -66,14 +65,16 @@ def _remembered(memory: Path | None) -> dict[str, list[object]]:
     """What was written down; nothing if a byte of it has changed."""
     known: dict[str, list[object]] = {}
     with suppress(OSError, ValueError):
-        seal, _, text = memory.read_text(encoding="utf-8").partition("\n") if memory else ("",) * 3
-        if seal == _seal(text):
-            known = json.loads(text)
+        header, _ = open_seal(memory.read_text(encoding="utf-8") if memory else "")
+        if (header["kind"], header["version"]) == (_KIND, _VERSION):
+            known = header["known"]
     return known
 
 
-def _seal(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def files_state(path: Path) -> list[str]:
+    """The states of a file, or of all files in a folder; [] if there is nothing."""
+    found = [path] if path.is_file() else sorted(_files(path)) if path.is_dir() else []
+    return [f"{os.fsencode(one)!r} {file_state(one)}" for one in found]
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 ::
 
-    STORE/entries/<kind>/<key>.json   what is known of a result, sealed; names its files by content
+    STORE/entries/<kind>/<key>.json   what is known of a result (``sealing``); names its files
     STORE/blobs/<2 digits>/<sha256>   those files
 
 A key is the SHA-256 of everything that makes a result, so what is there never changes, and any
@@ -16,7 +16,6 @@ Who may write to a store is trusted: a hash shows damage and no author.
 
 import errno
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -27,8 +26,10 @@ from typing import Any, NamedTuple, Protocol
 
 from sparse_sam.errors import DataError
 from sparse_sam.files.atomic import atomic_path, file_hash, write_text
+from sparse_sam.files.sealing import open_seal, seal
 
 _KEY = re.compile("[0-9a-f]{64}")
+_VERSION = 1
 _BLOCK = 2**20
 _LARGEST_ENTRY = 64 * 2**20
 """In bytes; an entry is read whole, so what is larger is refused unread."""
@@ -147,9 +148,8 @@ class Store:
                     "parameters do not name?"
                 )
             return
-        content = {"kind": kind, "key": key, "files": hashes, "about": dict(about)}
-        sealed = {"seal": _seal(content), "content": content}
-        text = json.dumps(sealed, sort_keys=True, allow_nan=False) + "\n"
+        header = {"key": key, "about": dict(about)}
+        text = seal(hashes, kind=kind, version=_VERSION, header=header)
         if len(text) > _LARGEST_ENTRY:
             raise OSError(errno.EFBIG, _TOO_LARGE, str(place))
         for name, path in (files or {}).items():
@@ -218,21 +218,17 @@ class Store:
         try:
             if path.stat().st_size > _LARGEST_ENTRY:
                 raise _Damaged(path, _TOO_LARGE)
-            read = json.loads(path.read_text(encoding="utf-8"))
-            content = read["content"]
-            if read["seal"] != _seal(content) or read.keys() != {"seal", "content"}:
-                raise _Damaged(path, "its content has changed")
-            if (content["kind"], content["key"]) != (kind, key):
+            header, files = open_seal(path.read_text(encoding="utf-8"))
+            if (header["kind"], header["version"], header["key"]) != (kind, _VERSION, key):
                 raise _Damaged(path, "it is another result's")
-            files = {str(name): digest for name, digest in content["files"].items()}
-            if not all(isinstance(one, str) and _KEY.fullmatch(one) for one in files.values()):
+            if not all(map(_KEY.fullmatch, files.values())):  # (TypeError, if one is no text)
                 raise _Damaged(path, "it names files that cannot be")
-            return _Entry(dict(content["about"]), files)
+            return _Entry(dict(header["about"]), files)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _Unreadable(path, str(error.strerror or error)) from None
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise _Damaged(path, f"{type(error).__name__}: {error}") from None
 
     def _holds(self, digest: str) -> bool:
@@ -344,11 +340,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise _Unreadable(path, str(error.strerror or error)) from None
-
-
-def _seal(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _say(what: str) -> None:

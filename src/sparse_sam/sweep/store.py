@@ -36,11 +36,11 @@ from sparse_sam.training import (
     Cost,
     Dense,
     Diverged,
+    Kept,
     Origin,
     Trained,
+    keep_trained,
     keep_training,
-    load_checkpoint,
-    save_checkpoint,
     take_training,
 )
 
@@ -105,28 +105,16 @@ class Store:
     def dense(self, key: str, dense: Dense, expected: Origin) -> Checkpoint | Diverged | None:
         """A dense network that is there already, a stage's or a sweep's."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "dense.safetensors"
-            kept = take_training(self.results, key, path, expected, dense.recipe.epochs)
-            if kept is None or isinstance(kept, Diverged):
-                return kept
-            return load_checkpoint(
-                path,
-                arm=expected.arm,
-                seed=expected.seed,
-                dataset=expected.dataset,
-                stage="train_dense",
-                model=expected.model,
-            )
+            place = Path(folder) / "taken"
+            kept = take_training(self.results, key, place, expected, dense.recipe.epochs)
+        return kept.checkpoint if isinstance(kept, Kept) else kept
 
     def keep_dense(self, key: str, dense: Dense, found: Trained | Diverged, cost: Cost) -> None:
         """Write a dense network, or that there is none."""
         if isinstance(found, Diverged):
-            keep_training(self.results, key, dense, found, None, cost)
+            keep_training(self.results, key, dense.content(), found, None, cost)
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "dense.safetensors"
-                save_checkpoint(path, found.checkpoint)
-                keep_training(self.results, key, dense, found.history, path, cost)
+            keep_trained(self.results, key, dense.content(), found, cost)
         self.log("dense done", key, seconds=cost.seconds, worker=cost.worker)
 
     def plan(self, identity: str, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparse_sam.files import Store, file_hash
+from sparse_sam.tracking.events import artifact_file
 from sparse_sam.tracking.journal import read_events
 from sparse_sam.tracking.stages import STAGES
 
@@ -34,7 +35,7 @@ def keep_restored(workspace: Path, store: Store) -> int:
     A network is taken only if it is the one that its journal names.
 
     Raises:
-        DataError: a journal is damaged.
+        DataError: a journal is damaged, or leads out of the workspace.
         OSError: the store cannot be written.
     """
     count = 0
@@ -44,18 +45,21 @@ def keep_restored(workspace: Path, store: Store) -> int:
         if not events or events[-1].get("status") != "FINISHED":
             continue
         run = str(events[0].get("source_run") or events[0]["run"]).partition("@")[0]
-        for one in _trainings(workspace, events):
+        for one in _trainings(path, workspace, events):
             is_there = store.entry_path(_KIND, one.key).is_file()
             if is_there or not one.network.is_file() or file_hash(one.network) != one.md5:
                 continue
-            cost = {"seconds": one.rows[-1]["seconds"], "worker": "restored", "ended": one.ended}
-            about = {"task": {}, "run": run, "cost": cost, "history": one.rows, "diverged": None}
-            store.keep(_KIND, one.key, about, {"checkpoint": one.network})
+            # Here, for it imports torch, which who restored nothing need not wait for.
+            from sparse_sam.training import Cost, Epoch, keep_training
+
+            history = [Epoch(**row) for row in one.rows]
+            cost = Cost(history[-1].seconds, "restored", one.ended)
+            keep_training(store, one.key, {}, history, one.network, cost, run)
             count += 1
     return count
 
 
-def _trainings(workspace: Path, events: list[dict[str, Any]]) -> Iterator[_Training]:
+def _trainings(journal: Path, workspace: Path, events: list[dict[str, Any]]) -> Iterator[_Training]:
     """What a journal tells of its trainings, where it tells all of it."""
     keys: dict[str, str] = {}
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -69,7 +73,7 @@ def _trainings(workspace: Path, events: list[dict[str, Any]]) -> Iterator[_Train
                 measured = {name: event["values"].get(name) for name in _MEASURES}
                 rows.setdefault(child, []).append({"epoch": event["step"], **measured})
             case "artifact" if child in keys:
-                networks[child] = workspace / event["path"], event["md5"]
+                networks[child] = artifact_file(journal, workspace, event), event["md5"]
     for child, key in keys.items():
         if rows.get(child) and child in networks:
             network, md5 = networks[child]

@@ -62,13 +62,6 @@ class DVCRemote:
                 f"{known}). Add it: dvc remote add {name or 'NAME'} URL"
             )
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self._root, self._name
-
-    def __setstate__(self, state: tuple[Path, str]) -> None:
-        self._root, self._name = state
-        self._opened = None
-
     def pull(self, name: str, place: Path) -> bool:
         """Write what is kept under a name; False if there is nothing. Raises OSError."""
         try:

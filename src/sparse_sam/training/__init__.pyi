@@ -40,6 +40,7 @@ from .jobs import run_jobs as run_jobs
 from .kept import KIND as KIND
 from .kept import Kept as Kept
 from .kept import KeptCost as KeptCost
+from .kept import keep_trained as keep_trained
 from .kept import keep_training as keep_training
 from .kept import take_training as take_training
 from .loop import Epoch as Epoch

@@ -18,6 +18,7 @@ import torch
 from sparse_sam.errors import SparseSamError
 from sparse_sam.training.devices import select_device
 from sparse_sam.training.made_by import Environment
+from sparse_sam.training.worker import on_threads
 
 ATTEMPTS = 2
 """How often a task is tried before it counts as failed."""
@@ -176,10 +177,6 @@ def is_final(error: BaseException) -> bool:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute as a worker does: on the CPU, on one thread, so that the bits are the same."""
-    threads = torch.get_num_threads()
     select_device("cpu")
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         yield
-    finally:
-        torch.set_num_threads(threads)

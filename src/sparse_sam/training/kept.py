@@ -4,6 +4,8 @@ What is read back is checked as strictly as what anybody sends: the store may be
 """
 
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sparse_sam.errors import CheckpointError, SparseSamError
 from sparse_sam.files import Store, first_fault
-from sparse_sam.training.checkpoint import load_expected
+from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.diverged import Diverged
 from sparse_sam.training.engines import Cost
+from sparse_sam.training.experiment import Trained
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Made
 from sparse_sam.training.origin import Origin
 
 KIND = "training"
@@ -28,11 +30,13 @@ class Kept:
     """A training that is not done again.
 
     Attributes:
+        checkpoint: the network.
         history: its rows.
         cost: what it took.
         run: the identity of the stage's run that did it; "" of a sweep.
     """
 
+    checkpoint: Checkpoint
     history: list[Epoch]
     cost: Cost
     run: str
@@ -76,7 +80,7 @@ class _About(_Strict):
 def keep_training(
     store: Store,
     key: str,
-    task: Made,
+    content: Mapping[str, Any],
     found: list[Epoch] | Diverged,
     checkpoint: Path | None,
     cost: Cost,
@@ -84,17 +88,28 @@ def keep_training(
 ) -> None:
     """Keep what a training came to: its history and the file of its network, or that it diverged.
 
-    Raises OSError if the store cannot be written.
+    ``content`` is what made it, for who looks (``Made.content``). Raises OSError if the store
+    cannot be written.
     """
     rows = None if isinstance(found, Diverged) else [asdict(row) for row in found]
     about = {
-        "task": task.content(),
+        "task": dict(content),
         "run": run,
         "cost": asdict(cost),
         "history": rows,
         "diverged": found.why if isinstance(found, Diverged) else None,
     }
     store.keep(KIND, key, about, {_FILE: checkpoint} if checkpoint else {})
+
+
+def keep_trained(
+    store: Store, key: str, content: Mapping[str, Any], trained: Trained, cost: Cost
+) -> None:
+    """``keep_training`` of a network that is in no file. Raises OSError."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        save_checkpoint(path, trained.checkpoint)
+        keep_training(store, key, content, trained.history, path, cost)
 
 
 def take_training(
@@ -126,13 +141,13 @@ def take_training(
             raise ValueError("its history is of other epochs")
         if store.take(KIND, key, {_FILE: place}) is None:
             return None
-        load_expected(place, expected, stage="train_dense")
+        checkpoint = load_expected(place, expected, stage="train_dense")
     except (ValidationError, ValueError, SparseSamError) as error:
         place.unlink(missing_ok=True)
         _refuse(store, key, error)
         return None
     history = [Epoch(**row.model_dump()) for row in about.history or ()]
-    return Kept(history, Cost(**about.cost.model_dump()), about.run)
+    return Kept(checkpoint, history, Cost(**about.cost.model_dump()), about.run)
 
 
 def _refuse(store: Store, key: str, error: Exception) -> None:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparse_sam.files import Contents, chosen_places, code_of, state_of
+from sparse_sam.files import Contents, chosen_places, code_of, files_state, state_of
 from sparse_sam.networks import NETWORKS
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
@@ -213,10 +213,7 @@ def state_behind(task: Made) -> str:
     What was loaded while it stays the same is what the task's key says.
     """
     marks = [state_of(sorted(set(task.code())))]
-    for name in task.files:
-        with suppress(OSError):
-            about = Path(name).stat()
-            marks.append(f"{name} {about.st_mtime_ns} {about.st_ctime_ns} {about.st_ino}")
+    marks += [mark for name in task.files for mark in files_state(Path(name))]
     return hashlib.sha256("\n".join(marks).encode()).hexdigest()
 
 

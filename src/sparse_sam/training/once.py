@@ -8,7 +8,7 @@ from sparse_sam.data import TrainingData
 from sparse_sam.errors import CheckpointError, DivergenceError
 from sparse_sam.files import Store, file_hash
 from sparse_sam.training.arms import DENSE
-from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
+from sparse_sam.training.checkpoint import Checkpoint, save_checkpoint
 from sparse_sam.training.diverged import Diverged
 from sparse_sam.training.engines import Cost, here
 from sparse_sam.training.experiment import (
@@ -19,7 +19,7 @@ from sparse_sam.training.experiment import (
     origin_of,
     train_dense,
 )
-from sparse_sam.training.kept import keep_training, take_training
+from sparse_sam.training.kept import keep_trained, take_training
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, key_of
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.worker import on_threads
@@ -79,16 +79,14 @@ def train_once(
     arm = DENSE if isinstance(task, Dense) else task.arm
     expected = origin_of(task.model, data.info, arm, task.seed)
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "checkpoint.safetensors"
-        found = take_training(store, key, place, expected, epochs_of(task))
-        if isinstance(found, Diverged):
-            raise DivergenceError(found.why)
-        if found is not None:
-            return Trained(load_expected(place, expected, stage="train_dense"), found.history)
-        started = time.perf_counter()
-        with on_threads(threads):
-            done = train_one(task, data, start)
-        save_checkpoint(place, done.checkpoint)
-        cost = Cost(time.perf_counter() - started, here(), time.time())
-        keep_training(store, key, task, done.history, place, cost)
-        return done
+        found = take_training(store, key, Path(folder) / "taken", expected, epochs_of(task))
+    if isinstance(found, Diverged):
+        raise DivergenceError(found.why)
+    if found is not None:
+        return Trained(found.checkpoint, found.history)
+    started = time.perf_counter()
+    with on_threads(threads):
+        done = train_one(task, data, start)
+    cost = Cost(time.perf_counter() - started, here(), time.time())
+    keep_trained(store, key, task.content(), done, cost)
+    return done
