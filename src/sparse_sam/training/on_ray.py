@@ -101,14 +101,11 @@ class OnRay:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = " ".join(redacted(str(error)).split())[:300]
             raise SparseSamError(f"Ray at {self._where}: {reason}") from error
-        nodes: list[Any] = self.ray.nodes()
-        most = max((int(node["Resources"].get("CPU", 0)) for node in nodes), default=0)
-        if most < threads:
+        try:
+            self._nodes(threads)
+        except SparseSamError:
             self.close()
-            raise SparseSamError(
-                f"Ray at {self._where} has no node of {threads} cores (the largest has {most}), "
-                "and threads in params.yaml asks for so many a training. Lower it, or add a node."
-            )
+            raise
 
     def close(self) -> None:
         """Leave the cluster; end it if it was begun here."""
@@ -121,19 +118,50 @@ class OnRay:
         return max(1, int(resources.get("CPU", 1)) // self._threads)
 
     def environment(self, threads: int) -> Environment:
-        """That of the cluster's nodes: which is asked of one, and every task compares."""
+        """That of the cluster's nodes. All that are there now are asked at once.
+
+        So nodes that differ are known before any work, and all have a process that is ready: the
+        first tasks, where they are short, are not all done by the node that was ready first.
+        """
         if threads in self._environments:
             return self._environments[threads]
-        probe = self.ray.remote(num_cpus=threads, max_retries=_NODE_DEATHS)(_environment)
+        on = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        asked = [
+            self.ray.remote(
+                # Whoever else computes there is not waited for, nor (soft) a node that dies now.
+                num_cpus=0,
+                max_retries=_NODE_DEATHS,
+                scheduling_strategy=on(node, soft=True),
+            )(_environment).remote(threads)
+            for node in self._nodes(threads)
+        ]
         try:
-            found: Environment = self.ray.get(probe.remote(threads))
+            found: list[Environment] = self.ray.get(asked)
         except self.ray.exceptions.RayError as error:
             last = str(error).strip().splitlines()[-1]
             raise SparseSamError(
                 f"a node of Ray at {self._where} cannot run sparse-sam: {redacted(last)[:300]}. "
                 "Install the same version of it, and of torch, on all nodes."
             ) from error
-        self._environments[threads] = found
+        for one in found:
+            _check_alike(one, found[0])
+        self._environments[threads] = found[0]
+        return found[0]
+
+    def _nodes(self, threads: int) -> list[str]:
+        """Those that can do a task of so many threads."""
+        cores = {
+            node["NodeID"]: int(node["Resources"].get("CPU", 0))
+            for node in self.ray.nodes()
+            if node["Alive"]
+        }
+        found = [node for node, has in cores.items() if has >= threads]
+        if not found:
+            raise SparseSamError(
+                f"Ray at {self._where} has no node of {threads} cores (the largest has "
+                f"{max(cores.values(), default=0)}), and threads in params.yaml asks for so many "
+                "a training. Lower it, or add a node."
+            )
         return found
 
     def run(self, tasks: Iterable[Task], then: Then = nothing_more) -> Iterator[Event]:
@@ -249,13 +277,7 @@ def _do(
 
 def _check(expected: _Expected, threads: int) -> None:
     """The same code and the same kind of processor as whoever asks."""
-    here = _environment(threads)
-    if here != expected.environment:
-        raise SparseSamError(
-            f"the nodes of this cluster are not alike: one is {here}, another "
-            f"{expected.environment}, and their results are not the same to the bit. Use nodes "
-            "of one kind, with the same torch."
-        )
+    _check_alike(_environment(threads), expected.environment)
     if code_hash(expected.roots) != expected.code:
         raise SparseSamError(
             "this node has another version of sparse-sam, or of a module that parameters name, "
@@ -266,6 +288,14 @@ def _check(expected: _Expected, threads: int) -> None:
         raise SparseSamError(
             f"this node has no {others[0]} as the process that asks, seen from {Path.cwd()}. Files "
             "of model.files are not sent: put the same on all nodes, where `ray start` is run."
+        )
+
+
+def _check_alike(one: Environment, other: Environment) -> None:
+    if one != other:
+        raise SparseSamError(
+            f"the nodes of this cluster are not alike: one is {one}, another {other}, and their "
+            "results are not the same to the bit. Use nodes of one kind, with the same torch."
         )
 
 
