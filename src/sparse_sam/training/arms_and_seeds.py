@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task,
 from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Behind, Dense, Finetuning, hashes_of
+from sparse_sam.training.made_by import Behind, Dense, Finetuning, hashes_of, load_code
 from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
@@ -62,8 +61,7 @@ class Trainings:
         if isinstance(task, Dense) and data.info.fingerprint != task.data:
             raise self.changed(job, str(self.dataset))
         start = self.start(job, data.info)
-        for place in task.code():
-            import_module(place.partition(":")[0])
+        load_code(task)
         self.check(job)  # now that all is loaded
         done = train_one(task, data, start, report, self.points[job])
         try:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -205,6 +206,12 @@ def finetuning_code(task: _Finetuned) -> tuple[str, ...]:
 def hashes_of(files: Sequence[str]) -> dict[str, str]:
     """The content of files that parameters name, by the names that they have there."""
     return {name: Contents().of(Path(name)) for name in files}
+
+
+def load_code(task: Made) -> None:
+    """Import what a task runs; not what made its data, which has run, and takes a second."""
+    for module in {place.partition(":")[0] for place in task.code()} - {*_DATA}:
+        import_module(module)
 
 
 @dataclass(frozen=True)
