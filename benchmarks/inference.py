@@ -72,7 +72,7 @@ def make(case: Case) -> tuple[Checkpoint, Checkpoint]:
     """The network before and after pruning."""
     torch.manual_seed(0)
     model = build_model(case.model, SHAPE, 10)
-    origin = Origin(case.model, SHAPE, 10, 0.13, 0.31, "none", "dense", 0)
+    origin = Origin(case.model, SHAPE, tuple("0123456789"), (0.13,), (0.31,), "none", "dense", 0)
     dense = Checkpoint.of(model, origin)
     attach(
         model,

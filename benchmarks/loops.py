@@ -67,7 +67,7 @@ def measure(*, quick: bool) -> list[Value]:
         ).fit(Module(), loader)
 
     def ours() -> None:
-        info = DataInfo("made-up", "", (1, 28, 28), 10, 0.0, 1.0, {}, {})
+        info = DataInfo("made-up", "", (1, 28, 28), tuple("0123456789"), (0.0,), (1.0,), {}, {})
         net = build_model(model, (1, 28, 28), 10)
         data = TrainingData(part, None, info)
         train(net, make_sgd(net, recipe), data, recipe, seed=0, purpose="benchmark")

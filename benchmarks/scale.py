@@ -47,7 +47,7 @@ def weights(width: int) -> int:
 
 def trained(images: int, width: int, epochs: int = 1, seeds: int = 1) -> None:
     """The training loop, one seed after the other, without a validation part."""
-    info = DataInfo("made-up", "", (1, 28, 28), 10, 0.0, 1.0, {}, {})
+    info = DataInfo("made-up", "", (1, 28, 28), tuple("0123456789"), (0.0,), (1.0,), {}, {})
     data = TrainingData(made_up(images), None, info)
     recipe = TrainingParams(
         epochs=epochs,

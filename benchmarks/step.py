@@ -32,7 +32,7 @@ BATCH, MODEL, SHAPE = 64, "classifier", (1, 28, 28)
 
 def operations() -> int:
     """Floating-point operations of one step."""
-    info = DataInfo("made-up", "", SHAPE, 10, 0.0, 1.0, {}, {})
+    info = DataInfo("made-up", "", SHAPE, tuple("0123456789"), (0.0,), (1.0,), {}, {})
     total, _ = multiply_adds(initial_checkpoint(TrainingData(made_up(1), None, info), MODEL, 0))
     model = build_model(MODEL, SHAPE, 10)
     first = next(model.parameters()).numel() * (SHAPE[1] // 2) * (SHAPE[2] // 2)

@@ -71,7 +71,10 @@ def work(stage: Stage) -> None:
         },
         margin=params.evaluate.equivalence_margin,
     )
-    networks, images = (load("dense", seeds[0]), load("sgd", seeds[0])), data.test.images.cpu()
+    networks, images = (
+        (load("dense", seeds[0]), load("sgd", seeds[0])),
+        data.test.taken(slice(256)).cpu(),
+    )
     measured = {
         "flatness": flatness,
         "cost": finetuning_cost(summary, peaks),
@@ -102,7 +105,6 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measu
     from sparse_sam.files import write_text
     from sparse_sam.tracking import STAGES, layout, read_provenance
 
-    images = data.test.images.cpu()[:, 0] * data.info.std + data.info.mean
     content = Content(
         summary=summary,
         params=shown(stage.params.flat()),
@@ -113,7 +115,8 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measu
         surfaces=read_rows(layout.surfaces),
         labels=data.test.labels.cpu().numpy(),
         predictions=predictions,
-        images=images.numpy(),
+        images=data.test.images.cpu().numpy(),
+        classes=data.info.classes,
         is_ticket=stage.params.prune.schedule.rewinds_to == "initial",
         **measured,
     )

@@ -81,6 +81,9 @@ def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
     if stage == "download":
         return {"code": code, "files": {name: contents.of(path) for name, path in _data(params)}}
     files = {name: contents.of(Path(name)) for name in params.model.files}
+    if stage == "train_dense" and params.model.checkpoint:
+        given = _given(params)
+        files |= {f"model.checkpoint, seed {seed}": contents.of(path) for seed, path in given}
     for name, found in files.items():
         if found == MISSING:
             raise ConfigError(
@@ -97,7 +100,8 @@ def _chosen(stage: str, params: "Params") -> tuple[str, ...]:
     from sparse_sam.training import Dense, Finetuning
 
     model = params.model.name
-    dense = Dense("", model, params.train_dense, 0).code()
+    start = "given" if params.model.checkpoint else ""
+    dense = Dense("", model, params.train_dense, 0, start=start).code()
     arms = {
         arm: Finetuning("", model, params.prune, arm, params.finetune, 0).code()
         for arm in ("sgd", "sam")
@@ -111,6 +115,14 @@ def _chosen(stage: str, params: "Params") -> tuple[str, ...]:
         "evaluate": [*arms["sgd"], *arms["sam"]],
     }
     return tuple(chosen[stage])
+
+
+def _given(params: "Params") -> Iterator[tuple[int, Path]]:
+    """The files that dense networks are taken over from."""
+    from sparse_sam.training import given_path
+
+    for seed in params.seeds:
+        yield seed, given_path(params.model.checkpoint or "", seed)
 
 
 def _data(params: "Params") -> Iterator[tuple[str, Path]]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -37,6 +38,7 @@ from sparse_sam.training import (
     ResumePoint,
     Trained,
     Trainings,
+    given_path,
     history_table,
     keep_training,
     key_of,
@@ -85,6 +87,7 @@ def train_stage(stage: Stage) -> None:
             tasks=tasks,
             behind=behind,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
+            given=_all_given(stage),
             checkpoints=places,
             points=points,
         )
@@ -132,11 +135,26 @@ def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuni
     """What one training is made by."""
     params, model = stage.params, stage.params.model
     if arm == DENSE:
-        return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files)
+        given = _given(stage, seed)
+        start = file_hash(given, "sha256") if given else ""
+        return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files, start)
     pruned = layout.checkpoint(PRUNED, seed)
     # (Whoever starts from it says so if it is missing.)
     start = file_hash(pruned, "sha256") if pruned.is_file() else ""
     return Finetuning(start, model.name, params.prune, arm, params.finetune, seed, model.files)
+
+
+def _all_given(stage: Stage) -> dict[int, Path]:
+    if DENSE not in STAGES[stage.name].arms:
+        return {}
+    found = {seed: _given(stage, seed) for seed in stage.params.seeds}
+    return {seed: path for seed, path in found.items() if path}
+
+
+def _given(stage: Stage, seed: int) -> Path | None:
+    """The file that a seed's dense network is taken over from, if it is."""
+    given = stage.params.model.checkpoint
+    return given_path(given, seed) if given else None
 
 
 def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoint]:
@@ -204,6 +222,10 @@ class _Results:
             f"{self._stage.name}: {len(self._trained)} of {len(self._keys)} trainings run, "
             f"{taken} taken from the store\n"
         )
+        for seed, path in self._trainings.given.items():
+            accuracy = self.histories[DENSE, seed][-1].validation_accuracy
+            said = "" if accuracy is None else f": validation accuracy {accuracy:.2%}"
+            sys.stdout.write(f"{self._stage.name}: seed {seed} is taken over from {path}{said}\n")
 
     def _begin(self, job: Job, found: Kept | None) -> None:
         """Begin a training's run: whether it was trained here, or by which run of the stage."""

@@ -132,9 +132,9 @@ def make_data() -> Callable[..., TrainingData]:
             source="made-for-tests",
             fingerprint=f"{train}/{validation}/{seed}",
             image_shape=(1, 5, 5),
-            num_classes=3,
-            mean=0.25,
-            std=0.5,
+            classes=("0", "1", "2"),
+            mean=(0.25,),
+            std=(0.5,),
             counts=counts,
             files={},
         )
@@ -154,6 +154,9 @@ def data_params() -> Callable[..., DataParams]:
             "fraction": 1.0,
             "validation_fraction": 0.125,
             "split_seed": 0,
+            "test_fraction": 0.2,
+            "channels": None,
+            "image_size": None,
             "folder": None,
             "mirror": None,
         }

@@ -32,7 +32,7 @@ from sparse_sam.tracking.paths import layout
 from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.training.origin import Origin
 
-ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
+ORIGIN = Origin("mlpnet", (1, 4, 4), tuple("012"), (0.13,), (0.31,), "0123abcd", "sam", 4)
 KINDS = ("checkpoint", "dense", "narrow", "packed")
 MODULE = """
 from pathlib import Path
@@ -179,9 +179,11 @@ BAD = [
     *[("model", bad) for bad in (None, 3, ["mlpnet"], "", "a b:c", "os.system", "..:x", "a:b:c")],
     *[("image_shape", bad) for bad in (None, 3, "148", [1, 4], [1, 4, 4, 1], [1, 4, 0])],
     *[("image_shape", bad) for bad in ([1, 4, -4], [1, 4, 4.0], [1, 4, True], [1, 4, 2**31])],
-    *[("num_classes", bad) for bad in (0, -1, 3.0, True, "3", None, 2**31)],
-    *[("mean", bad) for bad in (math.nan, math.inf, "0", None, True, [0.1], 10**400)],
-    *[("std", bad) for bad in (0, -0.3, math.nan, math.inf, "1", None, 10**400)],
+    *[("classes", bad) for bad in (3, [], None, "cat", [3], ["a", "a"], ["\x1b[31m"], ["x" * 101])],
+    *[("classes", bad) for bad in ([""], [["a"]], list(map(str, range(10_001))))],
+    *[("mean", [bad]) for bad in (math.nan, math.inf, "0", None, True, [0.1], 10**400)],
+    *[("std", [bad]) for bad in (0, -0.3, math.nan, math.inf, "1", None, 10**400)],
+    *[(name, bad) for name in ("mean", "std") for bad in (0.5, [], [0.5] * 3, "0", None)],
     *[("dataset", bad) for bad in (None, 3, ["0123abcd"], "a\x1b[31m", "a" * 1000)],
     *[("arm", bad) for bad in (None, 3, "adam", "../sam", ["sam"])],
     *[("seed", bad) for bad in (None, -1, 4.0, True, "4", 2**32)],
@@ -319,9 +321,14 @@ def test_a_checkpoint_is_of_the_images_that_the_data_set_holds(
     monkeypatch.chdir(tmp_path)
     origin = replace(ORIGIN, image_shape=(1, 5, 5))
     save_checkpoint(Path("models/sam/seed-4.safetensors"), sparse_network(origin))
-    info = DataInfo("here", "0123abcd", (1, 5, 5), 3, 0.13, 0.31, {}, {})
+    info = DataInfo("here", "0123abcd", (1, 5, 5), tuple("012"), (0.13,), (0.31,), {}, {})
     assert layout.load_arm("sam", 4, info, "mlpnet").origin == origin
-    for changes in ({"image_shape": (1, 4, 4)}, {"num_classes": 4}, {"mean": 0.2}, {"std": 0.2}):
+    for changes in (
+        {"image_shape": (1, 4, 4)},
+        {"classes": tuple("abc")},
+        {"mean": (0.2,)},
+        {"std": (0.2,)},
+    ):
         with pytest.raises(CheckpointError, match=r"seed-4\.safetensors is of images of") as raised:
             layout.load_arm("sam", 4, replace(info, **changes), "mlpnet")
         assert "Run `dvc repro finetune_sam`, or `dvc checkout`" in str(raised.value)
@@ -376,10 +383,10 @@ def test_a_header_does_not_make_loading_take_memory(kind: str, tmp_path: Path) -
         for number, changes in enumerate(
             (
                 {"image_shape": [1, 1000000, 1000000]},
-                {"image_shape": [1000000, 28, 28]},
+                {"image_shape": [1000000, 28, 28], "mean": [0.1] * 10**6, "std": [0.1] * 10**6},
                 {"image_shape": [1, 2000, 2000]},
-                {"num_classes": 20_000_000},
-                {"num_classes": 2**31 - 1, "image_shape": [2**31 - 1] * 3},
+                {"classes": list(map(str, range(10_000)))},
+                {"image_shape": [1, 2**31 - 1, 2**31 - 1]},
             )
         ):
             path = with_origin(sound, folder / f"{number}", **changes)

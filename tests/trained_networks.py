@@ -56,7 +56,7 @@ def trained(
     fields: dict[str, Any] = {
         "model": name,
         "image_shape": info.image_shape,
-        "num_classes": info.num_classes,
+        "classes": info.classes,
         "mean": info.mean,
         "std": info.std,
         "dataset": info.fingerprint,

@@ -62,6 +62,16 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _initialisation_is_known(self) -> Self:
+        if self.model.checkpoint and self.prune.schedule.rewinds_to == "initial":
+            raise ValueError(
+                f"model.checkpoint = {self.model.checkpoint!r}: its initialisation is not known, "
+                "and prune.schedule.rewind = 'initial' goes back to it; allowed: null, or another "
+                "rewind"
+            )
+        return self
+
     def flat(self, sections: Sequence[str] | None = None) -> dict[str, Any]:
         """The parameters under dotted names: those of some sections, or all."""
         flat = _flattened(self.model_dump(mode="json"))

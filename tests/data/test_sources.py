@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from sparse_sam.data import idx
 from sparse_sam.data.idx import NAMES
+from sparse_sam.data.outer import cache_folder
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, Source, load_raw
 from sparse_sam.data.registry import SOURCES
-from sparse_sam.data.sources import cache_folder
 from sparse_sam.data.torchvision_files import import_torchvision
 from sparse_sam.errors import ConfigError, DataError
 from sparse_sam.files.atomic import file_hash
@@ -30,6 +30,10 @@ def test_every_source_is_there_and_takes_what_it_has_use_for(data_params: MakePa
         "fashion-mnist": (False, True),
         "kmnist": (False, True),
         "idx": (True, False),
+        "cifar10": (False, True),
+        "cifar100": (False, True),
+        "image-folder": (True, False),
+        "npz": (True, False),
     }
     assert list(SOURCES) == list(uses)
     for name, (reads_folder, has_mirrors) in uses.items():
@@ -51,7 +55,8 @@ def test_a_source_that_there_is_not_is_told_the_known_ones(
     message = str(raised.value)
     assert message.startswith(f"data.source = {name!r}: ")
     assert message.endswith(
-        "one of mnist-sample, mnist, fashion-mnist, kmnist, idx, or package.module:attribute"
+        "one of mnist-sample, mnist, fashion-mnist, kmnist, idx, cifar10, cifar100, image-folder, "
+        "npz, or package.module:attribute"
     )
 
 
@@ -110,7 +115,9 @@ class TestOwn:
         name = "own_digits_for_tests:arrays"
         with pytest.raises(DataError) as raised:
             load_raw(data_params(source=name))
-        assert str(raised.value) == f"data.source = {name!r} gave list, not RawData"
+        assert str(raised.value) == (
+            f"{name}, train, row 0 is int; allowed: (image, label), or a mapping"
+        )
 
     def test_what_is_no_source_is_refused(self, data_params: MakeParams) -> None:
         name = "own_digits_for_tests:__doc__"
@@ -249,7 +256,7 @@ class TestDownload:
         (tmp_path / "cache" / "mnist" / images).write_bytes(content)
         raw = load_raw(data_params(source="mnist"))
         expected = idx.read_idx(idx_folder / f"{images}.gz", 3)
-        np.testing.assert_array_equal(raw.train_images, expected)
+        np.testing.assert_array_equal(raw.train_images[:, 0], expected)
 
 
 def test_the_cache_is_where_the_environment_says(
@@ -276,17 +283,20 @@ def labels(*values: int) -> NDArray[np.int64]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"train_images": images(3).astype(np.float32)}, "training images must be bytes"),
+        ({"train_images": images(3).astype(np.float32)}, "train images must be bytes"),
         ({"test_images": images(3)[0]}, "test images must be bytes (N, height, width)"),
-        ({"test_images": images(3, side=3)}, "test images have another shape"),
-        ({"train_labels": labels(0, 1)}, "one training label an image"),
+        (
+            {"test_images": images(3, side=3)},
+            "test images are of (1, 3, 3), and those of training of (1, 2, 2)",
+        ),
+        ({"train_labels": labels(0, 1)}, "one train label an image"),
         ({"test_labels": labels(0, 1, 2).astype(np.int32)}, "one test label an image, int64"),
-        ({"train_images": images(0), "train_labels": labels()}, "there is no training image"),
+        ({"train_images": images(0), "train_labels": labels()}, "there is no train image"),
         ({"test_images": images(0), "test_labels": labels()}, "there is no test image"),
-        ({"train_labels": labels(0, -1, 2)}, "a training label is -1"),
-        ({"test_labels": labels(0, 1, 3)}, "go up to 3, and those of training up to 2"),
-        ({"train_labels": labels(0, 3, 3)}, "no training image has the label 1, 2; labels must"),
-        ({"test_labels": labels(0, 0, 2)}, "no test image has the label 1"),
+        ({"train_labels": labels(0, -1, 2)}, "a train label is -1"),
+        ({"test_labels": labels(0, 1, 3)}, "go up to 3, and classes up to 2"),
+        ({"train_labels": labels(0, 3, 3)}, "no train image is of class 1, 2; every part"),
+        ({"test_labels": labels(0, 0, 2)}, "no test image is of class 1"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(changes: dict[str, Any], reason: str) -> None:

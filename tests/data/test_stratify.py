@@ -1,6 +1,7 @@
 """Splitting: no digit is lost or stands in two parts, and every class is in each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,9 +99,9 @@ def test_mean_and_deviation_are_those_of_the_training_part(
 ) -> None:
     dataset = build_dataset(digits, data_params())
     pixels = dataset.parts["train"][0] / 255
-    assert dataset.info.mean == pytest.approx(pixels.mean(), rel=1e-12)
-    assert dataset.info.std == pytest.approx(pixels.std(), rel=1e-12)
-    assert dataset.info.mean != pytest.approx(digits.train_images.mean() / 255, rel=1e-6)
+    assert dataset.info.mean == (pytest.approx(pixels.mean(), rel=1e-12),)
+    assert dataset.info.std == (pytest.approx(pixels.std(), rel=1e-12),)
+    assert dataset.info.mean[0] != pytest.approx(digits.train_images.mean() / 255, rel=1e-6)
 
 
 def test_the_seed_decides_the_split_and_nothing_else_does(
@@ -118,7 +119,7 @@ def test_the_fingerprint_covers_images_labels_and_parts(data_params: MakeParams)
     raw = numbered([20, 20], [20, 20])
     params = data_params(validation_fraction=0.0)
     changed_image, changed_label = raw.test_images.copy(), raw.test_labels[::-1].copy()
-    changed_image[0, 0, 0] ^= 1
+    changed_image[0, 0, 0, 0] ^= 1
     train = (raw.train_images, raw.train_labels)
     variants = [
         raw,
@@ -128,7 +129,9 @@ def test_the_fingerprint_covers_images_labels_and_parts(data_params: MakeParams)
     ]
     fingerprints = {build_dataset(one, params).info.fingerprint for one in variants}
     fingerprints.add(build_dataset(raw, data_params(validation_fraction=0.5)).info.fingerprint)
-    assert len(fingerprints) == 5
+    named = replace(raw, classes=("cat", "dog"))
+    fingerprints.add(build_dataset(named, params).info.fingerprint)
+    assert len(fingerprints) == 6
 
 
 @pytest.mark.parametrize(
@@ -193,3 +196,42 @@ def test_without_validation_nothing_is_held_out(data_params: MakeParams) -> None
     assert list(parts) == ["train", "test"]
     np.testing.assert_array_equal(parts["train"][0], raw.train_images)
     np.testing.assert_array_equal(parts["test"][1], raw.test_labels)
+
+
+def test_statistics_are_those_of_each_channel(data_params: MakeParams) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 4), np.uint8)
+    drawn[:, 1] //= 3
+    labels = np.arange(40) % 2
+    raw = RawData("colour", drawn, labels, drawn[:10], labels[:10])
+    info = build_dataset(raw, data_params(validation_fraction=0.0)).info
+    assert info.image_shape == (3, 5, 4)
+    np.testing.assert_allclose(info.mean, drawn.mean(axis=(0, 2, 3)) / 255, rtol=1e-12)
+    np.testing.assert_allclose(info.std, drawn.std(axis=(0, 2, 3)) / 255, rtol=1e-12)
+    drawn[:, 2] = 9
+    with pytest.raises(DataError, match="every pixel of channel 3 of the training images"):
+        build_dataset(RawData("colour", drawn, labels, drawn[:10], labels[:10]), data_params())
+
+
+def test_a_test_part_is_split_off_where_there_is_none(data_params: MakeParams) -> None:
+    whole = numbered([50, 30], [1, 1])
+    raw = RawData("one folder", whole.train_images, whole.train_labels)
+    params = data_params(test_fraction=0.2, validation_fraction=0.25)
+    dataset = build_dataset(raw, params)
+    assert dataset.info.counts == {"train": [30, 18], "validation": [10, 6], "test": [10, 6]}
+    numbers = [one for images, _ in dataset.parts.values() for one in numbers_of(images)]
+    assert sorted(numbers) == list(range(80))
+    # What is tested does not depend on what is held out of training.
+    other = build_dataset(raw, data_params(test_fraction=0.2, validation_fraction=0.1))
+    np.testing.assert_array_equal(dataset.parts["test"][0], other.parts["test"][0])
+    with pytest.raises(DataError, match=r"data\.test_fraction = 0\.0: one folder has no test part"):
+        build_dataset(raw, data_params(test_fraction=0.0))
+
+
+def test_a_validation_part_of_its_own_is_used(data_params: MakeParams) -> None:
+    whole = numbered([20, 20], [10, 10])
+    raw = replace(whole, validation_images=whole.test_images, validation_labels=whole.test_labels)
+    dataset = build_dataset(raw, data_params(validation_fraction=0.0))
+    assert list(dataset.parts) == ["train", "validation", "test"]
+    np.testing.assert_array_equal(dataset.parts["validation"][0], whole.test_images)
+    with pytest.raises(DataError, match=r"set data\.validation_fraction to 0"):
+        build_dataset(raw, data_params(validation_fraction=0.125))

@@ -47,11 +47,14 @@ class TestFile:
         splits = {"train": training.train, "validation": training.validation, "test": test.test}
         for part, split in splits.items():
             images, labels = dataset.parts[part]
-            expected = (images[:, None] / 255 - dataset.info.mean) / dataset.info.std
-            np.testing.assert_allclose(split.images.numpy(), expected, rtol=1e-5, atol=1e-6)
+            expected = (images / 255 - dataset.info.mean[0]) / dataset.info.std[0]
+            taken = split.taken(slice(None))
+            np.testing.assert_allclose(taken.numpy(), expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(split.images.numpy(), images)
             assert split.labels.tolist() == labels.tolist()
-        assert training.train.images.mean().item() == pytest.approx(0, abs=1e-4)
-        assert training.train.images.std().item() == pytest.approx(1, abs=1e-4)
+        standardised = training.train.taken(slice(None))
+        assert standardised.mean().item() == pytest.approx(0, abs=1e-4)
+        assert standardised.std().item() == pytest.approx(1, abs=1e-4)
 
     def test_equal_data_sets_give_equal_bytes(
         self, saved: Path, digits: RawData, data_params: MakeParams, tmp_path: Path
@@ -111,7 +114,7 @@ class TestFile:
             "test": 10_000,
         }
         # The figures that the field knows.
-        assert (round(info.mean, 4), round(info.std, 4)) == (0.1307, 0.3081)
+        assert (round(info.mean[0], 4), round(info.std[0], 4)) == (0.1307, 0.3081)
 
 
 def parts() -> dict[str, Tensor]:
@@ -128,9 +131,9 @@ def description(**changes: Any) -> dict[str, Any]:
         "source": "here",
         "fingerprint": "0",
         "image_shape": [1, 2, 2],
-        "num_classes": 2,
-        "mean": 0.5,
-        "std": 0.5,
+        "classes": ["cat", "dog"],
+        "mean": [0.5],
+        "std": [0.5],
         "counts": {"train": [2, 2], "test": [1, 1]},
         "files": {},
     }
@@ -142,7 +145,7 @@ class TestDamage:
 
     def write(self, path: Path, tensors: dict[str, Tensor], info: Any) -> Path:
         header = {} if info is None else {"info": info}
-        tensorfile.save_tensors(path, tensors, kind="data set", version=1, header=header)
+        tensorfile.save_tensors(path, tensors, kind="data set", version=2, header=header)
         return path
 
     def assert_refused(self, path: Path, reason: str) -> None:
@@ -194,15 +197,18 @@ class TestDamage:
             (description(mean=None, files=None), "its header lacks mean, files"),
             (description(surprise=1), "surprise"),
             (description(image_shape=[2, 2]), "damaged ("),
-            (description(std=0.0), "standard deviation 0.0 cannot be"),
+            (description(std=[0.0]), "standard deviation (0.0,) cannot be"),
             (description(std="wide"), "damaged ("),
-            (description(num_classes="ten"), "damaged ("),
+            (description(classes="ten"), "its counts are not of 3 classes"),
+            (description(std=[0.5] * 3), "cannot be"),
+            (description(classes=["cat", "\x1b[31m"]), "no name that can be one"),
+            (description(classes=["cat", 3]), "no name that can be one"),
             (description(counts=[2, 2]), "damaged ("),
-            (description(num_classes=2 * 10**9), "its counts are not of 2000000000 classes"),
-            (description(num_classes=2.0), "must be whole numbers"),
+            (description(classes=["only"]), "its counts are not of 1 classes"),
+            (description(classes=2), "damaged ("),
             (description(image_shape=[1.0, 2, 2]), "must be whole numbers"),
-            (description(mean=10**400), "cannot be"),
-            (description(mean=True), "cannot be"),
+            (description(mean=[10**400]), "cannot be"),
+            (description(mean=[True]), "cannot be"),
             (description(source=["here"]), "source must be text"),
             (description(source="a\x1b[31m"), "source must be text"),
             (description(fingerprint="0" * 1000), "fingerprint must be text"),

@@ -33,7 +33,16 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     monkeypatch.syspath_prepend(str(tmp_path))
     from wide_net_for_tests import wide
 
-    origin = Origin("wide_net_for_tests:wide", (1, 32, 32), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    origin = Origin(
+        "wide_net_for_tests:wide",
+        (1, 32, 32),
+        tuple("0123456789"),
+        (0.13,),
+        (0.31,),
+        "0123abcd",
+        "pruned",
+        4,
+    )
     model = wide((1, 32, 32), 10)
     attach(model, Masks({"1.weight": torch.arange(1024 * 8192).view(8192, 1024) % 2 == 0}))
     params = FinetuneParams(training=make_recipe(batch_size=16), sam=sam_params())
@@ -53,7 +62,9 @@ def test_where_it_cannot_be_measured_it_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
-    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    origin = Origin(
+        "mlpnet", (1, 2, 2), tuple("0123456789"), (0.13,), (0.31,), "0123abcd", "pruned", 4
+    )
     params = FinetuneParams(training=make_recipe(), sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
     with step_memory(pruned, params) as result:
@@ -70,7 +81,9 @@ def children() -> set[str]:
 
 
 def test_a_process_that_fails_gives_none_and_one_that_nobody_asks_ends(make_recipe: Any) -> None:
-    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    origin = Origin(
+        "mlpnet", (1, 2, 2), tuple("0123456789"), (0.13,), (0.31,), "0123abcd", "pruned", 4
+    )
     params = FinetuneParams(training=make_recipe(), sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
     before = children()

@@ -28,7 +28,9 @@ from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
 from tests.sample_networks import NAMES
 
-ORIGIN = Origin("classifier", (1, 28, 28), 10, 0.13, 0.31, "fingerprint", "pruned", 0)
+ORIGIN = Origin(
+    "classifier", (1, 28, 28), tuple("0123456789"), (0.13,), (0.31,), "fingerprint", "pruned", 0
+)
 
 
 def network(name: str = "classifier", sparsity: float = 0.0) -> Checkpoint:
@@ -138,7 +140,7 @@ def test_a_folded_network_is_plain_and_computes_the_same(name: str) -> None:
     model = build_model(f"tests.sample_networks:{name}", (1, 5, 5), 3)
     attach(model, magnitude_masks(model, 0.5))
     origin = replace(
-        ORIGIN, model=f"tests.sample_networks:{name}", image_shape=(1, 5, 5), num_classes=3
+        ORIGIN, model=f"tests.sample_networks:{name}", image_shape=(1, 5, 5), classes=tuple("012")
     )
     plain = folded(Checkpoint.of(model, origin))
     assert not any(parametrize.is_parametrized(module) for module in plain.modules())
@@ -157,7 +159,7 @@ def test_a_weight_that_layers_share_multiplies_in_each_of_them() -> None:
         ORIGIN,
         model="tests.sample_networks:tied",
         image_shape=(1, 5, 5),
-        num_classes=3,
+        classes=tuple("012"),
         arm="pruned",
     )
     # For one image: at each of the 25 positions a layer of 8 × 8 twice, and the head of 8 × 5;
@@ -184,7 +186,7 @@ def test_every_network_can_be_timed(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(f"tests.sample_networks:{name}", (1, 5, 5), 3)
     origin = replace(
-        ORIGIN, model=f"tests.sample_networks:{name}", image_shape=(1, 5, 5), num_classes=3
+        ORIGIN, model=f"tests.sample_networks:{name}", image_shape=(1, 5, 5), classes=tuple("012")
     )
     dense = Checkpoint.of(model, origin)
     attach(model, magnitude_masks(model, 0.5))

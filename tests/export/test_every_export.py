@@ -97,7 +97,9 @@ def pruned(name: str, structure: str, data: TestData) -> Checkpoint:
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     params = prune_params(structure=structure, sparsity=STRUCTURES[structure])
     attach(model, Pruner.of(params).masks(model, params.sparsity, Evidence(0, None)))
-    origin = Origin(name, info.image_shape, 10, info.mean, info.std, info.fingerprint, "sam", 0)
+    origin = Origin(
+        name, info.image_shape, info.classes, info.mean, info.std, info.fingerprint, "sam", 0
+    )
     return Checkpoint.of(model, origin)
 
 

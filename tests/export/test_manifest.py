@@ -27,7 +27,7 @@ from sparse_sam.networks.build import build_model
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
 
-ORIGIN = Origin("mlpnet", (1, 4, 4), 3, 0.13, 0.31, "0123abcd", "sam", 4)
+ORIGIN = Origin("mlpnet", (1, 4, 4), tuple("012"), (0.13,), (0.31,), "0123abcd", "sam", 4)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_what_is_made_is_loaded(folder: Path) -> None:
         ("version", 1),
         ("origin.arm", "../x"),
         ("origin.image_shape", [1, 4]),
-        ("origin.num_classes", "3"),
+        ("origin.classes", "cat"),
         ("origin.model", "a b"),
         ("checkpoint.path", ["x"]),
         ("sparsity", "0.9"),

@@ -119,7 +119,7 @@ def test_dense_gives_the_same_outputs(shipped: Shipped) -> None:
 def test_onnx_gives_the_same_predictions_for_bytes(shipped: Shipped, digits: RawData) -> None:
     """From the file alone, and from the pixels as they were before any of our code saw them."""
     runtime = onnxruntime.InferenceSession(shipped.folder / ONNX)
-    pixels = digits.test_images[:, None].astype(np.uint8)
+    pixels = digits.test_images
     assert np.array_equal(pixels, pixels_of(shipped.data))
     labels, logits = runtime.run(None, {"pixels": pixels})
     assert np.array_equal(labels, shipped.logits().argmax(1).numpy())

@@ -31,9 +31,9 @@ def origin(tiny_net: str) -> Origin:
     return Origin(
         model=tiny_net,
         image_shape=(1, 5, 5),
-        num_classes=3,
-        mean=0.1307,
-        std=0.3081,
+        classes=("cat", "dog", "owl"),
+        mean=(0.1307,),
+        std=(0.3081,),
         dataset="0123abcd",
         arm="pruned",
         seed=4,
@@ -297,7 +297,7 @@ def test_an_origin_that_is_none_is_refused(
 
 
 def test_weights_that_do_not_fit_the_model_name_the_checkpoint(checkpoint: Checkpoint) -> None:
-    other = replace(checkpoint, origin=replace(checkpoint.origin, num_classes=4))
+    other = replace(checkpoint, origin=replace(checkpoint.origin, classes=tuple("0123")))
     with pytest.raises(CheckpointError) as raised:
         other.build()
     message = str(raised.value)
@@ -364,7 +364,9 @@ def test_any_network_makes_the_round_trip(
 
 
 def test_weights_of_a_type_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    origin = Origin("mlpnet", (1, 2, 2), 10, 0.1, 0.3, "0123abcd", "dense", 0)
+    origin = Origin(
+        "mlpnet", (1, 2, 2), tuple("0123456789"), (0.1,), (0.3,), "0123abcd", "dense", 0
+    )
     weights = {"1.weight": torch.zeros(40, 4).to(torch.float8_e4m3fn)}
     save_checkpoint(tmp_path / "file", Checkpoint(origin, weights, None))
     with pytest.raises(CheckpointError, match="Float8"):

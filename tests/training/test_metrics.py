@@ -19,7 +19,7 @@ from sparse_sam.training.metrics import (
 )
 from sparse_sam.training.origin import Origin
 
-ORIGIN = Origin("mlpnet", (1, 2, 2), 3, 0.1, 0.2, "f", "sam", 0)
+ORIGIN = Origin("mlpnet", (1, 2, 2), tuple("012"), (0.1,), (0.2,), "f", "sam", 0)
 FIRST = {"a": torch.tensor([True, False, False, False]), "b": torch.tensor([[True, True]])}
 SECOND = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([[True, False]])}
 

@@ -317,7 +317,9 @@ def test_what_an_optimizer_remembers_lies_in_memory_as_its_weights(
     recipe = make_recipe(epochs=3, lr=0.02, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     split = Split(torch.randn(48, 1, 16, 16, generator=generator), torch.arange(48) % 3)
-    info = DataInfo("made-for-tests", "0", (1, 16, 16), 3, 0.0, 1.0, {"train": [16] * 3}, {})
+    info = DataInfo(
+        "made-for-tests", "0", (1, 16, 16), tuple("012"), (0.0,), (1.0,), {"train": [16] * 3}, {}
+    )
     data = TrainingData(split, None, info)
 
     def trained(stops: bool) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def run(case):
         return Split(torch.randn(count, 1, 28, 28), torch.arange(count) % 3)
 
     counts = {"train": [4, 4, 4], "validation": [2, 2, 2]}
-    info = DataInfo("made", "data", (1, 28, 28), 3, 0.25, 0.5, counts, {})
+    info = DataInfo("made", "data", (1, 28, 28), tuple("012"), (0.25,), (0.5,), counts, {})
     data, model = TrainingData(split(12), split(6), info), case["model"]
     if case["kind"] == "dense":
         from sparse_sam.training import train_dense

@@ -5,14 +5,17 @@ from .dataset import save_dataset as save_dataset
 from .outer import outer_path as outer_path
 from .params import DataParams as DataParams
 from .prepare import read_data as read_data
+from .raw import MOST_CLASSES as MOST_CLASSES
 from .raw import RawData as RawData
 from .raw import Source as Source
+from .raw import is_class_name as is_class_name
 from .raw import load_raw as load_raw
 from .registry import SOURCES as SOURCES
 from .seeding import batch_order as batch_order
 from .seeding import derive_seed as derive_seed
 from .seeding import seeded as seeded
 from .stratify import build_dataset as build_dataset
+from .tensors import Scale as Scale
 from .tensors import Split as Split
 from .tensors import TestData as TestData
 from .tensors import TrainingData as TrainingData

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from sparse_sam.errors import DataError
 from sparse_sam.files import save_arrays
 
-KIND, VERSION = "data set", 1
+KIND, VERSION = "data set", 2
 PARTS = ("train", "validation", "test")
 
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images, (N, height, width), and labels, (N,)."""
+"""Images, (N, channels, height, width), and labels, (N,)."""
+
+
+_TUPLES = ("image_shape", "classes", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,11 @@ class DataInfo:
 
     Attributes:
         source: the name of the source.
-        fingerprint: SHA-256 over the shapes and bytes of every part.
+        fingerprint: SHA-256 over the classes' names, and the shapes and bytes of every part.
         image_shape: (channels, height, width).
-        num_classes: how many classes the labels name.
-        mean: mean of the training part's pixels, on the scale from 0 to 1.
-        std: their standard deviation.
+        classes: their names, in the order of the labels.
+        mean: mean of the training part's pixels in each channel, on the scale from 0 to 1.
+        std: their standard deviations.
         counts: how many images of every class each part holds.
         files: SHA-256 of the files that the source read, by name.
     """
@@ -39,9 +42,9 @@ class DataInfo:
     source: str
     fingerprint: str
     image_shape: tuple[int, int, int]
-    num_classes: int
-    mean: float
-    std: float
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     counts: dict[str, list[int]]
     files: dict[str, str]
 
@@ -49,11 +52,18 @@ class DataInfo:
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """Read back what ``to_json`` gave. Raises KeyError or TypeError if it is not that."""
         channels, height, width = fields["image_shape"]
-        return cls(**{**fields, "image_shape": (channels, height, width)})
+        lists = {name: tuple(fields[name]) for name in ("classes", "mean", "std")}
+        return cls(**{**fields, **lists, "image_shape": (channels, height, width)})
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "image_shape": list(self.image_shape)}
+        lists = {name: list(getattr(self, name)) for name in _TUPLES}
+        return {**asdict(self), **lists}
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part, counts in self.info.counts.items():
-            empty = [str(label) for label, count in enumerate(counts) if not count]
+            named = zip(self.info.classes, counts, strict=True)
+            empty = [name for name, count in named if not count]
             if empty:
                 raise DataError(
                     f"{self.info.source}: no {part} image is left of class {', '.join(empty)}; "
@@ -82,7 +93,7 @@ def save_dataset(path: Path, dataset: Dataset) -> None:
     """Write a data set atomically; equal data sets give equal bytes."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, (images, labels) in dataset.parts.items():
-        arrays[f"{name}.images"] = images[:, np.newaxis]
+        arrays[f"{name}.images"] = images
         arrays[f"{name}.labels"] = labels
     header = {"info": dataset.info.to_json()}
     save_arrays(path, arrays, kind=KIND, version=VERSION, header=header)

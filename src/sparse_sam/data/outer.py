@@ -20,3 +20,11 @@ def outer_path(name: str) -> Path:
         return repository() / Path(name).expanduser()
     except RuntimeError as error:  # ~somebody, who is not known here
         raise DataError(f"data.folder = {name!r} is not a folder: {error}") from None
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept, for all clones: SPARSE_SAM_CACHE, or the user's cache folder."""
+    named = os.environ.get("SPARSE_SAM_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparse-sam"

@@ -1,8 +1,8 @@
 """The section ``data`` of ``params.yaml``."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import ConfigError
@@ -26,9 +26,12 @@ class DataParams(Section):
     source: Annotated[str, SOURCES]
     fraction: Fraction
     validation_fraction: BelowOne
+    test_fraction: BelowOne
     split_seed: Seed
     folder: str | None
     mirror: str | None
+    channels: Literal[1, 3] | None
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> Self:
@@ -52,4 +55,11 @@ class DataParams(Section):
             raise ValueError(
                 f"mirror = {self.mirror!r}: source {self.source} downloads nothing; allowed: null"
             )
+        if getattr(source, "decodes", None) is False:
+            for key in ("channels", "image_size"):
+                if (value := getattr(self, key)) is not None:
+                    raise ValueError(
+                        f"{key} = {value}: source {self.source} gives pixels as they are; allowed: "
+                        "null"
+                    )
         return self

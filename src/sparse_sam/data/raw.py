@@ -13,87 +13,156 @@ from sparse_sam.errors import DataError
 if TYPE_CHECKING:
     from sparse_sam.data.params import DataParams
 
+LONGEST_CLASS_NAME, MOST_CLASSES = 100, 10_000
+
+Images = NDArray[np.uint8]
+"""(N, channels, height, width), of 1 or 3 channels."""
+Labels = NDArray[np.int64]
+"""(N,), from 0."""
+
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set before it is split for validation.
+    """A data set before it is split.
 
     Attributes:
         source: the name of the source.
-        train_images: uint8, (N, height, width).
+        train_images: uint8, (N, channels, height, width) of 1 or 3 channels, or (N, height, width).
         train_labels: int64, (N,), from 0; every class has an image.
-        test_images: uint8, (M, height, width).
-        test_labels: int64, (M,).
+        test_images: uint8, (M, …); None where the source has no test part: ``data.test_fraction``
+            of the training images are split off then.
+        test_labels: int64, (M,), or None.
         files: SHA-256 of the files that it was read from, by name.
+        classes: their names, in the order of the labels; () calls them by their numbers.
+        validation_images: uint8, (K, …), or None: ``data.validation_fraction`` is held out then.
+        validation_labels: int64, (K,), or None.
 
     Raises:
-        DataError: the arrays do not fit together, a label is negative, or a class is empty.
+        DataError: the arrays do not fit together, a label is negative, a class is empty, or a name
+            of a class cannot be one.
     """
 
     source: str
-    train_images: NDArray[np.uint8]
-    train_labels: NDArray[np.int64]
-    test_images: NDArray[np.uint8]
-    test_labels: NDArray[np.int64]
+    train_images: Images
+    train_labels: Labels
+    test_images: Images | None = None
+    test_labels: Labels | None = None
     files: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    validation_images: Images | None = None
+    validation_labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        parts = (
-            ("training", self.train_images, self.train_labels),
-            ("test", self.test_images, self.test_labels),
-        )
-        for part, images, labels in parts:
-            if images.ndim != 3 or images.dtype != np.uint8:
-                raise DataError(
-                    f"{self.source}: the {part} images must be bytes (N, height, width)"
-                )
-            if images.shape[1:] != self.train_images.shape[1:]:
-                raise DataError(f"{self.source}: the {part} images have another shape")
-            if labels.shape != (len(images),) or labels.dtype != np.int64:
-                raise DataError(f"{self.source}: there must be one {part} label an image, int64")
-            if not images.size:
-                raise DataError(f"{self.source}: there is no {part} image")
-            if labels.min() < 0:
-                raise DataError(
-                    f"{self.source}: a {part} label is {labels.min()}; labels must not be negative"
-                )
-        classes = self.num_classes
-        for part, _, labels in parts:
-            counts = np.bincount(labels, minlength=classes)
-            if len(counts) > classes:
-                raise DataError(
-                    f"{self.source}: the {part} labels go up to {len(counts) - 1}, and those of "
-                    f"training up to {classes - 1}"
-                )
-            if not counts.all():
-                empty = np.flatnonzero(counts == 0).tolist()
-                raise DataError(
-                    f"{self.source}: no {part} image has the label "
-                    f"{', '.join(map(str, empty))}; labels must be 0 to {classes - 1}, each used"
-                )
+        for part in ("train", "test", "validation"):
+            images = getattr(self, f"{part}_images")
+            if isinstance(images, np.ndarray) and images.ndim == 3:
+                object.__setattr__(self, f"{part}_images", images[:, np.newaxis])
+        for part, (images, labels) in self.parts.items():
+            self._check_arrays(part, images, labels)
+        if not self.classes:
+            numbers = map(str, range(int(self.train_labels.max()) + 1))
+            object.__setattr__(self, "classes", tuple(numbers))
+        self._check_classes()
+        for part, (_, labels) in self.parts.items():
+            self._check_labels(part, labels)
+
+    @property
+    def parts(self) -> dict[str, tuple[Images, Labels]]:
+        """Images and labels of the parts that the source has: train, and test and validation."""
+        pairs = {
+            "train": (self.train_images, self.train_labels),
+            "test": (self.test_images, self.test_labels),
+            "validation": (self.validation_images, self.validation_labels),
+        }
+        for part, (images, labels) in pairs.items():
+            if (images is None) != (labels is None):
+                raise DataError(f"{self.source}: the {part} part needs images and labels")
+        return {
+            part: (images, labels)
+            for part, (images, labels) in pairs.items()
+            if images is not None and labels is not None
+        }
 
     @property
     def num_classes(self) -> int:
-        """How many classes the training labels name."""
-        return int(self.train_labels.max()) + 1
+        """How many classes there are."""
+        return len(self.classes)
+
+    def _check_arrays(self, part: str, images: Images, labels: Labels) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] not in {1, 3}:
+            raise DataError(
+                f"{self.source}: the {part} images must be bytes (N, height, width) or (N, "
+                f"channels, height, width) of 1 or 3 channels, not {images.dtype} {images.shape}"
+            )
+        if images.shape[1:] != self.train_images.shape[1:]:
+            raise DataError(
+                f"{self.source}: the {part} images are of {images.shape[1:]}, and those of "
+                f"training of {self.train_images.shape[1:]} (channels, height, width)"
+            )
+        if labels.shape != (len(images),) or labels.dtype != np.int64:
+            raise DataError(
+                f"{self.source}: there must be one {part} label an image, int64; there are "
+                f"{len(images)} images, and labels {labels.dtype} {labels.shape}"
+            )
+        if not images.size:
+            raise DataError(f"{self.source}: there is no {part} image")
+
+    def _check_classes(self) -> None:
+        if not 0 < len(self.classes) <= MOST_CLASSES:
+            raise DataError(f"{self.source}: {len(self.classes)} classes; allowed: {MOST_CLASSES}")
+        for name in self.classes:
+            if not is_class_name(name):
+                raise DataError(
+                    f"{self.source}: {str(name)[:120]!a} cannot be the name of a class: it must be "
+                    f"printable text of 1 to {LONGEST_CLASS_NAME} characters"
+                )
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise DataError(f"{self.source}: two classes are called {twice!r}")
+
+    def _check_labels(self, part: str, labels: Labels) -> None:
+        if labels.min() < 0:
+            raise DataError(
+                f"{self.source}: a {part} label is {labels.min()}; labels must not be negative"
+            )
+        counts = np.bincount(labels, minlength=self.num_classes)
+        if len(counts) > self.num_classes:
+            raise DataError(
+                f"{self.source}: the {part} labels go up to {len(counts) - 1}, and classes up to "
+                f"{self.num_classes - 1}"
+            )
+        if not counts.all():
+            empty = [self.classes[label] for label in np.flatnonzero(counts == 0)]
+            raise DataError(
+                f"{self.source}: no {part} image is of class {', '.join(empty[:5])}"
+                f"{', …' if len(empty) > 5 else ''}; every part needs every one of the "
+                f"{self.num_classes} classes"
+            )
+
+
+def is_class_name(name: object) -> bool:
+    """Whether a class may be called so, where names are shown and written into headers."""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST_CLASS_NAME and name.isprintable()
 
 
 @dataclass(frozen=True)
 class Source:
     """Where data come from: a function of the parameters, and which of them it uses.
 
-    A plain function will do for a source of one's own; it may use ``folder`` and ``mirror`` as it
-    likes.
+    A plain function will do for a source of one's own; it may use them as it likes.
 
     Attributes:
         read: reads the data, and downloads them if need be.
         reads_folder: whether ``data.folder`` says where they lie; it must be null otherwise.
         has_mirrors: whether ``data.mirror`` may say where else they are.
+        decodes: whether it decodes pictures, so that ``data.channels`` and ``data.image_size`` may
+            say how; they must be null otherwise.
     """
 
     read: "Callable[[DataParams], RawData]"
     reads_folder: bool = False
     has_mirrors: bool = False
+    decodes: bool = False
 
     def __call__(self, params: "DataParams") -> RawData:
         """Read the data. Raises DataError."""
@@ -103,11 +172,15 @@ class Source:
 def load_raw(params: "DataParams") -> RawData:
     """The data set that ``params.source`` names.
 
+    What a function of one's own gives may be ``RawData``, or what ``from_datasets`` takes.
+
     Raises:
         ConfigError: the source cannot be imported.
         DataError: it has no sound data, or a function of one's own gives something else.
     """
-    raw = SOURCES.load(params.source)(params)
-    if not isinstance(raw, RawData):
-        raise DataError(f"data.source = {params.source!r} gave {type(raw).__name__}, not RawData")
-    return raw
+    found = SOURCES.load(params.source)(params)
+    if isinstance(found, RawData):
+        return found
+    from sparse_sam.data.from_datasets import from_datasets
+
+    return from_datasets(found, params)

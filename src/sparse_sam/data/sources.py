@@ -1,6 +1,5 @@
-"""The sources of data that this project has: digits from here and from afar."""
+"""Grey digits and clothes, from here and from afar."""
 
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sparse_sam.data.idx import NAMES, Bytes, read_files, read_folder
-from sparse_sam.data.outer import outer_path, repository
+from sparse_sam.data.outer import cache_folder, outer_path, repository
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, Source
 from sparse_sam.files import file_hash
@@ -72,14 +71,6 @@ def _from_arrays(source: str, arrays: Mapping[str, Bytes], files: Mapping[str, P
 
 def _checksums(files: Iterable[Path]) -> dict[str, str]:
     return {path.name: file_hash(path, "sha256") for path in files}
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept, for all clones: SPARSE_SAM_CACHE, or the user's cache folder."""
-    named = os.environ.get("SPARSE_SAM_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparse-sam"
 
 
 MNIST_SAMPLE = Source(_mnist_sample)

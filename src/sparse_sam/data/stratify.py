@@ -1,6 +1,7 @@
 """From a source's arrays to the parts of a data set, stratified and reproducible."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,34 +9,41 @@ from sklearn.model_selection import train_test_split
 
 from sparse_sam.data.dataset import PARTS, DataInfo, Dataset, Part
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import RawData
+from sparse_sam.data.raw import Images, RawData
 from sparse_sam.errors import DataError
+
+_COUNTED_AT_ONCE = 2**24
 
 
 def build_dataset(raw: RawData, params: DataParams) -> Dataset:
-    """Take a fraction of training and test set, and hold out a validation part, stratified.
+    """Take a fraction of every part, and split off, stratified, the parts that are not there.
 
     Raises:
-        DataError: a class would have too few images to be in every part.
+        DataError: a class would have too few images to be in every part, or the parameters ask for
+            a part that the source has already.
     """
-    train = _subset((raw.train_images, raw.train_labels), params)
-    test = _subset((raw.test_images, raw.test_labels), params)
-    parts = {"train": train, "test": test}
+    parts: dict[str, Part] = dict(raw.parts)
+    if "test" not in parts:
+        parts["train"], parts["test"] = _split_off(parts["train"], "test", params, raw)
+    parts = {name: _subset(part, params) for name, part in parts.items()}
+    if "validation" in parts and params.validation_fraction:
+        raise DataError(
+            f"{raw.source} has a validation part of its own: set data.validation_fraction to 0, "
+            f"not to {params.validation_fraction}"
+        )
     if params.validation_fraction:
-        held_out = round(params.validation_fraction * len(train[1]))
-        what = f"data.validation_fraction = {params.validation_fraction}"
-        parts["train"], parts["validation"] = _split(train, held_out, params.split_seed, what)
+        parts["train"], parts["validation"] = _split_off(parts["train"], "validation", params, raw)
     parts = {name: parts[name] for name in PARTS if name in parts}
-    pixels = parts["train"][0].astype(np.float64) / 255
-    std = float(pixels.std())
-    if std == 0:
-        raise DataError(f"{raw.source}: every pixel of the training images is the same")
+    mean, std = _statistics(parts["train"][0])
+    if not all(std):
+        where = "" if len(std) == 1 else f" of channel {std.index(0.0) + 1}"
+        raise DataError(f"{raw.source}: every pixel{where} of the training images is the same")
     info = DataInfo(
         source=raw.source,
-        fingerprint=_fingerprint(parts),
-        image_shape=(1, *raw.train_images.shape[1:]),
-        num_classes=raw.num_classes,
-        mean=float(pixels.mean()),
+        fingerprint=_fingerprint(parts, raw.classes),
+        image_shape=_shape(raw.train_images),
+        classes=raw.classes,
+        mean=mean,
         std=std,
         counts={
             name: np.bincount(labels, minlength=raw.num_classes).tolist()
@@ -46,6 +54,31 @@ def build_dataset(raw: RawData, params: DataParams) -> Dataset:
     return Dataset(parts, info)
 
 
+def _shape(images: Images) -> tuple[int, int, int]:
+    _, channels, height, width = images.shape
+    return channels, height, width
+
+
+def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel, on the scale from 0 to 1.
+
+    From how often each byte occurs: so they are the same to the bit however images are laid out.
+    """
+    channels = images.shape[1]
+    counts = np.zeros((channels, 256), np.int64)
+    step = max(1, _COUNTED_AT_ONCE // images[0].size)
+    for start in range(0, len(images), step):
+        for channel in range(channels):
+            piece = images[start : start + step, channel]
+            counts[channel] += np.bincount(piece.reshape(-1), minlength=256)
+    values = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    means = shares @ values
+    deviations = np.sqrt(np.sum(shares * (values - means[:, np.newaxis]) ** 2, axis=1))
+    deviations[(counts > 0).sum(axis=1) == 1] = 0.0  # and not a rounding error
+    return tuple(means.tolist()), tuple(deviations.tolist())
+
+
 def _subset(part: Part, params: DataParams) -> Part:
     kept = round(params.fraction * len(part[1]))
     if kept == len(part[1]):
@@ -54,23 +87,34 @@ def _subset(part: Part, params: DataParams) -> Part:
     return _split(part, len(part[1]) - kept, params.split_seed, what)[0]
 
 
+def _split_off(part: Part, name: str, params: DataParams, raw: RawData) -> tuple[Part, Part]:
+    share = params.test_fraction if name == "test" else params.validation_fraction
+    what = f"data.{name}_fraction = {share}"
+    if not share:
+        raise DataError(f"{what}: {raw.source} has no {name} part, so that one must be split off")
+    return _split(part, round(share * len(part[1])), params.split_seed, what)
+
+
 def _split(part: Part, second: int, seed: int, what: str) -> tuple[Part, Part]:
     """Split off ``second`` images, stratified; ``what`` names the parameter that asked for it."""
     images, labels = part
     try:
-        first_images, second_images, first_labels, second_labels = train_test_split(
-            images, labels, test_size=second, stratify=labels, random_state=seed
+        first_places, second_places = train_test_split(
+            np.arange(len(labels)), test_size=second, stratify=labels, random_state=seed
         )
     except ValueError as error:
         raise DataError(
             f"{what}: {len(labels)} images of {len(np.unique(labels))} classes cannot be split "
             f"into {len(labels) - second} and {second} with every class in both ({error})"
         ) from None
-    return (first_images, first_labels), (second_images, second_labels)
+    return (
+        (images[first_places], labels[first_places]),
+        (images[second_places], labels[second_places]),
+    )
 
 
-def _fingerprint(parts: Mapping[str, Part]) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(parts: Mapping[str, Part], classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
     for name, arrays in parts.items():
         for array in arrays:
             digest.update(f"{name} {array.dtype} {array.shape} ".encode())

@@ -1,11 +1,15 @@
-"""The data set as every stage sees it: split, typed, in memory, with its provenance.
+"""The data set as every stage sees it: split, typed, with its provenance.
+
+Pixels stay the bytes that they are in the file, which is mapped into memory and not read: a batch
+is standardised when it is taken. So a data set may be larger than memory, and all processes of a
+machine share one copy.
 
 Training stages load ``TrainingData``, which has no test part, and ``evaluate`` loads ``TestData``,
 which has no other. So no code that trains or chooses can look at the test set.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sparse_sam.data.dataset import KIND, PARTS, VERSION, DataInfo
+from sparse_sam.data.raw import is_class_name
 from sparse_sam.errors import DataError
 from sparse_sam.files import load_tensors
 
@@ -22,13 +27,44 @@ _CURE = "Run `dvc repro download`, or `dvc checkout` to restore it."
 
 
 @dataclass(frozen=True)
-class Split:
-    """One part of a data set, in memory.
+class Scale:
+    """How pixels are standardised: (x/255 − mean)/std, in each channel.
 
     Attributes:
-        images: float32, (N, channels, height, width), standardised with the training part's mean
-            and standard deviation.
+        mean: float32, (channels, 1, 1), on the scale from 0 to 1.
+        std: likewise.
+        black: what byte 0 becomes, likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    black: Tensor
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> "Scale":
+        """Of a mean and a standard deviation for each channel."""
+        black = [-one / by for one, by in zip(mean, std, strict=True)]
+        values = (torch.tensor(one, dtype=torch.float32) for one in (mean, std, black))
+        return cls(*(one.view(-1, 1, 1) for one in values))
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Bytes as float32, a new tensor."""
+        return pixels.to(torch.float32).div_(255).sub_(self.mean).div_(self.std)
+
+    def to(self, device: torch.device) -> "Scale":
+        """The same on another device."""
+        return Scale(*(one.to(device) for one in (self.mean, self.std, self.black)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        images: (N, channels, height, width): uint8 where ``scale`` says how they are standardised,
+            and otherwise float32, as networks take them. They may lie in a file: do not write.
         labels: int64, (N,), 0 to num_classes − 1.
+        scale: that of the training part, or None.
 
     Raises:
         DataError: the tensors are of another type, or do not belong together.
@@ -36,10 +72,14 @@ class Split:
 
     images: Tensor
     labels: Tensor
+    scale: Scale | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.float32 or self.images.dim() != 4:
-            raise DataError("images must be float32, (N, channels, height, width)")
+        expected = torch.uint8 if self.scale else torch.float32
+        if self.images.dtype != expected or self.images.dim() != 4:
+            raise DataError(
+                "images must be (N, channels, height, width), uint8 with a scale or float32 without"
+            )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise DataError("labels must be int64, one an image")
         if not len(self.labels):
@@ -48,9 +88,36 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def taken(self, places: Tensor | slice) -> Tensor:
+        """Images as networks take them, standardised float32: a new tensor, to do anything with.
+
+        Args:
+            places: int64, (n,), on the same device; or a slice.
+        """
+        images = self.images[places]
+        if self.scale:
+            return self.scale.standardised(images)
+        return images.clone() if isinstance(places, slice) else images
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All images in order, as ``taken`` gives them, so many at once."""
+        for start in range(0, len(self), size):
+            yield self.taken(slice(start, start + size))
+
+    def part(self, places: Tensor) -> "Split":
+        """A part of the part, standardised and in memory."""
+        return Split(self.taken(places), self.labels[places])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
     def to(self, device: torch.device) -> "Split":
         """The same part on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        scale = self.scale.to(device) if self.scale else None
+        return Split(self.images.to(device), self.labels.to(device), scale)
 
 
 @dataclass(frozen=True)
@@ -109,7 +176,7 @@ def _load(path: Path, *names: str) -> tuple[dict[str, Split], DataInfo]:
         if tensors.keys() != expected:
             raise ValueError(f"it holds {sorted(tensors)}, and its header names {sorted(expected)}")
         splits = {
-            name: _standardise(name, tensors[f"{name}.images"], tensors[f"{name}.labels"], info)
+            name: _checked(name, tensors[f"{name}.images"], tensors[f"{name}.labels"], info)
             for name in parts
         }
     except (AttributeError, KeyError, TypeError, ValueError, DataError) as error:
@@ -126,14 +193,17 @@ def _info(header: Mapping[str, Any]) -> DataInfo:
     info = DataInfo.from_json(given)
     if not {"train", "test"} <= info.counts.keys() <= set(PARTS):
         raise ValueError(f"its parts are {sorted(info.counts)}")
-    if not (_is_finite(info.mean) and _is_finite(info.std) and info.std > 0):
+    if any(type(side) is not int for side in info.image_shape):
+        raise ValueError("image_shape must be whole numbers")
+    scales_fit = len(info.mean) == len(info.std) == info.image_shape[0]
+    if not (scales_fit and all(map(_is_finite, info.mean)) and all(map(_is_scale, info.std))):
         raise ValueError(f"mean {info.mean!a} and standard deviation {info.std!a} cannot be")
+    if not all(map(is_class_name, info.classes)):
+        raise ValueError("a class has no name that can be one")
     for name in ("source", "fingerprint"):
         text = getattr(info, name)
         if not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= _LONGEST_TEXT):
             raise ValueError(f"{name} must be text, of up to {_LONGEST_TEXT} characters")
-    if any(type(count) is not int for count in (*info.image_shape, info.num_classes)):
-        raise ValueError("image_shape and num_classes must be whole numbers")
     # Of so many classes a table is made, before any label is compared.
     if any(len(counts) != info.num_classes for counts in info.counts.values()):
         raise ValueError(f"its counts are not of {info.num_classes!a} classes")
@@ -145,10 +215,14 @@ def _is_finite(value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-def _standardise(name: str, images: Tensor, labels: Tensor, info: DataInfo) -> Split:
+def _is_scale(value: Any) -> bool:
+    return _is_finite(value) and value > 0
+
+
+def _checked(name: str, images: Tensor, labels: Tensor, info: DataInfo) -> Split:
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != info.image_shape:
         raise ValueError(f"{name}.images must be bytes of shape {info.image_shape}")
-    split = Split((images.float() / 255 - info.mean) / info.std, labels)
+    split = Split(images, labels, Scale.of(info.mean, info.std))
     if labels.min() < 0 or labels.max() >= info.num_classes:
         raise ValueError(f"{name}.labels must be 0 to {info.num_classes - 1}")
     if torch.bincount(labels, minlength=info.num_classes).tolist() != info.counts[name]:

@@ -16,6 +16,7 @@ from .network_files import load_sparse as load_sparse
 from .network_files import pixels_of as pixels_of
 from .network_files import save_dense as save_dense
 from .network_files import save_sparse as save_sparse
+from .onnxfile import CLASS as CLASS
 from .onnxfile import FromPixels as FromPixels
 from .onnxfile import INPUT as INPUT
 from .onnxfile import ONNX_OUTPUTS as ONNX_OUTPUTS

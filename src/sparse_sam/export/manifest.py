@@ -1,6 +1,7 @@
 """``export.json``: what an export is, its files by name, and how each was verified."""
 
 import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ ONNX, MANIFEST = "model.onnx", "export.json"
 FILES = (DENSE, SPARSE, NARROW, ONNX)
 """In this order; ``NARROW`` may be missing."""
 
-_VERSION = 2
+_VERSION = 3
 _CURE = "Run `make export`."
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,7 +116,7 @@ def make_manifest(
         files[name] = {**asdict(size), "sha256": digest, **asdict(verified[name])}
     return {
         "version": _VERSION,
-        "origin": {**vars(origin), "image_shape": list(origin.image_shape)},
+        "origin": json.loads(json.dumps(vars(origin))),
         "checkpoint": dict(identity),
         "sparsity": masks.sparsity if masks else 0.0,
         "channels_removed": narrowed.removed,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparse_sam.data import TestData
+from sparse_sam.data import Split, TestData
 from sparse_sam.errors import CheckpointError, ExportError, SparseSamError
 from sparse_sam.export import onnxfile
 from sparse_sam.export.channels import fit, narrow
@@ -37,7 +37,7 @@ from sparse_sam.training import Checkpoint, Origin, build_on_meta, check_types, 
 TOLERANCE = 1e-3
 """How far logits may be from the original's, relative to the largest of them."""
 
-_DENSE_KIND, _SPARSE_KIND, _VERSION = "dense network", "packed network", 1
+_DENSE_KIND, _SPARSE_KIND, _VERSION = "dense network", "packed network", 2
 _CURE = "Run `make export`."
 _BATCH = 256
 
@@ -72,7 +72,7 @@ def export_network(
             save_dense(temporary / NARROW, narrowed.model, origin)
         save_sparse(temporary / SPARSE, checkpoint)
         with_pixels = onnxfile.FromPixels(narrowed.model, origin.mean, origin.std)
-        onnxfile.save_onnx(temporary / ONNX, with_pixels, origin.image_shape)
+        onnxfile.save_onnx(temporary / ONNX, with_pixels, origin.image_shape, origin.classes)
         verified = verify(temporary, checkpoint, data)
         manifest = make_manifest(
             checkpoint, len(data.test), narrowed, temporary, verified, identity
@@ -163,34 +163,34 @@ def verify(folder: Path, checkpoint: Checkpoint, data: TestData) -> dict[str, Ve
     Raises:
         ExportError: a file holds another bit where bits are kept, or gives other outputs.
     """
-    images, model = data.test.images.cpu(), checkpoint.origin.model
-    expected = _logits(checkpoint.build().eval(), images)
+    test, model = data.to(torch.device("cpu")).test, checkpoint.origin.model
+    expected = _logits(checkpoint.build().eval(), test)
     sparse = load_sparse(folder / SPARSE, model)
     if not _same(sparse, checkpoint):
         raise ExportError(f"{folder / SPARSE} does not bring back the bits that were packed")
     labels, logits = onnxfile.predict_onnx(folder / ONNX, pixels_of(data))
     if not torch.equal(labels, logits.argmax(1)):
         raise ExportError(f"{folder / ONNX} gives labels that are not its largest logits")
-    found = {SPARSE: _logits(sparse.build().eval(), images), ONNX: logits}
+    found = {SPARSE: _logits(sparse.build().eval(), test), ONNX: logits}
     for name in (DENSE, NARROW):
         if (folder / name).exists():
             network, _ = load_dense(folder / name, model)
-            found[name] = _logits(network, images)
+            found[name] = _logits(network, test)
             if name == DENSE:
                 _check_bits(folder / DENSE, network.state_dict(), folded(checkpoint).state_dict())
-    right = data.test.labels.cpu()
-    return {name: _compare(name, found[name], expected, right) for name in FILES if name in found}
+    return {
+        name: _compare(name, found[name], expected, test.labels) for name in FILES if name in found
+    }
 
 
 def pixels_of(data: TestData) -> Any:
     """The test images as the bytes that the data set holds, (N, C, H, W)."""
-    images = data.test.images.cpu().double() * data.info.std + data.info.mean
-    return (images * 255).round().to(torch.uint8).numpy()
+    return data.test.images.cpu().numpy()
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def _logits(model: nn.Module, test: Split) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(batch) for batch in torch.split(images, _BATCH)])
+        return torch.cat([model(batch) for batch in test.batches(_BATCH)])
 
 
 def _fit_registered(origin: Origin, state: Mapping[str, Tensor]) -> nn.Module:

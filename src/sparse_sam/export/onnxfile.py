@@ -1,13 +1,15 @@
 """ONNX files: networks for any runtime, with the normalisation inside. Alone touches that format.
 
 The input ``pixels`` is bytes, (N, channels, height, width), as the data set's files have them; the
-outputs are ``label``, int64 (N,), and ``logits``, float32 (N, classes). N is free.
+outputs are ``label``, int64 (N,), ``logits``, float32 (N, classes), and ``class``, the label's name
+as text, (N,). N is free.
 """
 
 import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,28 +19,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sparse_sam.data import Scale
 from sparse_sam.errors import ConfigError, ExportError
 from sparse_sam.files import atomic_path
 
 INPUT, ONNX_OUTPUTS = "pixels", ("label", "logits")
+CLASS = "class"
+"""The output that names the label's class."""
 
 
 class FromPixels(nn.Module):
     """A network with its normalisation in front: bytes in, classes and logits out."""
 
-    def __init__(self, network: nn.Module, mean: float, std: float) -> None:
+    scale: Scale
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.network = network
-        self.mean, self.std = mean, std
+        self.network, self.scale = network, Scale.of(mean, std)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map bytes (N, C, H, W) to classes (N,) and logits (N, classes)."""
-        logits = self.network((pixels.float() / 255 - self.mean) / self.std)
+        """Map bytes (N, C, H, W) to labels (N,) and logits (N, classes)."""
+        logits = self.network((pixels.float() / 255 - self.scale.mean) / self.scale.std)
         return logits.argmax(1), logits
 
 
-def save_onnx(path: Path, network: FromPixels, image_shape: tuple[int, int, int]) -> None:
-    """Write the network to ``path``, atomically. Raises ExportError if ONNX cannot express it."""
+def save_onnx(
+    path: Path,
+    network: FromPixels,
+    image_shape: tuple[int, int, int],
+    classes: Sequence[str],
+) -> None:
+    """Write the network to ``path``, atomically.
+
+    Args:
+        path: the file.
+        network: bytes in, labels and logits out.
+        image_shape: (channels, height, width).
+        classes: their names, in the order of the logits.
+
+    Raises:
+        ExportError: ONNX cannot express it.
+    """
     require("onnx", "onnxscript")
     import onnx
 
@@ -63,9 +84,24 @@ def save_onnx(path: Path, network: FromPixels, image_shape: tuple[int, int, int]
     assert program is not None  # noqa: S101
     proto = program.model_proto
     _without_traces(proto)
+    _name_classes(proto, classes)
     onnx.checker.check_model(proto)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _name_classes(proto: Any, classes: Sequence[str]) -> None:
+    """Let the network say the name of the class, too, by looking the label up in a list."""
+    from onnx import TensorProto, helper
+
+    names = f"{CLASS}_names"
+    listed = [name.encode() for name in classes]
+    proto.graph.initializer.append(
+        helper.make_tensor(names, TensorProto.STRING, [len(listed)], listed)
+    )
+    proto.graph.node.append(helper.make_node("Gather", [names, ONNX_OUTPUTS[0]], [CLASS]))
+    batch = proto.graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    proto.graph.output.append(helper.make_tensor_value_info(CLASS, TensorProto.STRING, [batch]))
 
 
 def onnx_session(path: Path, threads: int = 1) -> Any:

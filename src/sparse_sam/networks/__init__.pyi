@@ -1,3 +1,4 @@
+from .batchnorm import BATCHNORM_BATCH as BATCHNORM_BATCH
 from .batchnorm import frozen_batchnorm_statistics as frozen_batchnorm_statistics
 from .batchnorm import reestimate_batchnorm as reestimate_batchnorm
 from .build import build_model as build_model

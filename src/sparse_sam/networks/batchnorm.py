@@ -1,6 +1,6 @@
 """BatchNorm's running statistics: not touched by a second pass, and estimated anew."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -9,6 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sparse_sam.networks.modes import in_evaluation_mode
+
+BATCHNORM_BATCH = 250
+"""How many images statistics are taken of at once."""
 
 
 @contextmanager
@@ -55,7 +58,7 @@ def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, images: Tensor, batch_size: int = 250) -> None:
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Forget the running statistics, and take the mean of those of batches, in place.
 
     Pruning changes what layers hand on, and statistics of the dense network do not fit it any
@@ -65,9 +68,9 @@ def reestimate_batchnorm(model: nn.Module, images: Tensor, batch_size: int = 250
 
     Args:
         model: any network; without BatchNorm that tracks statistics nothing happens.
-        images: of the training part, on the device of the model, (N, ...).
-        batch_size: how many go through at once; a last batch that is smaller is left out, unless
-            it is the only one.
+        batches: images of the training part, on the device of the model, (N, ...), which it may
+            change; ``BATCHNORM_BATCH`` at once is a good number. One that is smaller than the first
+            is left out.
     """
     layers = [
         module
@@ -83,9 +86,11 @@ def reestimate_batchnorm(model: nn.Module, images: Tensor, batch_size: int = 250
                 layer.reset_running_stats()
                 layer.momentum = None
                 layer.train()
-            for batch in torch.split(images, batch_size):
-                if len(batch) == min(batch_size, len(images)):
-                    model(batch.clone())  # it may work in place
+            size = 0
+            for batch in batches:
+                size = size or len(batch)
+                if len(batch) == size:
+                    model(batch)
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum

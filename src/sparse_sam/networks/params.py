@@ -19,3 +19,4 @@ class ModelParams(Section):
 
     name: Annotated[str, NETWORKS]
     files: Annotated[tuple[str, ...], BeforeValidator(_files)]
+    checkpoint: str | None

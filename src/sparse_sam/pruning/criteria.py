@@ -39,7 +39,7 @@ class Evidence:
         """Two empty inputs, on the CPU; None if nothing says of which shape."""
         shape = self.image_shape
         if shape is None and self.train is not None:
-            shape = tuple(self.train.images.shape[1:])
+            shape = self.train.image_shape
         return None if shape is None else torch.zeros(2, *shape)
 
 
@@ -116,11 +116,12 @@ class Saliency:
     ) -> dict[str, Tensor]:
         if evidence.train is None:
             raise MaskError("criterion saliency needs training data, and none is given")
-        images, labels = evidence.train.images, evidence.train.labels
+        labels = evidence.train.labels
         order = batch_order(len(labels), evidence.seed, "prune", "saliency")
         chosen = order[:_SALIENCY_IMAGES].to(labels.device)
+        images = evidence.train.taken(chosen)
         with in_evaluation_mode(model), torch.enable_grad():
-            loss = cross_entropy(model(images[chosen]), labels[chosen])
+            loss = cross_entropy(model(images), labels[chosen])
             # Of a weight that the network does not use the gradient is 0.
             gradients = torch.autograd.grad(
                 loss, list(weights.values()), allow_unused=True, materialize_grads=True

@@ -110,7 +110,13 @@ class Sweep:
         content = json.loads(json.dumps({**self.base, **SET_BY_SWEEP, "seeds": [seed]}))
         for path, value in (*regime.changes, *arm.fixed, *candidate):
             _put(content, path, value, origin)
-        return parse_params(content, origin)
+        params = parse_params(content, origin)
+        if params.model.checkpoint:
+            raise ConfigError(
+                f"{origin}: model.checkpoint = {params.model.checkpoint!r}: sweeps train their "
+                "dense networks; allowed: null"
+            )
+        return params
 
     @property
     def identity(self) -> str:

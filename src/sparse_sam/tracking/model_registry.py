@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sparse_sam.errors import ExportError
 from sparse_sam.evaluation import Row, gate_table
 from sparse_sam.export import (
+    CLASS,
     MANIFEST,
     ONNX,
     ONNX_OUTPUTS,
@@ -156,7 +157,8 @@ def signature(manifest: dict[str, Any]) -> ModelSignature:
     label, logits = ONNX_OUTPUTS
     outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(np.int64), (-1,), label),
-        TensorSpec(np.dtype(np.float32), (-1, origin["num_classes"]), logits),
+        TensorSpec(np.dtype(np.float32), (-1, len(origin["classes"])), logits),
+        TensorSpec(np.dtype(np.str_), (-1,), CLASS),
     ]
     return ModelSignature(Schema([pixels]), Schema(outputs))
 

@@ -76,6 +76,7 @@ from .params import Device as Device
 from .params import FinetuneParams as FinetuneParams
 from .params import Threads as Threads
 from .params import TrainingParams as TrainingParams
+from .taken_over import given_path as given_path
 from .registry import ENGINES as ENGINES
 from .registry import LEARNING_RATES as LEARNING_RATES
 from .resume import ResumePoint as ResumePoint

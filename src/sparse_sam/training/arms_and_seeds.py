@@ -11,7 +11,7 @@ from sparse_sam.data import DataInfo
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import file_hash
 from sparse_sam.redaction import redacted
-from sparse_sam.training.arms import PRUNED
+from sparse_sam.training.arms import DENSE, PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device, training_data_on
 from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task, here
@@ -22,6 +22,7 @@ from sparse_sam.training.made_by import Behind, Dense, Finetuning, hashes_of, lo
 from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.taken_over import take_over
 
 Job = tuple[str, int]
 """An arm and a seed."""
@@ -41,6 +42,7 @@ class Trainings:
         tasks: what each training is.
         behind: code and files of each, as they were when its key was made.
         pruned: where the network lies that a seed's finetuning starts from.
+        given: the file that a seed's dense network is taken over from, if it is.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
     """
@@ -51,6 +53,7 @@ class Trainings:
     tasks: Mapping[Job, Dense | Finetuning]
     behind: Mapping[Job, Behind]
     pruned: Mapping[int, Path]
+    given: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
@@ -85,15 +88,22 @@ class Trainings:
         )
 
     def start(self, job: Job, info: DataInfo) -> Checkpoint | None:
-        """The network that a finetuning starts from. Raises CheckpointError."""
+        """The network that a training starts from, if it does. Raises CheckpointError."""
         task = self.tasks[job]
         if isinstance(task, Dense):
-            return None
+            return self._given(job, task, info) if task.start else None
         path, expected = self.pruned[task.seed], origin_of(task.model, info, PRUNED, task.seed)
         start = load_expected(path, expected, stage="prune")
         if file_hash(path, "sha256") != task.start:
             raise self.changed(job, str(path))
         return start
+
+    def _given(self, job: Job, task: Dense, info: DataInfo) -> Checkpoint:
+        path = self.given[task.seed]
+        taken = take_over(path, origin_of(task.model, info, DENSE, task.seed))
+        if file_hash(path, "sha256") != task.start:
+            raise self.changed(job, str(path))
+        return taken
 
     def epochs(self, job: Job) -> int:
         """How many epochs a training takes."""
@@ -143,7 +153,7 @@ def train_all(
         on_report=on_epoch,
         threads=threads,
         side_by_side=select_device(trainings.device).type == "cpu",
-        turn=ceil(max(map(trainings.epochs, ordered)) / _TURNS),
+        turn=max(1, ceil(max(map(trainings.epochs, ordered)) / _TURNS)),
         name_of=trainings.called,
         on_done=done,
         apart=True,

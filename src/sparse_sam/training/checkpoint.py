@@ -19,7 +19,7 @@ from sparse_sam.networks import build_model
 from sparse_sam.pruning import Masks, attach, check_pruned_weights_are_zero, masks_of, plain_state
 from sparse_sam.training.origin import Origin, check_state, read_origin
 
-_KIND, _VERSION = "checkpoint", 1
+_KIND, _VERSION = "checkpoint", 2
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sparse_sam.data import TrainingData, batch_order, derive_seed, random_shifts, shift
+from sparse_sam.data import Scale, TrainingData, batch_order, derive_seed, random_shifts, shift
 from sparse_sam.errors import DivergenceError
 from sparse_sam.training.devices import products_in
 from sparse_sam.training.heartbeat import beat
@@ -38,7 +38,7 @@ class Batches:
     def __init__(
         self, data: TrainingData, recipe: TrainingParams, seed: int, purpose: str, epoch: int
     ) -> None:
-        self._part, self._background = data.train, -data.info.mean / data.info.std
+        self._part = data.train
         count, device = len(data.train), data.train.labels.device
         order = batch_order(count, seed, purpose, epoch).to(device)
         self._places = split_order(order, recipe.batch_size)
@@ -47,6 +47,7 @@ class Batches:
         if recipe.shift_pixels:
             shifts = random_shifts(count, recipe.shift_pixels, seed, purpose, epoch)
             self._shifts = shifts.to(device)
+            self._black = Scale.of(data.info.mean, data.info.std).to(device).black
 
     def __len__(self) -> int:
         return len(self._places)
@@ -54,9 +55,9 @@ class Batches:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and labels of a step, from 0."""
         places = self._places[step]
-        images = self._part.images[places]
+        images = self._part.taken(places)
         if self._shifts is not None:
-            images = shift(images, self._shifts[places], self._pixels, self._background)
+            images = shift(images, self._shifts[places], self._pixels, self._black)
         return images, self._part.labels[places]
 
     def layers_seed(self, step: int) -> int:

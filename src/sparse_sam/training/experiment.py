@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from sparse_sam.data import DataInfo, TrainingData, seeded
 from sparse_sam.errors import MaskError
-from sparse_sam.networks import ImageShape, build_model, reestimate_batchnorm
+from sparse_sam.networks import BATCHNORM_BATCH, ImageShape, build_model, reestimate_batchnorm
 from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
 from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
@@ -89,7 +89,7 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     if params.reestimate_batchnorm:
         if data is None:
             raise MaskError("reestimate_batchnorm needs training data, and none is given")
-        reestimate_batchnorm(model, data.train.images)
+        reestimate_batchnorm(model, data.train.batches(BATCHNORM_BATCH))
     return Checkpoint.of(model, replace(dense.origin, arm=PRUNED))
 
 
@@ -179,7 +179,7 @@ def origin_of(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:
     return Origin(
         model=model_name,
         image_shape=info.image_shape,
-        num_classes=info.num_classes,
+        classes=info.classes,
         mean=info.mean,
         std=info.std,
         dataset=info.fingerprint,

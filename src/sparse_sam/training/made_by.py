@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CHOOSE_KERNELS = ("MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 _TRAINING = ("sparse_sam.training.experiment",)
+_TAKEN_OVER = "sparse_sam.training.taken_over"
 # What says how pixels are scaled: a fingerprint is of the bytes.
 _DATA = ("sparse_sam.data.stratify", "sparse_sam.data.tensors")
 
@@ -119,6 +120,8 @@ class Dense:
         recipe: how it is trained.
         seed: of initialisation and batch order.
         files: files that a network of one's own reads (``model.files``).
+        start: SHA-256 of the file that it is taken over from (``model.checkpoint``), and not
+            trained; "" of one that is trained.
     """
 
     data: str
@@ -126,17 +129,21 @@ class Dense:
     recipe: DenseParams
     seed: int
     files: tuple[str, ...] = ()
+    start: str = ""
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         recipe = self.recipe.model_dump(mode="json")
         if self.recipe.optimizer == "sgd":
             del recipe["sam"]
-        content = {"data": self.data, "model": self.model, "recipe": recipe, "seed": self.seed}
+        content: dict[str, Any] = {"data": self.data, "model": self.model, "seed": self.seed}
+        content |= {"start": self.start} if self.start else {"recipe": recipe}
         return content | ({"files": hashes_of(self.files)} if self.files else {})
 
     def code(self) -> tuple[str, ...]:
         """Where its code begins."""
+        if self.start:
+            return (*_TRAINING, *_DATA, NETWORKS.place(self.model), _TAKEN_OVER)
         recipe, places = self.recipe, [LEARNING_RATES.place(self.recipe.schedule)]
         if recipe.optimizer == "sam":
             places.append(VARIANTS.place(recipe.sam.variant))

@@ -22,6 +22,7 @@ from sparse_sam.training.experiment import (
 from sparse_sam.training.kept import keep_trained, take_training
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, key_of
 from sparse_sam.training.resume import ResumePoint
+from sparse_sam.training.taken_over import as_trained
 from sparse_sam.training.worker import on_threads
 
 
@@ -32,7 +33,14 @@ def train_one(
     report: OnEpoch = lambda _: None,
     resume: ResumePoint | None = None,
 ) -> Trained:
-    """Do one training; ``start`` is what a finetuning starts from."""
+    """Do one training.
+
+    ``start`` is what a finetuning starts from, or the dense network that is taken over.
+    """
+    if isinstance(task, Dense) and task.start:
+        if start is None:
+            raise CheckpointError("a dense network that is taken over must be given")
+        return as_trained(start, data)
     if isinstance(task, Dense):
         return train_dense(data, task.model, task.recipe, task.seed, report, resume)
     if start is None:
@@ -43,7 +51,7 @@ def train_one(
 def epochs_of(task: Dense | Finetuning) -> int:
     """How many epochs a training takes."""
     if isinstance(task, Dense):
-        return task.recipe.epochs
+        return 0 if task.start else task.recipe.epochs
     return arm_recipe(task.recipe.training, task.arm).epochs
 
 

@@ -6,7 +6,7 @@ and a file names no code: it may name a registered network, or the one that its 
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparse_sam.data import MOST_CLASSES, is_class_name
 from sparse_sam.errors import CheckpointError, SparseSamError
 from sparse_sam.networks import NETWORKS, ImageShape, build_model
 from sparse_sam.training.arms import ARMS
@@ -30,9 +31,10 @@ class Origin:
     Attributes:
         model: name in the registry, or ``package.module:factory``.
         image_shape: (channels, height, width) of one input.
-        num_classes: how many logits come out.
-        mean: mean of the training pixels on the 0–1 scale; inputs are (x/255 − mean)/std.
-        std: their standard deviation.
+        classes: names of what the logits stand for, in their order.
+        mean: mean of the training pixels in each channel, on the scale from 0 to 1; inputs are
+            (x/255 − mean)/std.
+        std: their standard deviations.
         dataset: fingerprint of the data set that trained it.
         arm: ``dense``, ``pruned``, ``sgd``, ``sgd_2x`` or ``sam``.
         seed: the seed of its initialisation and batch order.
@@ -40,12 +42,17 @@ class Origin:
 
     model: str
     image_shape: ImageShape
-    num_classes: int
-    mean: float
-    std: float
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     dataset: str
     arm: str
     seed: int
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits come out."""
+        return len(self.classes)
 
 
 def read_origin(path: Path, header: Mapping[str, Any], *, model: str | None, cure: str) -> Origin:
@@ -95,7 +102,12 @@ def parse_origin(values: Any) -> Origin:
     for name, (holds, allowed) in _ALLOWED.items():
         if not holds(values[name]):
             raise ValueError(f"origin.{name} = {_brief(values[name])}: must be {allowed}")
-    return Origin(**{**values, "image_shape": tuple(values["image_shape"])})
+    channels = values["image_shape"][0]
+    for name in ("mean", "std"):
+        if len(values[name]) != channels:
+            raise ValueError(f"origin.{name} = {_brief(values[name])}: must be {channels} numbers")
+    lists = ("image_shape", "classes", "mean", "std")
+    return Origin(**{**values, **{name: tuple(values[name]) for name in lists}})
 
 
 def build_on_meta(origin: Origin) -> nn.Module:
@@ -146,6 +158,20 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
+def _all(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is a list of what another test allows."""
+    return lambda value: isinstance(value, (list, tuple)) and all(map(holds, value))
+
+
+def _are_classes(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and 0 < len(value) <= MOST_CLASSES
+        and all(map(is_class_name, value))
+        and len(set(value)) == len(value)
+    )
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT and value.isprintable()
 
@@ -161,9 +187,12 @@ def _is_image_shape(value: Any) -> bool:
 _ALLOWED = {
     "model": (_is_model, "the name of a network, or package.module:factory"),
     "image_shape": (_is_image_shape, "three whole numbers: channels, height, width, from 1"),
-    "num_classes": (_is_whole, "a whole number from 1"),
-    "mean": (_is_finite, "a finite number"),
-    "std": (lambda value: _is_finite(value) and value > 0, "a finite number above 0"),
+    "classes": (_are_classes, f"different names, up to {MOST_CLASSES} of them"),
+    "mean": (_all(_is_finite), "finite numbers, one a channel"),
+    "std": (
+        _all(lambda value: _is_finite(value) and value > 0),
+        "finite numbers above 0, one a channel",
+    ),
     "dataset": (_is_text, f"the fingerprint of a data set, up to {_LONGEST_TEXT} characters"),
     "arm": (lambda value: isinstance(value, str) and value in ARMS, f"one of {', '.join(ARMS)}"),
     "seed": (lambda value: _is_whole(value, 0, _SEED_BELOW), "a whole number from 0"),

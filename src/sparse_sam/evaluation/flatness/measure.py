@@ -63,7 +63,7 @@ def some_images(split: Split, count: int) -> Split:
     starts = sizes.cumsum(0) - sizes
     rank[order] = torch.arange(len(order), device=order.device) - starts[split.labels[order]]
     chosen = torch.argsort(rank * len(sizes) + split.labels)[:count]
-    return Split(split.images[chosen], split.labels[chosen])
+    return split.part(chosen)
 
 
 def measure_flatness(

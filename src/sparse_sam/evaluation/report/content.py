@@ -40,7 +40,8 @@ class Content:
         surfaces: the rows of ``plots/loss_surface.csv``.
         labels: of the test images, (N,).
         predictions: by arm, (seeds, N).
-        images: the test images on the scale from 0 to 1, (N, height, width).
+        images: the test images, uint8 (N, channels, height, width).
+        classes: their names, in the order of the labels.
         is_ticket: whether the arm ``pruned`` has initial weights under its masks, not trained ones.
     """
 
@@ -56,7 +57,8 @@ class Content:
     surfaces: Rows
     labels: NDArray[np.int64]
     predictions: Mapping[str, NDArray[np.int64]]
-    images: NDArray[np.float32]
+    images: NDArray[np.uint8]
+    classes: Sequence[str]
     is_ticket: bool = False
 
 
@@ -67,9 +69,10 @@ def read_rows(path: Path) -> Rows:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> NDArray[np.int64]:
+def confusion(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
     """Counts by (label, prediction), summed over seeds. ``predictions`` is (seeds, N)."""
-    classes = int(max(labels.max(), predictions.max())) + 1
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (np.broadcast_to(labels, predictions.shape), predictions), 1)
     return counts

@@ -6,6 +6,7 @@ marker of its own besides.
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ _STYLE: Any = {
     "grid.color": "#dddddd",
     "axes.axisbelow": True,
 }
+_NAMED_CLASSES, _LONGEST_NAME = 30, 14
+"""Of more classes a table of mistakes has no numbers; longer names are cut."""
 _SIZE = (4.8, 3.3)
 
 
@@ -149,20 +152,27 @@ def loss_surface(rows: Rows, arm: str) -> str:
 
 def confusions(content: Content, arm: str) -> str:
     """Mistakes by label and prediction, summed over seeds; right answers are left out."""
-    counts: NDArray[np.int64] = confusion(content.labels, content.predictions[arm])
+    counts: NDArray[np.int64] = confusion(
+        content.labels, content.predictions[arm], len(content.classes)
+    )
     np.fill_diagonal(counts, 0)
     figure, axes = _axes((4.8, 4.2))
     axes.imshow(counts, cmap="Blues", vmin=0)
+    many = len(counts) > _NAMED_CLASSES
     for label, row in enumerate(counts.tolist()):
         for predicted, count in enumerate(row):
-            if count:
+            if count and not many:
                 colour = "white" if 2 * count > counts.max() else "black"
                 axes.text(
                     predicted, label, f"{count}", ha="center", va="center", fontsize=8, color=colour
                 )
-    ticks = range(len(counts))
-    axes.set_xticks(ticks)
-    axes.set_yticks(ticks)
+    if not many:
+        names = [_short(name) for name in content.classes]
+        long = max(map(len, names)) > 2
+        axes.set_xticks(range(len(names)), names, rotation=90 if long else 0)
+        axes.set_yticks(range(len(names)), names)
+        if long:
+            figure.subplots_adjust(left=0.3, bottom=0.3)
     axes.grid(visible=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
@@ -170,7 +180,7 @@ def confusions(content: Content, arm: str) -> str:
     return _svg(figure)
 
 
-def digits(content: Content, first: str, second: str) -> str | None:
+def pictures(content: Content, first: str, second: str) -> str | None:
     """Test images on which two arms disagree; None where they never do."""
     found = disagreements(content, first, second, 12)
     if not found:
@@ -180,15 +190,34 @@ def digits(content: Content, first: str, second: str) -> str | None:
         figure.subplots_adjust(0.02, 0.01, 0.98, 0.9, wspace=0.15, hspace=0.5)
         for place, (index, label, one, other) in enumerate(found):
             axes = figure.add_subplot(-(-len(found) // 4), 4, place + 1)
-            axes.imshow(content.images[index], cmap="gray_r", vmin=0, vmax=1)
+            image = content.images[index]
+            if len(image) == 1:
+                axes.imshow(image[0], cmap="gray_r", vmin=0, vmax=255)
+            else:
+                axes.imshow(image.transpose(1, 2, 0))
             axes.axis("off")
-            said = f"{label}\n{_answers(first, one)}\n{_answers(second, other)}"
+            said = "\n".join(
+                [
+                    _short(content.classes[label]),
+                    _answers(content, first, one),
+                    _answers(content, second, other),
+                ]
+            )
             axes.set_title(said, fontsize=8)
         return _svg(figure)
 
 
-def _answers(arm: str, predictions: Sequence[int]) -> str:
-    return f"{NAMES[arm]}: {' '.join(map(str, predictions))}"
+def _answers(content: Content, arm: str, predictions: Sequence[int]) -> str:
+    """What an arm said: by seed where names are short, and otherwise what its seeds said most."""
+    names = [content.classes[one] for one in predictions]
+    if max(map(len, content.classes)) <= 2:
+        return f"{NAMES[arm]}: {' '.join(names)}"
+    name, count = Counter(names).most_common(1)[0]
+    return f"{NAMES[arm]}: {_short(name)} {count}/{len(names)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _by_seed(rows: Rows, x: str, y: str) -> list[NDArray[np.float64]]:

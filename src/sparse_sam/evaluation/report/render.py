@@ -72,11 +72,11 @@ def _figures(content: Content) -> dict[str, list[Figure]]:
             )
             for arm in FINETUNED
         ],
-        "digits": [
+        "pictures": [
             (
-                "digits",
-                figures.digits(content, *FINETUNED),
-                "Test digits on which SGD and SAM disagree most: label, then the answers by seed",
+                "pictures",
+                figures.pictures(content, *FINETUNED),
+                "Test images on which SGD and SAM disagree most: their class, then the answers",
             )
         ],
     }

@@ -1,0 +1,143 @@
+"""What a function of one's own gives: data sets of torch's, torchvision's, Hugging Face's, arrays.
+
+None of these packages is needed for it: a data set is whatever has a length and rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_sam.data.image_folder import wanted_by
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.pictures import Pictures, gathered
+from sparse_sam.data.raw import Images, Labels, RawData
+from sparse_sam.errors import DataError
+
+_PARTS = ("train", "test", "validation")
+_IMAGE_KEYS, _LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
+_ALLOWED = (
+    "RawData; a data set, which has a length and rows; or a mapping with train, and test, "
+    "validation and classes if there are any"
+)
+
+
+def from_datasets(found: Any, params: DataParams) -> RawData:
+    """A source's data from what a function of one's own gave.
+
+    Args:
+        found: a data set, or a mapping of ``train`` (and ``test``, ``validation``) to data sets,
+            and of ``classes`` to their names. A data set has a length and rows, (image, label) or
+            a mapping with these names; or it is a pair of arrays, images and labels. An image is
+            one of Pillow's, or an array of bytes (height, width) or (height, width, channels), or a
+            tensor (channels, height, width), of bytes or of n/255. Names of classes are taken from
+            the data set too, if it has them as torchvision's and Hugging Face's have.
+        params: say what pictures are made into.
+
+    Raises:
+        DataError: it is something else; the row is named.
+    """
+    parts = found if isinstance(found, Mapping) else {"train": found}
+    unknown = [str(name) for name in parts if name not in {*_PARTS, "classes"}]
+    if unknown or "train" not in parts:
+        wrong = ", ".join(unknown[:5]) or "no train"
+        raise DataError(f"data.source = {params.source!r} gave {wrong}; allowed: {_ALLOWED}")
+    pictures = Pictures(wanted_by(params))
+    arrays: dict[str, Any] = {}
+    for part in _PARTS:
+        if parts.get(part) is not None:
+            images, labels = _read(f"{params.source}, {part}", parts[part], pictures)
+            arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    classes = parts.get("classes") or _names_of(parts["train"])
+    return RawData(params.source, **arrays, classes=tuple(map(str, classes)))
+
+
+def _read(what: str, dataset: Any, pictures: Pictures) -> tuple[Images, Labels]:
+    if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], tuple):
+        images, labels = (np.asarray(one) for one in dataset)
+        rows: Any = images
+        if len(images) != len(labels):
+            raise DataError(f"{what}: {len(images)} images, and {len(labels)} labels")
+    else:
+        rows, labels = dataset, None
+    try:
+        count = len(rows)
+    except TypeError:
+        raise DataError(
+            f"data.source: {what} is {type(dataset).__name__}, of no length; allowed: {_ALLOWED}"
+        ) from None
+    found = np.empty(count, np.int64)
+
+    def get(place: int) -> NDArray[np.uint8]:
+        where = f"{what}, row {place}"
+        image, label = _row(where, rows[place]) if labels is None else (rows[place], labels[place])
+        found[place] = _label(where, label)
+        return _pixels(where, image, pictures)
+
+    return gathered(count, get, what), found
+
+
+def _row(where: str, row: Any) -> tuple[Any, Any]:
+    if isinstance(row, Mapping):
+        image = [row[key] for key in _IMAGE_KEYS if key in row]
+        label = [row[key] for key in _LABEL_KEYS if key in row]
+        if len(image) == len(label) == 1:
+            return image[0], label[0]
+        raise DataError(
+            f"{where} has the keys {', '.join(map(str, row))}; it needs one of "
+            f"{', '.join(_IMAGE_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
+        )
+    if isinstance(row, tuple | list) and len(row) == 2:
+        return row[0], row[1]
+    raise DataError(f"{where} is {type(row).__name__}; allowed: (image, label), or a mapping")
+
+
+def _label(where: str, label: Any) -> int:
+    try:
+        number = int(label)
+        if number != label or isinstance(label, bool):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{where}: the label {str(label)[:40]!a} is no whole number") from None
+    return number
+
+
+def _pixels(where: str, image: Any, pictures: Pictures) -> NDArray[np.uint8]:
+    from PIL.Image import Image
+
+    if isinstance(image, Image):
+        try:
+            return pictures.of(image, where)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{where}: the picture is broken ({error})") from None
+    if hasattr(image, "detach"):  # a tensor has its channels first
+        array = np.asarray(image.detach().cpu())
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    return pictures.checked(_as_bytes(where, array), where)
+
+
+def _as_bytes(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bytes as they are; n/255, as of torchvision's ``ToTensor``, as n."""
+    if array.dtype.kind != "f":
+        return array
+    bytes_ = np.clip(np.rint(array * 255), 0, 255).astype(np.uint8)
+    if not np.array_equal((bytes_ / 255).astype(array.dtype), array):
+        raise DataError(
+            f"{where} holds fractions that are not n/255. Give the pixels as they are: they are "
+            "standardised here, and augmented in training, so drop such transforms."
+        )
+    return bytes_
+
+
+def _names_of(dataset: Any) -> tuple[str, ...]:
+    """The classes' names as torchvision's data sets have them, or Hugging Face's."""
+    if isinstance(names := getattr(dataset, "classes", None), list | tuple):
+        return tuple(names)
+    features = getattr(dataset, "features", None)
+    for key in _LABEL_KEYS if isinstance(features, Mapping) else ():
+        if names := getattr(features.get(key), "names", None):
+            return tuple(names)
+    return ()

@@ -1,0 +1,151 @@
+"""A function of one's own may give data sets of torch's, torchvision's, Hugging Face's, arrays."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from sparse_sam.data.from_datasets import from_datasets
+from sparse_sam.data.params import DataParams
+from sparse_sam.data.raw import load_raw
+from sparse_sam.data.stratify import build_dataset
+from sparse_sam.data.torchvision_files import import_torchvision
+from sparse_sam.errors import DataError
+
+MakeParams = Callable[..., DataParams]
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
+LABELS = np.arange(12) // 4
+NAMES = ["ant", "bee", "cat"]
+
+
+class Rows(Dataset[Any]):
+    """Rows as somebody's data set has them."""
+
+    def __init__(self, row: Callable[[int], Any], count: int = 12, **more: Any) -> None:
+        self.row, self.count = row, count
+        vars(self).update(more)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> Any:
+        return self.row(place)
+
+
+class Names:
+    """As ``datasets.ClassLabel`` is."""
+
+    def __init__(self) -> None:
+        self.names = NAMES
+
+
+def channels_first(place: int) -> Tensor:
+    return torch.from_numpy(PIXELS[place].transpose(2, 0, 1).copy())
+
+
+FORMS: dict[str, Any] = {
+    "pillow": Rows(lambda i: (Image.fromarray(PIXELS[i]), int(LABELS[i])), classes=NAMES),
+    "arrays of bytes": Rows(lambda i: (PIXELS[i], LABELS[i]), classes=NAMES),
+    "tensors of bytes": Rows(lambda i: (channels_first(i), torch.tensor(LABELS[i])), classes=NAMES),
+    "to tensor": Rows(lambda i: (channels_first(i).float() / 255, LABELS[i]), classes=NAMES),
+    "rows of names": Rows(
+        lambda i: {"img": Image.fromarray(PIXELS[i]), "label": int(LABELS[i])},
+        features={"img": None, "label": Names()},
+    ),
+    "two arrays": {"train": (PIXELS, LABELS), "classes": NAMES},
+    "torch": {
+        "train": TensorDataset(
+            torch.stack([channels_first(i) for i in range(12)]), torch.from_numpy(LABELS)
+        ),
+        "classes": NAMES,
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_bytes(form: str, data_params: MakeParams) -> None:
+    raw = from_datasets(FORMS[form], data_params())
+    np.testing.assert_array_equal(raw.train_images, PIXELS.transpose(0, 3, 1, 2))
+    assert raw.train_labels.tolist() == LABELS.tolist()
+    assert raw.classes == tuple(NAMES)
+    assert raw.test_images is None
+
+
+def test_parts_are_told_apart(data_params: MakeParams) -> None:
+    raw = from_datasets(
+        {"train": FORMS["pillow"], "test": (PIXELS, LABELS), "validation": (PIXELS, LABELS)},
+        data_params(),
+    )
+    assert set(raw.parts) == {"train", "test", "validation"}
+
+
+OWN = """
+from pathlib import Path
+
+def folders(params):
+    from torchvision.datasets import ImageFolder
+
+    return {part: ImageFolder(Path(params.folder) / part) for part in ("train", "test")}
+"""
+
+
+def test_a_folder_is_the_same_data_set_as_folder_file_and_function(
+    data_params: MakeParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_torchvision()
+    (tmp_path / "own_folders_for_tests.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    arrays: dict[str, NDArray[Any]] = {"classes": np.array(NAMES)}
+    root = tmp_path / "pictures"
+    for part, more in (("train", 0), ("test", 1)):
+        pixels, labels = PIXELS ^ more, LABELS
+        arrays |= {f"x_{part}": pixels, f"y_{part}": labels}
+        for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            folder = root / part / NAMES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{index:03}.png")
+    np.savez(tmp_path / "all.npz", **arrays)
+    infos = [
+        build_dataset(load_raw(params), params).info
+        for params in (
+            data_params(source="image-folder", folder=str(root), validation_fraction=0.25),
+            data_params(source="npz", folder=str(tmp_path / "all.npz"), validation_fraction=0.25),
+            data_params(
+                source="own_folders_for_tests:folders", folder=str(root), validation_fraction=0.25
+            ),
+        )
+    ]
+    assert len({info.fingerprint for info in infos}) == 1
+    assert len({(info.classes, info.mean, info.std) for info in infos}) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (7, "is int, of no length; allowed: RawData; a data set"),
+        ({"test": (PIXELS, LABELS)}, "gave no train; allowed"),
+        ({"train": (PIXELS, LABELS), "tset": 1}, "gave tset; allowed"),
+        ((PIXELS, LABELS[:5]), "12 images, and 5 labels"),
+        (Rows(lambda i: PIXELS[i]), "train, row 0 is ndarray; allowed: (image, label)"),
+        (Rows(lambda i: {"pixels": PIXELS[i], "label": 0}), "row 0 has the keys pixels, label"),
+        (Rows(lambda i: (PIXELS[i], "ant")), "row 0: the label 'ant' is no whole number"),
+        (Rows(lambda i: (PIXELS[i], 0.5)), "the label '0.5' is no whole number"),
+        (Rows(lambda i: (PIXELS[i] / 100, 0)), "row 0 holds fractions that are not n/255"),
+        (Rows(lambda i: (channels_first(i) / 255 - 0.5, 0)), "that are not n/255"),
+        (Rows(lambda i: (PIXELS[i].astype(np.int64), 0)), "row 0 is int64 (5, 4, 3); allowed"),
+        (Rows(lambda i: (PIXELS[i][: 5 - i], 0)), "row 1 is 4 × 4 pixels, and"),
+        (Rows(lambda i: (PIXELS[i][..., :2], 0)), "row 0 has 2 channels; allowed are 1 and 3"),
+        (Rows(lambda i: (PIXELS[i], 0), count=0), "there is no image"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(found: Any, reason: str, data_params: MakeParams) -> None:
+    with pytest.raises(DataError) as raised:
+        from_datasets(found, data_params())
+    assert reason in str(raised.value)

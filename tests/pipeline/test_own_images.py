@@ -1,0 +1,165 @@
+"""Colour images in class folders, and a network that was trained elsewhere, through all stages."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparse_sam.data.raw import RawData
+from tests.pipeline.conftest import LATER, SMALL, Clone
+
+pytestmark = pytest.mark.pipeline
+
+CLASSES = ("one", "two", "zero")
+NUMBERS = (1, 2, 0)
+QUICK = {**SMALL, "data.fraction": 1.0, "data.source": "image-folder", "train_dense.epochs": 4}
+
+
+@pytest.fixture(scope="module")
+def pictures(digits: RawData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Genuine digits in three classes, each image in a tint of its own."""
+    root = tmp_path_factory.mktemp("pictures")
+    dice = np.random.default_rng(0)
+    labels = np.concatenate([digits.train_labels, digits.test_labels])
+    images = np.concatenate([digits.train_images, digits.test_images])[:, 0]
+    for name, number in zip(CLASSES, NUMBERS, strict=True):
+        for place, index in enumerate(np.flatnonzero(labels == number)[:80]):
+            folder = root / ("train" if place < 60 else "test") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            tint = dice.uniform(0.5, 1.0, 3)
+            pixels = (images[index][:, :, None] * tint).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{place:03}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def coloured(make_clone: Callable[..., Clone], pictures: Path) -> Clone:
+    """A clone in which the pipeline has run on the pictures."""
+    clone = make_clone("coloured", {**QUICK, "data.folder": str(pictures)})
+    clone.run("dvc", "repro", **LATER)
+    return clone
+
+
+def read(clone: Clone, name: str) -> Any:
+    return json.loads((clone.path / "metrics" / f"{name}.json").read_text())
+
+
+def test_every_stage_takes_colour_and_names(coloured: Clone) -> None:
+    data = read(coloured, "download")
+    assert data["image_shape"] == [3, 28, 28]
+    assert data["classes"] == list(CLASSES)
+    assert len(data["mean"]) == len(data["std"]) == 3
+    summary = read(coloured, "summary")
+    assert summary["arms"]["dense"]["accuracy"]["mean"] > 0.8
+    assert summary["arms"]["sam"]["accuracy"]["mean"] > 0.8
+    report = (coloured.path / "reports" / "report.html").read_text()
+    for name in CLASSES:
+        assert f">{name}</text>" in report
+
+
+ANSWER = """
+import sys
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession(sys.argv[1])
+pixels = np.stack([np.asarray(Image.open(path)).transpose(2, 0, 1) for path in sys.argv[2:]])
+print(" ".join(session.run(["class"], {"pixels": pixels})[0]))
+"""
+
+
+def test_what_is_exported_says_the_name_of_the_class(coloured: Clone, pictures: Path) -> None:
+    coloured.run("python", "-m", "sparse_sam.tracking.release")
+    (file,) = coloured.path.glob("exports/*/*.onnx")
+    paths = [str(path) for name in CLASSES for path in sorted((pictures / "test" / name).iterdir())]
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWER, str(file), *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stdout.split()
+    expected = [Path(path).parent.name for path in paths]
+    right = np.mean([one == other for one, other in zip(said, expected, strict=True)])
+    origin = json.loads(file.with_name("manifest.json").read_text())
+    assert right == pytest.approx(origin["test"]["accuracy"])
+    assert right > 0.8
+
+
+def test_one_picture_replaced_runs_again_what_it_must(coloured: Clone, pictures: Path) -> None:
+    path = min((pictures / "train" / "two").iterdir())
+    before, content = coloured.hashes(), path.read_bytes()
+    try:
+        path.write_bytes((pictures / "train" / "two" / "001.png").read_bytes())
+        coloured.run("dvc", "repro", **LATER)
+        after = coloured.hashes()
+        assert all(after[name] != before[name] for name in before)
+    finally:
+        path.write_bytes(content)
+    done = coloured.run("dvc", "repro", **LATER)
+    assert coloured.hashes() == before
+    assert "train_dense: 0 of 2 trainings run, 2 taken" in done.stdout
+
+
+ELSEWHERE = """
+import sys
+import torch
+from safetensors.torch import load_file
+
+state = load_file(sys.argv[1])
+weights = {name.removeprefix("state/"): t for name, t in state.items() if name[:6] == "state/"}
+torch.save({f"module.{name}": t for name, t in weights.items()}, sys.argv[2])
+"""
+
+
+def test_a_network_that_is_given_is_taken_over_and_compared(
+    coloured: Clone, make_clone: Callable[..., Clone], pictures: Path, tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        given = coloured.path / "models" / "dense" / f"seed-{seed}.safetensors"
+        command = [sys.executable, "-c", ELSEWHERE, str(given), str(tmp_path / f"net-{seed}.pt")]
+        subprocess.run(command, check=True)
+    clone = make_clone(
+        "given",
+        {
+            **QUICK,
+            "data.folder": str(pictures),
+            "model.checkpoint": str(tmp_path / "net-{seed}.pt"),
+        },
+    )
+    done = clone.run("dvc", "repro", **LATER)
+    validation = read(coloured, "train_dense")["dense"]["validation_accuracy"]["values"]
+    for seed, accuracy in enumerate(validation):
+        said = f"seed {seed} is taken over from {tmp_path}/net-{seed}.pt: validation accuracy"
+        assert f"{said} {accuracy:.2%}" in done.stdout
+    # From the same weights on, everything is the same to the byte.
+    assert clone.hashes() == coloured.hashes()
+    assert read(clone, "train_dense")["dense"]["gradient_evaluations"] == 0
+    theirs, ours = read(coloured, "summary")["arms"], read(clone, "summary")["arms"]
+    assert ours["dense"]["accuracy"] == theirs["dense"]["accuracy"]
+    # Another file under the same name is another network.
+    (tmp_path / "net-1.pt").write_bytes((tmp_path / "net-0.pt").read_bytes())
+    clone.run("dvc", "repro", **LATER)
+    after, before = clone.hashes(), coloured.hashes()
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {name for name in before if "seed-1" in name}
+
+
+def test_an_initialisation_that_is_not_known_is_not_gone_back_to(
+    make_clone: Callable[..., Clone],
+) -> None:
+    schedule = {"name": "iterative", "rounds": 2, "rewind": "initial"}
+    clone = make_clone("ticket", {**SMALL, "model.checkpoint": "a.pt", "prune.schedule": schedule})
+    done = clone.run("python", "-m", "sparse_sam.config", fails=True)
+    assert "model.checkpoint = 'a.pt': its initialisation is not known" in done.stderr
+    clone.set_all({"prune.schedule": {"name": "one-shot"}})
+    done = clone.run("python", "-m", "stages.inputs", fails=True)
+    assert "error: model.checkpoint = 'a.pt': a.pt is no file. Put it there" in done.stderr
+    assert "Traceback" not in done.stderr

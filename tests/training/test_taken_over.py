@@ -1,0 +1,237 @@
+"""Networks that were trained elsewhere: taken over as they are, or refused by what is wrong."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparse_sam.data.tensors import TrainingData
+from sparse_sam.errors import CheckpointError
+from sparse_sam.networks.build import build_model
+from sparse_sam.training.loop import evaluate
+from sparse_sam.training.origin import Origin
+from sparse_sam.training.taken_over import as_trained, given_path, take_over
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+from tiny_nets_for_tests import with_batchnorm
+
+data = torch.load(sys.argv[1], weights_only=True)
+torch.manual_seed(3)
+model = nn.DataParallel(with_batchnorm((1, 5, 5), 3))  # whose keys begin with module.
+optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+for _ in range(60):
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(data["images"]), data["labels"])
+    loss.backward()
+    optimizer.step()
+model.eval()
+right = model(data["held_images"]).argmax(1) == data["held_labels"]
+print(right.double().mean().item())
+whole = {"epoch": 60, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+torch.save(whole, sys.argv[2])
+"""
+
+
+@pytest.fixture
+def origin(tiny_net: str, make_data: Callable[..., TrainingData]) -> Origin:
+    info = make_data(60, 30).info
+    return Origin(
+        tiny_net, (1, 5, 5), ("0", "1", "2"), info.mean, info.std, info.fingerprint, "dense", 7
+    )
+
+
+@pytest.fixture
+def state(origin: Origin) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return build_model(origin.model, origin.image_shape, 3).state_dict()
+
+
+def test_what_a_plain_script_trained_is_as_good_here(
+    origin: Origin, make_data: Callable[..., TrainingData], tmp_path: Path
+) -> None:
+    data = make_data(60, 30)
+    assert data.validation is not None
+    given = {
+        "images": data.train.images,
+        "labels": data.train.labels,
+        "held_images": data.validation.images,
+        "held_labels": data.validation.labels,
+    }
+    torch.save(given, tmp_path / "data.pt")
+    folder = (
+        Path(str(sys.modules["tiny_nets_for_tests"].__file__)).parent
+        if ("tiny_nets_for_tests" in sys.modules)
+        else next(Path(one) for one in sys.path if (Path(one) / "tiny_nets_for_tests.py").is_file())
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "data.pt"), str(tmp_path / "net.pt")],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    taken = take_over(tmp_path / "net.pt", origin)
+    assert taken.origin == origin
+    assert taken.masks is None
+    trained = as_trained(taken, data)
+    assert [row.epoch for row in trained.history] == [0]
+    assert trained.history[0].validation_accuracy == float(done.stdout)
+    assert trained.history[0].validation_accuracy > 0.9
+    assert evaluate(taken.build(), data.validation).accuracy == float(done.stdout)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_prefixes_of_wrappers_are_stripped(
+    origin: Origin, state: dict[str, Tensor], prefix: str, suffix: str, tmp_path: Path
+) -> None:
+    named = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    path = tmp_path / f"net.{suffix}"
+    if suffix == "pt":
+        torch.save(named, path)
+    else:
+        save_file(named, path)
+    taken = take_over(path, origin)
+    assert taken.state.keys() == state.keys()
+    assert all(torch.equal(taken.state[name], state[name]) for name in state)
+
+
+def test_half_precision_and_the_oldest_format_are_read(
+    origin: Origin, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    half = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    torch.save(half, tmp_path / "net.pth", _use_new_zipfile_serialization=False)
+    taken = take_over(tmp_path / "net.pth", origin)
+    for name, tensor in half.items():
+        assert taken.state[name].dtype == state[name].dtype
+        assert torch.equal(taken.state[name], tensor.to(state[name].dtype))
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch unpickled",)
+
+
+def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in state.items() if key != name}
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
+    "a payload": (lambda state: {**state, "more": Payload()}, "would run code of its own"),
+    "only a payload": (lambda _: Payload(), "would run code of its own"),
+    "a whole model": (lambda _: nn.Linear(2, 2), "would run code of its own"),
+    "a list": (lambda state: list(state.values()), "holds list, and no state dict"),
+    "nothing": (lambda _: {}, "and no state dict"),
+    "a number in it": (lambda state: {**state, "epoch": 3}, "'epoch' is int, not a tensor"),
+    "a layer less": (lambda state: without(state, "4.weight"), "it lacks 4.weight. Name its"),
+    "a layer more": (
+        lambda state: {**state, "5.weight": state["4.weight"]},
+        "it has the unknown 5.weight. Name",
+    ),
+    "another network": (
+        lambda state: {f"fc{name}": tensor for name, tensor in state.items()},
+        "it lacks 1.weight, 2.weight, 2.bias, 2.running_mean and 3 more and has the unknown",
+    ),
+    "another shape": (
+        lambda state: {**state, "4.weight": torch.zeros(5, 12)},
+        "4.weight is of shape (5, 12), and in tiny_nets_for_tests:with_batchnorm for images",
+    ),
+    "NaN": (
+        lambda state: {**state, "4.bias": torch.tensor([0.0, torch.nan, 0.0])},
+        "4.bias is not finite: that training diverged.",
+    ),
+    "too large": (
+        lambda state: {**state, "4.bias": torch.full((3,), 1e300, dtype=torch.float64)},
+        "4.bias is not finite",
+    ),
+    "complex": (
+        lambda state: {**state, "4.bias": torch.zeros(3, dtype=torch.complex64)},
+        "4.bias is torch.complex64, not torch.float32",
+    ),
+    "whole numbers": (
+        lambda state: {**state, "4.bias": torch.zeros(3, dtype=torch.int64)},
+        "4.bias is torch.int64, not torch.float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_checkpoint_of_the_network_is_refused(
+    origin: Origin,
+    state: dict[str, Tensor],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spoil, reason = BAD[name]
+    torch.save(spoil(state), tmp_path / "net.pt")
+    with pytest.raises(CheckpointError) as raised:
+        take_over(tmp_path / "net.pt", origin)
+    said = str(raised.value)
+    assert said.startswith(f"model.checkpoint: {tmp_path / 'net.pt'}")
+    assert reason in said
+    assert "\n" not in said
+    assert not Path("unpickled").exists()
+
+
+def test_files_that_are_none_are_refused(
+    origin: Origin, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("weights, somewhere")
+    (tmp_path / "pickle").write_bytes(pickle.dumps({"4.bias": [1.0]}))
+    np.savez(tmp_path / "arrays", **{"4.bias": np.zeros(3)})
+    torch.save(state, tmp_path / "whole")
+    (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:-300])
+    save_file(state, tmp_path / "safe")
+    (tmp_path / "cut safe").write_bytes((tmp_path / "safe").read_bytes()[:-8])
+    os.mkfifo(tmp_path / "pipe")
+    for name in (
+        "folder",
+        "empty",
+        "text",
+        "pickle",
+        "arrays.npz",
+        "cut",
+        "cut safe",
+        "pipe",
+        "no",
+    ):
+        with pytest.raises(CheckpointError) as raised:
+            take_over(tmp_path / name, origin)
+        assert str(tmp_path / name) in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_file_a_seed_or_one_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for name in ("one.pt", "seed-3.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert given_path("one.pt", 3) == tmp_path / "one.pt"
+    assert given_path("seed-{seed}.pt", 3) == tmp_path / "seed-3.pt"
+    with pytest.raises(CheckpointError, match=r"model\.checkpoint = 'seed-\{seed\}\.pt': .*seed-4"):
+        given_path("seed-{seed}.pt", 4)
+
+
+def test_seeds_differ_in_nothing_but_their_number(
+    origin: Origin, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "net.pt")
+    one, other = (take_over(tmp_path / "net.pt", replace(origin, seed=seed)) for seed in (0, 1))
+    assert (one.origin.seed, other.origin.seed) == (0, 1)
+    assert all(torch.equal(one.state[name], other.state[name]) for name in state)
