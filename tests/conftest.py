@@ -153,12 +153,12 @@ def data_params() -> Callable[..., DataParams]:
             "source": "mnist-sample",
             "fraction": 1.0,
             "validation_fraction": 0.125,
-            "split_seed": 0,
             "test_fraction": 0.2,
-            "channels": None,
-            "image_size": None,
+            "split_seed": 0,
             "folder": None,
             "mirror": None,
+            "channels": None,
+            "image_size": None,
         }
         return DataParams(**{**values, **changes})
 
@@ -204,7 +204,8 @@ def idx_folder(
         ("test_images", 50),
         ("test_labels", 50),
     ]:
-        write_idx(folder / f"{NAMES[key]}.gz", getattr(digits, key)[:count].astype("uint8"))
+        array = getattr(digits, key)[:count].astype("uint8")
+        write_idx(folder / f"{NAMES[key]}.gz", array[:, 0] if "images" in key else array)
     return folder
 
 

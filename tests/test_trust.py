@@ -308,7 +308,7 @@ def test_no_tensor_of_a_loaded_network_is_made_up(kind: str, tmp_path: Path) -> 
     path = write(tmp_path, replace(ORIGIN, model="classifier", image_shape=(1, 8, 8)))[kind]
     content = load_file(path)
     del content["3.num_batches_tracked"]
-    own = {"kind": "dense network", "version": 1}
+    own = {"kind": "dense network", "version": 2}
     header = {"origin": header_of(path)["header"]["origin"]}
     tensorfile.save_tensors(path, content, **own, header=header)
     with pytest.raises(CheckpointError, match=r"lacking or unknown are 3\.num_batches_tracked"):
@@ -422,12 +422,12 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
     del content[f"bits/{name}"]
     path = tmp_path / "file"
     header = {"origin": sealed["origin"]}
-    tensorfile.save_tensors(path, content | huge, kind="packed network", version=1, header=header)
+    tensorfile.save_tensors(path, content | huge, kind="packed network", version=2, header=header)
     with pytest.raises(CheckpointError, match=r"it is of 1\.1e\+12 weights"):
         load_sparse(path)
     for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
         content[f"shape/{name}"] = shape
         tensors = content | huge | {f"shape/{name}": shape}
-        tensorfile.save_tensors(path, tensors, kind="packed network", version=1, header=header)
+        tensorfile.save_tensors(path, tensors, kind="packed network", version=2, header=header)
         with pytest.raises(SparseSamError, match=r"are damaged|it is of"):
             load_sparse(path)

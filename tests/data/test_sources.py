@@ -194,7 +194,7 @@ class TestFolder:
 
     def test_all_of_mnist_is_read(self, shared_mnist: Path, data_params: MakeParams) -> None:
         raw = load_raw(data_params(source="idx", folder=str(shared_mnist)))
-        assert raw.train_images.shape == (60_000, 28, 28)
+        assert raw.train_images.shape == (60_000, 1, 28, 28)
         assert raw.test_images.shape == (10_000, 28, 28)
         official = {
             line.split()[1]: line.split()[0]

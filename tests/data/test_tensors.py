@@ -238,8 +238,8 @@ class TestDamage:
         self.assert_refused(tmp_path / "cut", "is damaged")
         tensorfile.save_tensors(tmp_path / "mask", {}, kind="mask", version=1, header={})
         self.assert_refused(tmp_path / "mask", "is a mask, not a data set")
-        tensorfile.save_tensors(tmp_path / "new", parts(), kind="data set", version=2, header={})
-        self.assert_refused(tmp_path / "new", "has format version 2")
+        tensorfile.save_tensors(tmp_path / "new", parts(), kind="data set", version=3, header={})
+        self.assert_refused(tmp_path / "new", "has format version 3")
 
 
 IMAGES, LABELS = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])

@@ -160,11 +160,11 @@ def test_statistics_are_the_mean_of_those_of_the_batches() -> None:
     model = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(2, momentum=0.1))
     model[1].running_mean.fill_(7.0)
     rows = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 3.0], [6.0, 5.0], [100.0, 100.0]])
-    reestimate_batchnorm(model, rows, batch_size=2)  # the fifth is no batch
+    reestimate_batchnorm(model, rows.split(2))  # the fifth is no batch
     assert model[1].running_mean.tolist() == [3.0, 2.5]  # no dropout is in it
     assert model[1].running_var.tolist() == [2.0, 1.0]  # (2 + 2)/2, (0 + 2)/2
     assert model[1].num_batches_tracked == 2
-    reestimate_batchnorm(model, rows, batch_size=250)
+    reestimate_batchnorm(model, [rows])
     assert torch.allclose(model[1].running_mean, rows.mean(dim=0))
 
 
@@ -180,10 +180,10 @@ def test_all_but_the_statistics_stays_also_after_an_error(training: bool) -> Non
         assert [model[1].momentum, model[4].momentum] == [0.3, None]
         assert all(map(torch.equal, model.parameters(), parameters))
 
-    reestimate_batchnorm(model, IMAGES)
+    reestimate_batchnorm(model, [IMAGES])
     check()
     with pytest.raises(RuntimeError):
-        reestimate_batchnorm(model, torch.zeros(2, 1, 2, 2))
+        reestimate_batchnorm(model, [torch.zeros(2, 1, 2, 2)])
     check()
 
 
@@ -191,7 +191,7 @@ def test_a_network_without_statistics_is_left_alone() -> None:
     called = []
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
     model.register_forward_hook(lambda *_: called.append(1))
-    reestimate_batchnorm(model, torch.zeros(4, 2))
+    reestimate_batchnorm(model, [torch.zeros(4, 2)])
     assert not called
 
 

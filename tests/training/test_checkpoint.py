@@ -233,7 +233,7 @@ def test_another_kind_and_version_are_refused(tmp_path: Path, checkpoint: Checkp
     tensorfile.save_tensors(path, checkpoint.state, kind="data set", version=1, header=header)
     assert_refused(path, "is a data set, not a checkpoint")
     tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=99, header=header)
-    assert_refused(path, "has format version 99; this version of sparse-sam reads 1")
+    assert_refused(path, "has format version 99; this version of sparse-sam reads 2")
 
 
 def write_by_hand(path: Path, checkpoint: Checkpoint, **tensors: Tensor) -> None:
@@ -242,7 +242,7 @@ def write_by_hand(path: Path, checkpoint: Checkpoint, **tensors: Tensor) -> None
     content["mask/1.weight"] = KEEP
     header = {"origin": asdict(checkpoint.origin)}
     content |= tensors
-    tensorfile.save_tensors(path, content, kind="checkpoint", version=1, header=header)
+    tensorfile.save_tensors(path, content, kind="checkpoint", version=2, header=header)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -292,7 +292,7 @@ def test_an_origin_that_is_none_is_refused(
 ) -> None:
     header = {"origin": change(asdict(checkpoint.origin))}
     path = tmp_path / "file"
-    tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=1, header=header)
+    tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=2, header=header)
     assert_refused(path, "is damaged")
 
 

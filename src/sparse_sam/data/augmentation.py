@@ -7,6 +7,7 @@ that it would have seen.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sparse_sam.data.seeding import derive_seed
 
@@ -20,22 +21,21 @@ def random_shifts(count: int, pixels: int, seed: int, *purpose: str | int) -> Te
     return torch.randint(-pixels, pixels + 1, (count, 2), generator=generator)
 
 
-def shift(images: Tensor, shifts: Tensor, pixels: int, background: Tensor) -> Tensor:
+def shift(images: Tensor, shifts: Tensor, pixels: int, background: float) -> Tensor:
     """Move every image by its own shift; what comes in at the edges is ``background``.
 
     Args:
         images: (N, channels, height, width).
         shifts: int64, (N, 2), down and right, in pixels, on the same device.
         pixels: the largest of them, in either direction.
-        background: the value of an empty pixel, on the scale of ``images``: (channels, 1, 1).
+        background: the value of an empty pixel, on the scale of ``images``.
 
     Returns:
         A new tensor of the same shape.
     """
     count, _, height, width = images.shape
     rows, columns = min(pixels, height), min(pixels, width)  # further, and an image is gone
-    padded = background.repeat(count, 1, height + 2 * rows, width + 2 * columns)
-    padded[:, :, rows : rows + height, columns : columns + width] = images
+    padded = pad(images, (columns, columns, rows, rows), value=background)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     down = shifts[:, 0].clamp(-rows, rows)
     right = shifts[:, 1].clamp(-columns, columns)

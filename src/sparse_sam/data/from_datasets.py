@@ -123,7 +123,7 @@ def _as_bytes(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
     """Bytes as they are; n/255, as of torchvision's ``ToTensor``, as n."""
     if array.dtype.kind != "f":
         return array
-    bytes_ = np.clip(np.rint(array * 255), 0, 255).astype(np.uint8)
+    bytes_: NDArray[np.uint8] = np.clip(np.rint(array * 255), 0, 255).astype(np.uint8)
     if not np.array_equal((bytes_ / 255).astype(array.dtype), array):
         raise DataError(
             f"{where} holds fractions that are not n/255. Give the pixels as they are: they are "
@@ -137,7 +137,9 @@ def _names_of(dataset: Any) -> tuple[str, ...]:
     if isinstance(names := getattr(dataset, "classes", None), list | tuple):
         return tuple(names)
     features = getattr(dataset, "features", None)
-    for key in _LABEL_KEYS if isinstance(features, Mapping) else ():
+    if not isinstance(features, Mapping):
+        return ()
+    for key in _LABEL_KEYS:
         if names := getattr(features.get(key), "names", None):
             return tuple(names)
     return ()

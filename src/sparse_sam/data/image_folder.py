@@ -45,12 +45,10 @@ def read_image_folder(params: DataParams) -> RawData:
         )
     return RawData(
         params.source,
-        *arrays["train"][:2],
-        *(arrays["test"][:2] if "test" in arrays else ()),
         files={part: digest for part, (_, _, digest) in arrays.items()},
         classes=classes,
-        validation_images=arrays["validation"][0] if "validation" in arrays else None,
-        validation_labels=arrays["validation"][1] if "validation" in arrays else None,
+        **{f"{part}_images": images for part, (images, _, _) in arrays.items()},
+        **{f"{part}_labels": labels for part, (_, labels, _) in arrays.items()},
     )
 
 

@@ -95,7 +95,7 @@ def _name_classes(proto: Any, classes: Sequence[str]) -> None:
     from onnx import TensorProto, helper
 
     names = f"{CLASS}_names"
-    listed = [name.encode() for name in classes]
+    listed: Any = [name.encode() for name in classes]
     proto.graph.initializer.append(
         helper.make_tensor(names, TensorProto.STRING, [len(listed)], listed)
     )

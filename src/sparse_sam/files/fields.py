@@ -55,7 +55,7 @@ def in_words(field: FieldInfo) -> str:
     if is_section(field):
         return f"a mapping with the keys {', '.join(hint.model_fields)}"
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
+        return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is dict:
         return "a mapping"
     if get_origin(hint) is tuple:
@@ -75,5 +75,5 @@ def in_words(field: FieldInfo) -> str:
 
 def _type_in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
+        return f"one of {', '.join(map(str, get_args(hint)))}"
     return "null" if hint is NoneType else _TYPES.get(hint, getattr(hint, "__name__", str(hint)))
