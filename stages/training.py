@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -85,6 +86,7 @@ def train_stage(stage: Stage) -> None:
             tasks=tasks,
             states=states,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
+            dense={seed: layout.checkpoint(DENSE, seed) for seed in seeds},
             checkpoints=places,
             points=points,
         )
@@ -133,10 +135,22 @@ def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuni
     params, model = stage.params, stage.params.model
     if arm == DENSE:
         return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files)
-    pruned = layout.checkpoint(PRUNED, seed)
-    # (Whoever starts from it says so if it is missing.)
-    start = file_hash(pruned, "sha256") if pruned.is_file() else ""
-    return Finetuning(start, model.name, params.prune, arm, params.finetune, seed, model.files)
+    distils = params.finetune.distillation.weight > 0
+    return Finetuning(
+        start=_hash_of(layout.checkpoint(PRUNED, seed)),
+        model=model.name,
+        prune=params.prune,
+        arm=arm,
+        recipe=params.finetune,
+        seed=seed,
+        files=model.files,
+        teacher=_hash_of(layout.checkpoint(DENSE, seed)) if distils else "",
+    )
+
+
+def _hash_of(network: Path) -> str:
+    # (Whoever reads it says so if it is missing.)
+    return file_hash(network, "sha256") if network.is_file() else ""
 
 
 def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoint]:

@@ -12,7 +12,7 @@ from sparse_sam.data import DataInfo
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import file_hash
 from sparse_sam.redaction import redacted
-from sparse_sam.training.arms import PRUNED
+from sparse_sam.training.arms import DENSE, PRUNED
 from sparse_sam.training.checkpoint import Checkpoint, load_expected, save_checkpoint
 from sparse_sam.training.devices import select_device, training_data_on
 from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task, here
@@ -42,6 +42,7 @@ class Trainings:
         tasks: what each training is.
         states: of the files behind each, when its key was made (``made_by.state_behind``).
         pruned: where the network lies that a seed's finetuning starts from.
+        dense: where its dense network lies, which a finetuning with distillation follows.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
     """
@@ -52,6 +53,7 @@ class Trainings:
     tasks: Mapping[Job, Dense | Finetuning]
     states: Mapping[Job, str]
     pruned: Mapping[int, Path]
+    dense: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
@@ -61,11 +63,11 @@ class Trainings:
         data = training_data_on(self.dataset, self.device)
         if isinstance(task, Dense) and data.info.fingerprint != task.data:
             raise self.changed(job, str(self.dataset))
-        start = self.start(job, data.info)
+        start, teacher = self.start(job, data.info), self.teacher(job, data.info)
         for place in task.code():
             import_module(place.partition(":")[0])
         self.check(job)  # now that all is loaded
-        done = train_one(task, data, start, report, self.points[job])
+        done = train_one(task, data, start, teacher, report, self.points[job])
         try:
             self.check(job)
         except SparseSamError:
@@ -96,6 +98,17 @@ class Trainings:
         if file_hash(path, "sha256") != task.start:
             raise self.changed(job, str(path))
         return start
+
+    def teacher(self, job: Job, info: DataInfo) -> Checkpoint | None:
+        """The dense network that a finetuning distils, if it does. Raises CheckpointError."""
+        task = self.tasks[job]
+        if isinstance(task, Dense) or not task.recipe.distillation.weight:
+            return None
+        path, expected = self.dense[task.seed], origin_of(task.model, info, DENSE, task.seed)
+        teacher = load_expected(path, expected, stage="train_dense")
+        if file_hash(path, "sha256") != task.teacher:
+            raise self.changed(job, str(path))
+        return teacher
 
     def epochs(self, job: Job) -> int:
         """How many epochs a training takes."""
@@ -165,7 +178,8 @@ def _on_cluster(
     tasks = []
     for job in jobs:
         task = trainings.tasks[job]
-        arguments = (task, data, trainings.start(job, training.info))
+        info = training.info
+        arguments = (task, data, trainings.start(job, info), trainings.teacher(job, info))
         files = hashes_of(task.files)
         tasks.append(Task(job, train_one, arguments, task.code(), files))
     for event in engine.run(tasks):

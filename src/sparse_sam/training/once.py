@@ -29,15 +29,16 @@ def train_one(
     task: Dense | Finetuning,
     data: TrainingData,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     report: OnEpoch = lambda _: None,
     resume: ResumePoint | None = None,
 ) -> Trained:
-    """Do one training; ``start`` is what a finetuning starts from."""
+    """Do one training; ``start`` is what a finetuning starts from, ``teacher`` whom it follows."""
     if isinstance(task, Dense):
         return train_dense(data, task.model, task.recipe, task.seed, report, resume)
     if start is None:
         raise CheckpointError("a finetuning needs the network that it starts from")
-    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune)
+    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune, teacher)
 
 
 def epochs_of(task: Dense | Finetuning) -> int:
@@ -48,7 +49,7 @@ def epochs_of(task: Dense | Finetuning) -> int:
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the file that a checkpoint makes: what ``Finetuning.start`` is of a pruned one."""
+    """SHA-256 of the file that a checkpoint makes: ``Finetuning.start`` and ``teacher``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.safetensors"
         save_checkpoint(path, checkpoint)
@@ -62,6 +63,7 @@ def train_once(
     *,
     threads: int = 1,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
 ) -> Trained:
     """Take a training from a store, or do it and keep it there: the same bits either way.
 
@@ -71,6 +73,7 @@ def train_once(
         store: where to look, and to keep it.
         threads: of torch, for the training.
         start: what a finetuning starts from; ``task.start`` is its hash.
+        teacher: the dense network, for a finetuning that distils; ``task.teacher`` is its hash.
 
     Raises:
         DivergenceError: it diverges, or did before.
@@ -86,7 +89,7 @@ def train_once(
         return Trained(found.checkpoint, found.history)
     started = time.perf_counter()
     with on_threads(threads):
-        done = train_one(task, data, start)
+        done = train_one(task, data, start, teacher)
     cost = Cost(time.perf_counter() - started, here(), time.time())
     keep_trained(store, key, task.content(), done, cost)
     return done
