@@ -109,6 +109,7 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@mkdir -p benchmarks/results
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
 	@python benchmarks/data_path.py --keep --docs
+	@python benchmarks/epoch.py --keep --docs
 	@python benchmarks/step.py --compile --keep --docs
 	@python benchmarks/scale.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs

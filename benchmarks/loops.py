@@ -35,12 +35,17 @@ def measure(*, quick: bool) -> list[Value]:
     recipe = TrainingParams(
         epochs=1,
         batch_size=64,
+        base_optimizer="sgd",
         lr=0.05,
         momentum=0.0,
         weight_decay=0.0,
         schedule="constant",
+        warmup_epochs=0.0,
+        clip_norm=None,
         label_smoothing=0.0,
         shift_pixels=0,
+        flip=False,
+        cutout_pixels=0,
         precision="float32",
     )
 

@@ -52,12 +52,17 @@ def trained(images: int, width: int, epochs: int = 1, seeds: int = 1) -> None:
     recipe = TrainingParams(
         epochs=epochs,
         batch_size=BATCH,
+        base_optimizer="sgd",
         lr=0.01,
         momentum=0.9,
         weight_decay=0.0,
         schedule="constant",
+        warmup_epochs=0.0,
+        clip_norm=None,
         label_smoothing=0.0,
         shift_pixels=0,
+        flip=False,
+        cutout_pixels=0,
         precision="float32",
     )
     for seed in range(seeds):

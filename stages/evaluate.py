@@ -23,6 +23,7 @@ def work(stage: Stage) -> None:
 
     from sparse_sam.data import load_test_data
     from sparse_sam.evaluation import (
+        base_in_words,
         compare_arms,
         finetuning_cost,
         headline,
@@ -70,6 +71,7 @@ def work(stage: Stage) -> None:
             for arm, made_by in MADE_BY.items()
         },
         margin=params.evaluate.equivalence_margin,
+        base=base_in_words(params.finetune.training.base_optimizer),
     )
     networks, images = (
         (load("dense", seeds[0]), load("sgd", seeds[0])),

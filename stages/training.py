@@ -88,6 +88,7 @@ def train_stage(stage: Stage) -> None:
             behind=behind,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
             given=_all_given(stage),
+            dense={seed: layout.checkpoint(DENSE, seed) for seed in seeds},
             checkpoints=places,
             points=points,
         )
@@ -138,10 +139,22 @@ def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuni
         given = _given(stage, seed)
         start = file_hash(given, "sha256") if given else ""
         return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files, start)
-    pruned = layout.checkpoint(PRUNED, seed)
-    # (Whoever starts from it says so if it is missing.)
-    start = file_hash(pruned, "sha256") if pruned.is_file() else ""
-    return Finetuning(start, model.name, params.prune, arm, params.finetune, seed, model.files)
+    distils = params.finetune.distillation.weight > 0
+    return Finetuning(
+        start=_hash_of(layout.checkpoint(PRUNED, seed)),
+        model=model.name,
+        prune=params.prune,
+        arm=arm,
+        recipe=params.finetune,
+        seed=seed,
+        files=model.files,
+        teacher=_hash_of(layout.checkpoint(DENSE, seed)) if distils else "",
+    )
+
+
+def _hash_of(network: Path) -> str:
+    # (Whoever reads it says so if it is missing.)
+    return file_hash(network, "sha256") if network.is_file() else ""
 
 
 def _all_given(stage: Stage) -> dict[int, Path]:

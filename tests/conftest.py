@@ -75,12 +75,17 @@ def make_recipe() -> Callable[..., TrainingParams]:
         values = {
             "epochs": 2,
             "batch_size": 8,
+            "base_optimizer": "sgd",
             "lr": 0.1,
             "momentum": 0.0,
             "weight_decay": 0.0,
             "schedule": "constant",
+            "warmup_epochs": 0.0,
+            "clip_norm": None,
             "label_smoothing": 0.0,
             "shift_pixels": 0,
+            "flip": False,
+            "cutout_pixels": 0,
             "precision": "float32",
         }
         return TrainingParams(**{**values, **changes})

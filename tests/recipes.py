@@ -4,6 +4,9 @@ from typing import Any
 
 from sparse_sam.pruning.params import PruneParams
 from sparse_sam.sam.params import SAMParams
+from sparse_sam.training.params import DistillationParams
+
+NOT_DISTILLED = DistillationParams(weight=0.0, temperature=4.0)
 
 
 def training_values(**changes: Any) -> dict[str, Any]:
@@ -11,12 +14,17 @@ def training_values(**changes: Any) -> dict[str, Any]:
     return {
         "epochs": 3,
         "batch_size": 64,
+        "base_optimizer": "sgd",
         "lr": 0.05,
         "momentum": 0.9,
         "weight_decay": 0.0,
         "schedule": "constant",
+        "warmup_epochs": 0.0,
+        "clip_norm": None,
         "label_smoothing": 0.0,
         "shift_pixels": 0,
+        "flip": False,
+        "cutout_pixels": 0,
         "precision": "float32",
         **changes,
     }

@@ -22,18 +22,23 @@ from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
 from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.registry import ENGINES
-from tests.recipes import prune_values, sam_params, sam_values
+from tests.recipes import NOT_DISTILLED, prune_values, sam_params, sam_values
 
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 TRAINING: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 64,
+    "base_optimizer": "sgd",
     "lr": 0.05,
     "momentum": 0.0,
     "weight_decay": 0.0,
     "schedule": "constant",
+    "warmup_epochs": 0.0,
+    "clip_norm": None,
     "label_smoothing": 0.0,
     "shift_pixels": 0,
+    "flip": False,
+    "cutout_pixels": 0,
     "precision": "float32",
 }
 GOOD: dict[str, Any] = {
@@ -56,7 +61,11 @@ GOOD: dict[str, Any] = {
     "model": {"name": "classifier", "files": [], "checkpoint": None},
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": prune_values(),
-    "finetune": {"training": dict(TRAINING), "sam": sam_values()},
+    "finetune": {
+        "training": dict(TRAINING),
+        "distillation": NOT_DISTILLED.model_dump(),
+        "sam": sam_values(),
+    },
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
 }
 GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
@@ -214,7 +223,18 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("model.checkpoint", [1, True, []], "text or null"),
     ("model.files", [None, "a.safetensors", 3, {}], "a list, each text"),
     ("data", [None, [], "mnist", 3], f"a mapping with the keys {', '.join(GOOD['data'])}"),
-    ("finetune", [None, [1]], "a mapping with the keys training, sam"),
+    ("finetune", [None, [1]], "a mapping with the keys training, distillation, sam"),
+    ("finetune.distillation", [None, 0.5], "a mapping with the keys weight, temperature"),
+    (
+        "finetune.distillation.weight",
+        [*NOT_NUMBERS, -0.1, 1.1],
+        f"{NUMBER}, at least 0 and at most 1",
+    ),
+    (
+        "finetune.distillation.temperature",
+        [*NOT_NUMBERS, 0, -1.0, 1e7],
+        f"{NUMBER}, more than 0 and at most 1000000",
+    ),
     ("finetune.training", [0.05], f"a mapping with the keys {', '.join(TRAINING)}"),
     ("prune.sparsity", [*NOT_NUMBERS, 1.0, 1, -1e-9, 50], BELOW_ONE),
     ("prune.scope", ["local", None, True], f"one of {', '.join(SCOPES)}{OR_OWN}"),
@@ -265,7 +285,15 @@ BAD: list[tuple[str, list[Any], str]] = [
             ("epochs", NOT_COUNTS, COUNT),
             ("batch_size", [*NOT_COUNTS, 1], COUNT.replace("at least 1", "at least 2")),
             ("lr", [*NOT_NUMBERS, 0, -0.05, 1e39], f"{NUMBER}, more than 0 and at most 1000000"),
+            ("base_optimizer", ["adam", None, 0, "SGD"], f"one of sgd, adamw{OR_OWN}"),
             ("momentum", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
+            ("warmup_epochs", [*NOT_NUMBERS, -0.5, 1e7], NOT_NEGATIVE),
+            (
+                "clip_norm",
+                [*(one for one in NOT_NUMBERS if one is not None), 0, -1.0, 1e7],
+                f"{NUMBER} or null, more than 0 and at most 1000000",
+            ),
+            ("flip", [0, 1, "yes", None], "true or false"),
             (
                 "weight_decay",
                 [*NOT_NUMBERS, -1e-4, 1e7],
@@ -273,10 +301,13 @@ BAD: list[tuple[str, list[Any], str]] = [
             ),
             ("schedule", ["linear", None, 0], f"one of constant, cosine{OR_OWN}"),
             ("label_smoothing", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
-            (
-                "shift_pixels",
-                [-1, 0.5, "one", True, None, 2**15],
-                "a whole number, at least 0 and less than 32768",
+            *(
+                (
+                    name,
+                    [-1, 0.5, "one", True, None, 2**15],
+                    "a whole number, at least 0 and less than 32768",
+                )
+                for name in ("shift_pixels", "cutout_pixels")
             ),
             ("precision", ["float16", 32, None], "one of float32, bfloat16"),
         ]
@@ -527,6 +558,50 @@ def test_momentum_sam_needs_momentum_where_it_trains() -> None:
     assert message.startswith("params.yaml: train_dense.sam.variant = 'momentum': ")
     content["train_dense"]["momentum"] = 0.9
     parse_params(content)
+
+
+RECIPES = pytest.mark.parametrize("section", ["train_dense", "finetune.training"])
+
+
+@RECIPES
+def test_momentum_is_sgds(section: str) -> None:
+    content = changed(f"{section}.momentum", 0.9, changed(f"{section}.base_optimizer", "adamw"))
+    assert fault(content) == (
+        f"params.yaml: {section}.momentum = 0.9: is SGD's, and base_optimizer is 'adamw', which "
+        "has averages of its own; allowed: 0.0"
+    )
+    parse_params(changed(f"{section}.momentum", 0.0, content))
+
+
+@RECIPES
+def test_momentum_sam_needs_no_momentum_of_sgds_with_adamw(section: str) -> None:
+    content = changed("train_dense.optimizer", "sam")
+    content = changed(f"{section}.base_optimizer", "adamw", content)
+    sam = f"{section.removesuffix('.training')}.sam"
+    parse_params(changed(sam, sam_values(variant="momentum"), content))
+
+
+@RECIPES
+def test_a_warm_up_is_shorter_than_its_training(section: str) -> None:
+    for epochs in (3.0, 7.5):
+        assert fault(changed(f"{section}.warmup_epochs", epochs)) == (
+            f"params.yaml: {section}.warmup_epochs = {epochs}: must be less than epochs = 3"
+        )
+    parse_params(changed(f"{section}.warmup_epochs", 2.9))
+
+
+def test_a_warm_up_is_shorter_than_a_round_that_is_rewound() -> None:
+    for rewind in ("dense", "initial"):
+        content = changed("prune.schedule", {**ITERATIVE, "rewind": rewind})
+        assert fault(changed("finetune.training.warmup_epochs", 1.0, content)) == (
+            "params.yaml: finetune.training.warmup_epochs = 1.0: every round of prune.schedule "
+            "warms up anew, and has 1 epochs; allowed: less than that, fewer rounds, or rewind: "
+            "none"
+        )
+        parse_params(changed("finetune.training.warmup_epochs", 0.5, content))
+    parse_params(
+        changed("finetune.training.warmup_epochs", 1.0, changed("prune.schedule", ITERATIVE))
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation import EvaluateParams
 from sparse_sam.files import CountOrNull, Section, Seed, parse_section, read_yaml
 from sparse_sam.networks import ModelParams
-from sparse_sam.pruning import PruneParams
+from sparse_sam.pruning import Iterative, PruneParams
 from sparse_sam.training import (
     ENGINES,
     DenseParams,
@@ -70,6 +70,19 @@ class Params(Section):
                 "and prune.schedule.rewind = 'initial' goes back to it; allowed: null, or another "
                 "rewind"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_fits_the_rounds(self) -> Self:
+        schedule, recipe = self.prune.schedule, self.finetune.training
+        if isinstance(schedule, Iterative) and schedule.rewinds_to != "none":
+            length = recipe.epochs / schedule.rounds
+            if recipe.warmup_epochs >= length:
+                raise ValueError(
+                    f"finetune.training.warmup_epochs = {recipe.warmup_epochs!r}: every round of "
+                    f"prune.schedule warms up anew, and has {length:g} epochs; allowed: less than "
+                    "that, fewer rounds, or rewind: none"
+                )
         return self
 
     def flat(self, sections: Sequence[str] | None = None) -> dict[str, Any]:

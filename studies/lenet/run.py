@@ -31,6 +31,7 @@ from sparse_sam.training import (
     Checkpoint,
     Dense,
     DenseParams,
+    DistillationParams,
     FinetuneParams,
     Finetuning,
     TrainingParams,
@@ -47,6 +48,7 @@ from sparse_sam.training import (
 HERE = Path(__file__).parent
 ARMS = (SGD_2X_ARM, SAM_ARM)
 TRAINING_IMAGES = 60_000  # of MNIST
+NOT_DISTILLED = DistillationParams(weight=0.0, temperature=1.0)
 
 Values = dict[str, Any]
 Told = Callable[[int], None]
@@ -120,7 +122,9 @@ def finetuned(
     changed = {**_recipe(params, network), **dict(recipe.changes)}
     changed["epochs"] = params["networks"][network]["epochs"]
     sam = SAMParams(variant="sam", rho=recipe.rho or 0.0)
-    finetuning = FinetuneParams(training=TrainingParams(**changed), sam=sam)
+    finetuning = FinetuneParams(
+        training=TrainingParams(**changed), distillation=NOT_DISTILLED, sam=sam
+    )
     pruning = PruneParams.model_validate({**params["prune"], "sparsity": 1 - 1 / compression})
     start = prune(dense, pruning, data)
     origin = start.origin

@@ -28,6 +28,7 @@ from sparse_sam.training import (
     Checkpoint,
     Dense,
     DenseParams,
+    DistillationParams,
     FinetuneParams,
     TrainingParams,
     evaluate,
@@ -40,6 +41,7 @@ from studies.notebook.faults import VARIANTS, Faults, Finetuned, finetune_with, 
 HERE = Path(__file__).parent
 ARMS = (SGD_ARM, SGD_2X_ARM, SAM_ARM)
 MODEL = "classifier"
+NOT_DISTILLED = DistillationParams(weight=0.0, temperature=1.0)
 
 
 def results(dataset: str) -> Path:
@@ -51,7 +53,8 @@ def recipes(params: dict[str, Any]) -> tuple[DenseParams, FinetuneParams]:
     """The recipes of the dense network and of every arm."""
     sam = SAMParams(variant="sam", rho=params["rho"])
     dense = DenseParams(**params["train_dense"], optimizer="sgd", sam=sam)
-    return dense, FinetuneParams(training=TrainingParams(**params["finetune"]), sam=sam)
+    training = TrainingParams(**params["finetune"])
+    return dense, FinetuneParams(training=training, distillation=NOT_DISTILLED, sam=sam)
 
 
 def run_seed(

@@ -12,7 +12,7 @@ from sparse_sam.pruning.masks import Masks, attach
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
 from sparse_sam.training.params import FinetuneParams
-from tests.recipes import sam_params
+from tests.recipes import NOT_DISTILLED, sam_params
 
 WIDE = """
 from torch import nn
@@ -45,7 +45,9 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     )
     model = wide((1, 32, 32), 10)
     attach(model, Masks({"1.weight": torch.arange(1024 * 8192).view(8192, 1024) % 2 == 0}))
-    params = FinetuneParams(training=make_recipe(batch_size=16), sam=sam_params())
+    params = FinetuneParams(
+        training=make_recipe(batch_size=16), distillation=NOT_DISTILLED, sam=sam_params()
+    )
     with step_memory(Checkpoint.of(model, origin), params) as result:
         found = result()
     assert list(found) == ["sgd", "sgd_2x", "sam"]
@@ -65,7 +67,7 @@ def test_where_it_cannot_be_measured_it_is_none(
     origin = Origin(
         "mlpnet", (1, 2, 2), tuple("0123456789"), (0.13,), (0.31,), "0123abcd", "pruned", 4
     )
-    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
     with step_memory(pruned, params) as result:
         assert result() == {"sgd": None, "sgd_2x": None, "sam": None}
@@ -84,7 +86,7 @@ def test_a_process_that_fails_gives_none_and_one_that_nobody_asks_ends(make_reci
     origin = Origin(
         "mlpnet", (1, 2, 2), tuple("0123456789"), (0.13,), (0.31,), "0123abcd", "pruned", 4
     )
-    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
     before = children()
     with step_memory(pruned, params) as result:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -337,3 +338,13 @@ def test_a_browser_opens_it_without_complaint(source: str, width: int, tmp_path:
     assert said["asked"] == []
     assert said["wide"] <= 0
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_the_report_says_which_base_optimizer_there_is(
+    render: Callable[[Content], str], content: Content
+) -> None:
+    said = "The base optimizer is AdamW: the arms that are called SGD train with it alone"
+    assert "base optimizer is" not in render(content)
+    other = replace(content, summary={**content.summary, "base_optimizer": "AdamW"})
+    assert said in render(other)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sparse_sam.evaluation.statistics import compare_paired, summarize
-from sparse_sam.evaluation.summary import headline, summarize_experiment
+from sparse_sam.evaluation.summary import base_in_words, headline, summarize_experiment
 from sparse_sam.training.arms import ARMS
 
 ACCURACY = {
@@ -93,3 +93,15 @@ def test_the_headline_is_flat() -> None:
 def test_an_arm_that_is_missing_is_no_summary() -> None:
     with pytest.raises(KeyError, match="sgd_2x"):
         example(costs={arm: cost(arm) for arm in ARMS if arm != "sgd_2x"})
+
+
+def test_another_base_is_called_by_its_name() -> None:
+    assert example()["base_optimizer"] == "SGD"
+    summary = example(base="AdamW")
+    assert summary["base_optimizer"] == "AdamW"
+    for name, words in (("sam_vs_sgd", "epochs"), ("sam_vs_sgd_2x", "2x epochs")):
+        assert f"SAM − AdamW at {words}" in summary["comparisons"][name]["verdict"].replace(
+            "equal ", ""
+        )
+    words = {name: base_in_words(name) for name in ("sgd", "adamw", "lab.optimizers:lion")}
+    assert words == {"sgd": "SGD", "adamw": "AdamW", "lab.optimizers:lion": "lion"}

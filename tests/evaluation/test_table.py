@@ -143,3 +143,14 @@ def test_compute_is_called_equal_only_where_it_is() -> None:
     assert "equal compute" not in cheaper
     assert "SAM - SGD at 2x epochs" in cheaper
     assert "SGD, 2x epochs" in cheaper
+
+
+def test_the_table_says_which_base_optimizer_there_is() -> None:
+    content = summary(THREE)
+    of_before = {name: value for name, value in content.items() if name != "base_optimizer"}
+    assert comparison_table(of_before) == comparison_table(content)
+    assert "base optimizer" not in comparison_table(content)
+    text = tables({**content, "base_optimizer": "AdamW"})
+    assert text.startswith("classifier on mnist-sample, 3 seeds, base optimizer AdamW: mean with")
+    assert "SGD" not in text
+    assert text.count("AdamW") == 5

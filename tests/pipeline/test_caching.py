@@ -114,6 +114,24 @@ def test_another_rho_trains_sam_and_going_back_nothing(
     assert differing(written(clone.path), before) == set()
 
 
+@short
+def test_a_teacher_counts_where_there_is_one(clone: Clone) -> None:
+    """Without, another dense network that is pruned to the same is none; with one, it is."""
+    before = written(clone.path)
+    tuned = arms("sgd", "sgd_2x", "sam", seeds=(0, 1))
+    clone.set(finetune__distillation__weight=0.5)
+    ran, trained = repro(clone)
+    assert (ran, trained) == ({"finetune_sgd", "finetune_sam", "evaluate"}, tuned)
+    changed = differing(written(clone.path), before)
+    assert {f"models/{arm}/seed-0.safetensors" for arm in ("sgd", "sgd_2x", "sam")} <= changed
+    # A temperature that is not used makes nothing new.
+    clone.set(finetune__distillation__weight=0.0, finetune__distillation__temperature=9.0)
+    assert repro(clone)[1] == set()
+    clone.set(finetune__distillation__temperature=4.0)
+    assert repro(clone)[1] == set()
+    assert differing(written(clone.path), before) == set()
+
+
 def restyled(text: str) -> str:
     """A file of Python with other docstrings, comments and blank lines; the same code."""
     lines = text.splitlines()
@@ -177,12 +195,11 @@ def test_comments_docstrings_and_layout_train_nothing(clone: Clone) -> None:
             marks=at_length,
         ),
         pytest.param(
-            *(
-                "training/with_sgd.py",
-                "lr=recipe.lr",
-                "lr=1.0 * recipe.lr",
-                ("dense", "sgd", "sgd_2x"),
-            ),
+            *("training/with_sgd.py", "lr=recipe.lr", "lr=1.0 * recipe.lr", ALL),
+            marks=at_length,
+        ),
+        pytest.param(
+            *("training/with_adamw.py", "lr=recipe.lr", "lr=1.0 * recipe.lr", ()),
             marks=at_length,
         ),
         pytest.param(

@@ -19,7 +19,7 @@ from sparse_sam.training.with_sgd import make_sgd
 from studies.notebook import report
 from studies.notebook.faults import VARIANTS, Faults, finetune_with, prune
 from studies.notebook.run import describe
-from tests.recipes import sam_params
+from tests.recipes import NOT_DISTILLED, sam_params
 
 WEIGHTS = ("1.weight", "4.weight")
 
@@ -36,7 +36,7 @@ def recipe(make_recipe: Callable[..., TrainingParams]) -> TrainingParams:
 
 @pytest.fixture(scope="module")
 def params(recipe: TrainingParams) -> FinetuneParams:
-    return FinetuneParams(training=recipe, sam=sam_params(0.05))
+    return FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params(0.05))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from sparse_sam.sweep.cells import Known, data_of
 from sparse_sam.sweep.declaration import Sweep, parse_sweep
 from sparse_sam.sweep.sweeping import Data, read_all
 from sparse_sam.training.engines import Sequential
-from tests.recipes import prune_values, sam_values
+from tests.recipes import NOT_DISTILLED, prune_values, sam_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,11 @@ def declared(
                 "model": {"name": tiny_net, "files": [], "checkpoint": None},
                 "train_dense": {**recipe, "optimizer": "sgd", "sam": sam_values()},
                 "prune": prune_values(),
-                "finetune": {"training": dict(recipe), "sam": sam_values()},
+                "finetune": {
+                    "training": dict(recipe),
+                    "distillation": NOT_DISTILLED.model_dump(),
+                    "sam": sam_values(),
+                },
             },
             "axes": {"train_dense.optimizer": ["sgd", "sam"], "prune.sparsity": [0.0, 0.8]},
             "arms": {

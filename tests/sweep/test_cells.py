@@ -25,7 +25,7 @@ from sparse_sam.sweep.work import Work
 from sparse_sam.training.engines import Sequential
 from sparse_sam.training.made_by import Dense, code_hash, identity, key_of
 from sparse_sam.training.params import DenseParams, FinetuneParams
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 from tests.sweep.conftest import known_as, known_of
 
 LIBRARY = Path(sparse_sam.__file__).parent
@@ -110,7 +110,9 @@ def works(draw: Any, make: Any) -> Work:
     dense = DenseParams(
         **recipe, optimizer=draw(st.sampled_from(["sgd", "sam"])), sam=sam_params(draw(RHO))
     )
-    finetune = FinetuneParams(training=make(**draw(RECIPE)), sam=sam_params(draw(RHO)))
+    finetune = FinetuneParams(
+        training=make(**draw(RECIPE)), distillation=NOT_DISTILLED, sam=sam_params(draw(RHO))
+    )
     flatness = FlatnessParams(images=8, rho=draw(st.floats(0.01, 1)), steps=1)
     return Work(
         dense=Dense(draw(st.text(max_size=3)), "mlpnet", dense, draw(st.integers(0, 3))),

@@ -21,9 +21,14 @@ from sparse_sam.training.engines import Cost, Engine, Sequential
 from sparse_sam.training.experiment import initial_checkpoint, origin_of, prune
 from sparse_sam.training.loop import Epoch
 from sparse_sam.training.made_by import Behind, Dense, Finetuning
-from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.params import (
+    DenseParams,
+    DistillationParams,
+    FinetuneParams,
+    TrainingParams,
+)
 from sparse_sam.training.resume import ResumePoint
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 SEEDS = (0, 1)
 Recipe = Callable[..., TrainingParams]
@@ -45,7 +50,7 @@ def trainings(dataset: Path, tmp_path: Path, make_recipe: Recipe) -> Trainings:
     for seed, path in pruned.items():
         network = prune(initial_checkpoint(data, "mlpnet", seed), prune_params(), data)
         save_checkpoint(path, network)
-    params = FinetuneParams(training=recipe, sam=sam_params())
+    params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
     tasks = {
         (arm, seed): Finetuning(
             file_hash(path, "sha256"), "mlpnet", prune_params(), arm, params, seed
@@ -60,6 +65,8 @@ def trainings(dataset: Path, tmp_path: Path, make_recipe: Recipe) -> Trainings:
         tasks=tasks,
         behind={job: Behind.of(task) for job, task in tasks.items()},
         pruned=pruned,
+        dense={},
+        given={},
         checkpoints={job: tmp_path / "made" / f"{job[0]} {job[1]}" for job in tasks},
         points={job: ResumePoint(tmp_path / "points", f"{job[0]} {job[1]}") for job in tasks},
     )
@@ -158,6 +165,52 @@ def test_a_training_that_is_no_more_what_its_key_says_is_none(trainings: Trainin
         with pytest.raises(SparseSamError, match=r"was changed while the stage ran"):
             train(changed, None)
         assert not list(changed.points[next(iter(changed.points))].path.parent.glob("*.safe*"))
+
+
+@pytest.fixture
+def distilled(trainings: Trainings, tmp_path: Path) -> Trainings:
+    """The same with teachers, a dense network for every seed."""
+    data = training_data_on(trainings.dataset, "cpu")
+    dense = {seed: tmp_path / "dense" / f"{seed}" for seed in SEEDS}
+    for seed, path in dense.items():
+        save_checkpoint(path, initial_checkpoint(data, "mlpnet", seed))
+    asked = DistillationParams(weight=0.5, temperature=2.0)
+    tasks = {
+        job: replace(
+            task,
+            recipe=task.recipe.model_copy(update={"distillation": asked}),
+            teacher=file_hash(dense[job[1]], "sha256"),
+        )
+        for job, task in trainings.tasks.items()
+        if isinstance(task, Finetuning)
+    }
+    points = {job: ResumePoint(tmp_path / "others", f"{job[0]} {job[1]}") for job in tasks}
+    return replace(trainings, tasks=tasks, dense=dense, points=points)
+
+
+def test_a_teacher_goes_along_wherever_it_is_trained(
+    trainings: Trainings, distilled: Trainings, tmp_path: Path
+) -> None:
+    alone = numbers(train(trainings, None).done)
+    here = train(distilled, None)
+    kept = {job: path.read_bytes() for job, path in distilled.checkpoints.items()}
+    elsewhere = {job: tmp_path / "other" / path.name for job, path in distilled.checkpoints.items()}
+    there = train(replace(distilled, checkpoints=elsewhere), Sequential())
+    assert {job: path.read_bytes() for job, path in elsewhere.items()} == kept
+    assert numbers(here.done) == numbers(there.done) != alone
+
+
+@pytest.mark.parametrize("engine", [None, Sequential()])
+def test_another_teacher_is_refused(distilled: Trainings, engine: Engine | None) -> None:
+    swapped = replace(distilled, dense={0: distilled.dense[1], 1: distilled.dense[0]})
+    with pytest.raises(CheckpointError, match="seed"):
+        train(swapped, engine)
+    pruned = replace(distilled, dense=distilled.pruned)
+    with pytest.raises(CheckpointError, match=r"of arm pruned, not dense\. Run `dvc repro train_d"):
+        train(pruned, engine)
+    tasks = {job: replace(task, teacher="0" * 64) for job, task in distilled.tasks.items()}
+    with pytest.raises(SparseSamError, match="was changed while the stage ran"):
+        train(replace(distilled, tasks=tasks), engine)
 
 
 @pytest.mark.parametrize("engine", [None, Sequential()])

@@ -14,7 +14,7 @@ from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sparse_sam.training.experiment import finetune, prune, train_dense
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 from tests.sample_networks import NAMES
 
 Recipe = Callable[..., TrainingParams]
@@ -79,6 +79,7 @@ def test_finetuning_moves_every_kept_weight_and_no_pruned_one(
     assert start.masks is not None
     params = FinetuneParams(
         training=make_recipe(lr=0.03, momentum=0.9, weight_decay=1e-3),
+        distillation=NOT_DISTILLED,
         sam=sam_params(variant=variant),
     )
     trained = finetune(start, data, params, arm, lambda _: None).checkpoint
@@ -115,7 +116,9 @@ def test_a_weight_that_layers_share_is_sparse_in_all_of_them(
     arm: str,
 ) -> None:
     start = make_pruned("tied")
-    params = FinetuneParams(training=make_recipe(lr=0.03, momentum=0.9), sam=sam_params())
+    params = FinetuneParams(
+        training=make_recipe(lr=0.03, momentum=0.9), distillation=NOT_DISTILLED, sam=sam_params()
+    )
     save_checkpoint(
         tmp_path / "saved", finetune(start, data, params, arm, lambda _: None).checkpoint
     )

@@ -22,7 +22,7 @@ from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_che
 from sparse_sam.training.experiment import arm_recipe, finetune, prune, train_dense
 from sparse_sam.training.loop import Epoch, evaluate
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -40,7 +40,7 @@ def dense_params(recipe: TrainingParams, optimizer: str = "sgd", **sam: Any) -> 
 
 
 def finetune_params(recipe: TrainingParams, rho: float = 0.05, **sam: Any) -> FinetuneParams:
-    return FinetuneParams(training=recipe, sam=sam_params(rho, **sam))
+    return FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params(rho, **sam))
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -19,7 +19,7 @@ from sparse_sam.training.kept import KIND, keep_training, take_training
 from sparse_sam.training.made_by import Dense, Finetuning
 from sparse_sam.training.once import checkpoint_hash, train_once
 from sparse_sam.training.params import DenseParams, FinetuneParams
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 KEY, RUN, COST = "c" * 64, "0123456789abcdef" * 2, Cost(1.5, "process 3", 1e9)
 
@@ -175,7 +175,9 @@ def test_a_training_is_done_once(
     assert done == [task]
     assert state(dense[0], tmp_path / "a") == state(dense[1], tmp_path / "a")
     pruned = prune(dense[0], prune_params(), data)
-    params = FinetuneParams(training=make_recipe(epochs=2), sam=sam_params())
+    params = FinetuneParams(
+        training=make_recipe(epochs=2), distillation=NOT_DISTILLED, sam=sam_params()
+    )
     tuning = Finetuning(checkpoint_hash(pruned), task.model, prune_params(), "sam", params, 3)
     tuned = [train_once(tuning, data, store, start=pruned) for _ in range(2)]
     assert done == [task, tuning]
@@ -199,7 +201,9 @@ def test_one_that_diverged_before_diverges(tmp_path: Path, data: TrainingData, t
 def test_a_finetuning_needs_its_start(
     tmp_path: Path, data: TrainingData, task: Dense, make_recipe: Callable[..., Any]
 ) -> None:
-    params = FinetuneParams(training=make_recipe(epochs=2), sam=sam_params())
+    params = FinetuneParams(
+        training=make_recipe(epochs=2), distillation=NOT_DISTILLED, sam=sam_params()
+    )
     tuning = Finetuning("e" * 64, task.model, prune_params(), "sam", params, 3)
     with pytest.raises(CheckpointError, match="needs the network that it starts from"):
         train_once(tuning, data, Store(tmp_path))

@@ -550,6 +550,36 @@ def test_images_are_shifted_anew_in_every_epoch_and_alike_for_all_arms(
     assert still.equal(data.train.images[batch_order(len(data.train), 5, "finetune", 1)])
 
 
+def test_arms_epochs_and_both_passes_see_what_is_done_to_images(
+    make_data: Data, make_recipe: Recipe
+) -> None:
+    data = make_data()
+    recipe = make_recipe(momentum=0.9, shift_pixels=1, flip=True, cutout_pixels=2)
+    seen: dict[str, list[Tensor]] = {}
+    for name, optimizer in (("sgd", sgd), ("sam", sam)):
+        model, images = net(), seen.setdefault(name, [])
+
+        def look(model: nn.Module, given: tuple[Tensor], images: list[Tensor] = images) -> None:
+            if model.training:
+                images.append(given[0].clone())
+
+        model.register_forward_pre_hook(look)
+        run(model, data, recipe, optimizer)
+    assert len(seen["sam"]) == 2 * len(seen["sgd"]) == 2 * recipe.epochs * 4
+    for step, images in enumerate(seen["sgd"]):
+        assert images.equal(seen["sam"][2 * step])
+        assert images.equal(seen["sam"][2 * step + 1])
+        batch = Batches(data, recipe, 0, "finetune", 1 + step // 4)[step % 4]
+        assert images.equal(batch[0])
+    # Another thing done to them leaves what was done before as it was.
+    shifted = make_recipe(shift_pixels=1)
+    alone = Batches(data, shifted, 0, "finetune", 1)[0][0]
+    also_cut = Batches(data, shifted.model_copy(update={"cutout_pixels": 2}), 0, "finetune", 1)[0]
+    kept = also_cut[0] != 0
+    assert also_cut[0][kept].equal(alone[kept])
+    assert (~kept).flatten(1).any(dim=1).all()
+
+
 def test_a_network_that_works_in_place_leaves_the_data_as_they_are(make_data: Data) -> None:
     data = make_data()
     model = build_model("tests.sample_networks:writes_to_its_input", (1, 5, 5), 3)

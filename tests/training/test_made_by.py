@@ -11,19 +11,29 @@ import pytest
 
 from sparse_sam.files import code_of
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, identity, key_of
-from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
-from tests.recipes import prune_params, sam_params, training_values
+from sparse_sam.training.params import (
+    DenseParams,
+    DistillationParams,
+    FinetuneParams,
+    TrainingParams,
+)
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params, training_values
 
 RECIPE = training_values()
 CHANGED: dict[str, Any] = {
     "epochs": 4,
     "batch_size": 32,
+    "base_optimizer": "adamw",
     "lr": 0.06,
     "momentum": 0.8,
     "weight_decay": 0.1,
     "schedule": "cosine",
+    "warmup_epochs": 0.5,
+    "clip_norm": 1.0,
     "label_smoothing": 0.1,
     "shift_pixels": 1,
+    "flip": True,
+    "cutout_pixels": 1,
     "precision": "bfloat16",
 }
 HERE = Environment("2.0", "x86_64", "cpu", "AVX2", 1)
@@ -35,7 +45,9 @@ TUNED = Finetuning(
     "mlpnet",
     prune_params(),
     "sam",
-    FinetuneParams(training=TrainingParams(**RECIPE), sam=sam_params(0.05)),
+    FinetuneParams(
+        training=TrainingParams(**RECIPE), distillation=NOT_DISTILLED, sam=sam_params(0.05)
+    ),
     seed=3,
 )
 
@@ -43,8 +55,23 @@ TUNED = Finetuning(
 def finetune(**changes: Any) -> FinetuneParams:
     return FinetuneParams(
         training=TrainingParams(**RECIPE | changes.pop("training", {})),
+        distillation=changes.pop("distillation", NOT_DISTILLED),
         sam=changes.pop("sam", sam_params(0.05)),
     )
+
+
+PUBLISHED = {
+    "epochs": 3,
+    "batch_size": 64,
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "label_smoothing": 0.0,
+    "shift_pixels": 0,
+    "precision": "float32",
+}
+"""The recipe, as it was written when the first tables were published."""
 
 
 def test_a_name_is_the_hash_of_its_content_from_version_to_version() -> None:
@@ -53,12 +80,16 @@ def test_a_name_is_the_hash_of_its_content_from_version_to_version() -> None:
         {
             "data": "data",
             "model": "mlpnet",
-            "recipe": {**RECIPE, "optimizer": "sgd"},
+            "recipe": {**PUBLISHED, "optimizer": "sgd"},
             "seed": 3,
         },
         sort_keys=True,
     )
     assert identity(DENSE) == hashlib.sha256(text.encode()).hexdigest()
+    content = replace(TUNED, arm="sgd").content()
+    assert content["recipe"] == {"training": PUBLISHED}
+    assert "teacher" not in content
+    assert TUNED.content()["recipe"].keys() == {"training", "sam"}
 
 
 @pytest.mark.parametrize("key", RECIPE)
@@ -66,7 +97,9 @@ def test_every_parameter_of_the_recipe_makes_a_difference(key: str) -> None:
     assert set(RECIPE) == set(TrainingParams.model_fields) == set(CHANGED)
     changed = {key: CHANGED[key]}
     dense = replace(DENSE, recipe=DENSE.recipe.model_copy(update=changed))
-    tuned = replace(TUNED, recipe=finetune(training=changed))
+    training = TUNED.recipe.training.model_copy(update=changed)
+    recipe = TUNED.recipe.model_copy(update={"training": training})
+    tuned = replace(TUNED, recipe=recipe)
     assert key_of(dense, HERE) != key_of(DENSE, HERE)
     for arm in ("sgd", "sgd_2x", "sam"):
         assert key_of(replace(tuned, arm=arm), HERE) != key_of(replace(TUNED, arm=arm), HERE)
@@ -81,6 +114,9 @@ def test_every_field_of_a_dense_network_makes_a_difference(change: dict[str, Any
     assert key_of(replace(DENSE, **change), HERE) != key_of(DENSE, HERE)
 
 
+DISTILLED = finetune(distillation=DistillationParams(weight=0.5, temperature=4.0))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -92,15 +128,34 @@ def test_every_field_of_a_dense_network_makes_a_difference(change: dict[str, Any
         {"arm": "sgd_2x"},
         {"seed": 4},
         {"files": ("params.yaml",)},
+        {"recipe": DISTILLED},
         {"recipe": finetune(sam=sam_params(0.06))},
         {"recipe": finetune(sam=sam_params(variant="asam"))},
         {"recipe": finetune(sam=sam_params(variant="gsam", alpha=0.2))},
     ],
 )
 def test_every_field_of_a_finetuning_makes_a_difference(change: dict[str, Any]) -> None:
-    names = {"start", "model", "prune", "arm", "recipe", "seed", "files"}
+    names = {"start", "model", "prune", "arm", "recipe", "seed", "files", "teacher"}
     assert {one.name for one in fields(Finetuning)} == names
     assert key_of(replace(TUNED, **change), HERE) != key_of(TUNED, HERE)
+
+
+@pytest.mark.parametrize("arm", ["sgd", "sgd_2x", "sam"])
+def test_a_teacher_makes_a_difference_where_there_is_one(arm: str) -> None:
+    tuned = replace(TUNED, arm=arm)
+    assert key_of(replace(tuned, teacher="f" * 64), HERE) == key_of(tuned, HERE)
+    other = finetune(distillation=DistillationParams(weight=0.0, temperature=2.0))
+    assert key_of(replace(tuned, recipe=other), HERE) == key_of(tuned, HERE)
+    keys = {
+        key_of(replace(tuned, recipe=finetune(distillation=asked), teacher=teacher), HERE)
+        for teacher in ("e" * 64, "f" * 64)
+        for asked in (
+            DistillationParams(weight=0.5, temperature=4.0),
+            DistillationParams(weight=0.6, temperature=4.0),
+            DistillationParams(weight=0.5, temperature=2.0),
+        )
+    }
+    assert len(keys | {key_of(tuned, HERE)}) == 7
 
 
 def test_what_an_arm_does_not_use_makes_none() -> None:
@@ -185,6 +240,9 @@ def scope(counts, sparsity): ...
 def rate(optimizer, steps, restarts): ...
 
 
+def base(model, recipe): ...
+
+
 def net(shape, classes): ...
 """
 
@@ -193,6 +251,7 @@ def made_with(choice: str, own: str) -> Dense | Finetuning:
     """A training that uses something of one's own on one axis."""
     schedule = {"name": f"{own}:Schedule", "steepness": 1.0}
     recipe = {**RECIPE, "schedule": f"{own}:rate"}
+    on_own = {**RECIPE, "base_optimizer": f"{own}:base", "momentum": 0.0}
     by_sam = DENSE.recipe.model_copy(update={"optimizer": "sam"})
     variant = sam_params(variant=f"{own}:Variant")
     tasks: dict[str, Callable[[], Dense | Finetuning]] = {
@@ -201,11 +260,15 @@ def made_with(choice: str, own: str) -> Dense | Finetuning:
         "structure": lambda: replace(TUNED, prune=prune_params(structure=f"{own}:Structure")),
         "pruning": lambda: replace(TUNED, prune=prune_params(schedule=schedule)),
         "rate": lambda: replace(TUNED, recipe=finetune(training=recipe)),
+        "base": lambda: replace(TUNED, recipe=finetune(training=on_own)),
         "variant": lambda: replace(TUNED, recipe=finetune(sam=variant)),
         "network": lambda: replace(TUNED, model=f"{own}:net"),
         "dense network": lambda: replace(DENSE, model=f"{own}:net"),
         "dense rate": lambda: replace(
             DENSE, recipe=DENSE.recipe.model_copy(update={"schedule": f"{own}:rate"})
+        ),
+        "dense base": lambda: replace(
+            DENSE, recipe=DENSE.recipe.model_copy(update={"base_optimizer": f"{own}:base"})
         ),
         "dense variant": lambda: replace(DENSE, recipe=by_sam.model_copy(update={"sam": variant})),
     }
@@ -213,8 +276,8 @@ def made_with(choice: str, own: str) -> Dense | Finetuning:
 
 
 CHOICES = (
-    *("criterion", "scope", "structure", "pruning", "rate", "variant", "network"),
-    *("dense network", "dense rate", "dense variant"),
+    *("criterion", "scope", "structure", "pruning", "rate", "base", "variant", "network"),
+    *("dense network", "dense rate", "dense base", "dense variant"),
 )
 
 
@@ -238,7 +301,7 @@ def test_every_choice_of_ones_own_counts_with_what_it_imports(
         assert isinstance(task, Finetuning)
         steeper = prune_params(schedule={"name": f"{own}:Schedule", "steepness": 2.0})
         assert key_of(replace(task, prune=steeper), HERE) != key_of(task, HERE)
-    if choice in {"variant", "rate"}:
+    if choice in {"variant", "rate", "base"}:
         assert isinstance(task, Finetuning)
         sgd = {key_of(replace(one, arm="sgd"), HERE) for one in (task, TUNED)}
         assert len(sgd) == (1 if choice == "variant" else 2)  # which SGD does not use

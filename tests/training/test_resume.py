@@ -23,12 +23,13 @@ from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import attach, plain_state
 from sparse_sam.sam.registry import VARIANTS
+from sparse_sam.training.base_optimizer import make_base
+from sparse_sam.training.distillation import Teacher
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.with_sam import make_sam
-from sparse_sam.training.with_sgd import make_sgd
 from sparse_sam.training.worker import on_threads
 from tests.recipes import sam_params
 
@@ -152,13 +153,14 @@ def run(
     resume: ResumePoint | None = None,
     stop_after: int | None = None,
     stop_before_step: int | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[nn.Module, list[Epoch], int]:
     """The network, its history, and how many gradients this run itself computed."""
     model = start(tiny_net, 0.6)
     if variant == "sgd":
-        optimizer = make_sgd(model, recipe)
+        optimizer = make_base(model, recipe)
     else:
-        optimizer = make_sam(model, recipe, sam_params(variant=variant))  # type: ignore[assignment]
+        optimizer = make_sam(model, recipe, sam_params(variant=variant))
     computed = 0
     forward = type(model).forward
 
@@ -189,6 +191,7 @@ def run(
             purpose="finetune",
             on_epoch=on_epoch,
             before_step=before_step,
+            teacher=teacher,
             resume=resume,
         )
         assert told == history
@@ -252,6 +255,38 @@ def test_going_on_after_any_step_equals_never_having_stopped(
         # Done twice is what came after the last save, in at most two passes a step.
         in_epoch = stop % (steps // recipe.epochs)
         assert 0 <= before + after - all_gradients <= 2 * (in_epoch % every_steps)
+
+
+ALL_AT_ONCE: dict[str, Any] = {
+    "schedule": "cosine",
+    "warmup_epochs": 1.25,
+    "clip_norm": 0.3,
+    "weight_decay": 0.01,
+    "shift_pixels": 1,
+    "flip": True,
+    "cutout_pixels": 2,
+}
+BASES = {"sgd": {"momentum": 0.9}, "adamw": {"base_optimizer": "adamw", "lr": 0.02}}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("variant", ["sgd", *VARIANTS])
+def test_so_it_is_with_every_base_warm_up_clipping_augmentation_and_a_teacher(
+    variant: str, base: str, tmp_path: Path, make_data: Data, make_recipe: Recipe, tiny_net: str
+) -> None:
+    data, recipe = make_data(), make_recipe(**ALL_AT_ONCE, **BASES[base])
+    with seeded(9, "initialisation"):
+        teacher = Teacher(build_model(tiny_net, (1, 5, 5), 3), 0.5, 4.0, "float32")
+    whole, expected, _ = run(tiny_net, data, recipe, variant, teacher=teacher)
+    assert len({row.learning_rate for row in expected}) == 1 + recipe.epochs
+    for stop in range(1, all_steps(data, recipe)):  # within the warm-up, at its end, and after it
+        point = ResumePoint(tmp_path, f"key {stop}", 1)
+        with_point = {"resume": point, "teacher": teacher}
+        run(tiny_net, data, recipe, variant, stop_before_step=stop, **with_point)
+        torch.manual_seed(stop)
+        model, history, _ = run(tiny_net, data, recipe, variant, **with_point)
+        assert same(dict(model.state_dict()), dict(whole.state_dict()))
+        assert untimed(history) == untimed(expected)
 
 
 def all_steps(data: TrainingData, recipe: TrainingParams) -> int:

@@ -22,7 +22,7 @@ from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingPara
 from sparse_sam.training.registry import LEARNING_RATES
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from sparse_sam.training.with_sgd import make_sgd
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -116,7 +116,7 @@ def test_every_round_begins_where_the_first_began(
     monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
     data, pruning = make_data(), rounds(3, rewind)
     recipe = make_recipe(epochs=EPOCHS, momentum=0.9)
-    params = FinetuneParams(training=recipe, sam=sam_params())
+    params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
     history = finetune(
         prune(dense, pruning, data), data, params, arm, lambda _: None, pruning=pruning
     ).history
@@ -190,9 +190,33 @@ def test_the_learning_rate_is_rewound_with_the_weights(
     monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
     data, pruning = make_data(), rounds(3, rewind)
     recipe = make_recipe(epochs=EPOCHS, schedule="cosine")
-    params = FinetuneParams(training=recipe, sam=sam_params())
+    params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
     finetune(prune(dense, pruning), data, params, arm, lambda _: None, pruning=pruning)
     assert seen == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_round_that_is_rewound_warms_up_anew(
+    make_data: Data, make_recipe: Recipe, dense: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    class Recording(ScheduledPruning):
+        def before_step(self, step: int) -> None:
+            super().before_step(step)
+            seen.append(self._optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
+    recipe = make_recipe(epochs=EPOCHS, warmup_epochs=0.5)  # two of a round's four steps
+    params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
+    for rewind, expected in (
+        ("dense", [0.1 / 3, 0.2 / 3, 0.1, 0.1] * 3),
+        ("none", [0.1 / 3, 0.2 / 3, *[0.1] * 10]),
+    ):
+        seen.clear()
+        pruning = rounds(3, rewind)
+        pruned = prune(dense, pruning)
+        finetune(pruned, make_data(), params, "sam", lambda _: None, pruning=pruning)
+        assert seen == pytest.approx(expected)
 
 
 def test_a_schedule_that_begins_anew_by_hand(make_recipe: Recipe, dense: Checkpoint) -> None:

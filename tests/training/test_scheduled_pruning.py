@@ -26,6 +26,7 @@ from sparse_sam.pruning.masks import (
 from sparse_sam.pruning.ranking import pruned_count
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training import experiment
+from sparse_sam.training.base_optimizer import make_base
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained, finetune, prune, train_dense
 from sparse_sam.training.loop import Epoch
@@ -35,7 +36,7 @@ from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -61,7 +62,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def finetune_params(recipe: TrainingParams, **sam: Any) -> FinetuneParams:
-    return FinetuneParams(training=recipe, sam=sam_params(**sam))
+    return FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params(**sam))
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +300,33 @@ def test_weights_are_rewound_to_what_they_were(
             assert torch.equal(tensor, expected)
 
 
+@pytest.mark.parametrize("arm", ["sgd", "sgd_2x", "sam"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_holds_its_masks_under_adamw(
+    schedule: str, arm: str, make_data: Data, make_recipe: Recipe, dense: Checkpoint
+) -> None:
+    recipe = make_recipe(
+        epochs=EPOCHS,
+        base_optimizer="adamw",
+        lr=0.01,
+        weight_decay=0.1,
+        schedule="cosine",
+        warmup_epochs=0.5,
+        clip_norm=1.0,
+    )
+    pruning = prune_params(sparsity=0.8, schedule=SCHEDULES[schedule])
+    data = make_data()
+    tuned = finetune(
+        prune(dense, pruning, data), data, finetune_params(recipe), arm, silent, pruning=pruning
+    )
+    masks = tuned.checkpoint.masks
+    assert masks is not None
+    assert masks.kept == 60 + 7
+    for name, mask in masks.items():
+        assert not tuned.checkpoint.state[name][~mask].any()
+    assert all(row.train_loss < 2 for row in tuned.history[1:])
+
+
 # The parts
 
 
@@ -335,16 +363,23 @@ def test_weights_that_became_nan_are_no_fault_of_the_masks(make_recipe: Recipe) 
         scheduled.before_step(1)
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
 @pytest.mark.parametrize("variant", ["sgd", *VARIANTS])
 def test_what_is_remembered_of_pruned_weights_does_not_move_them(
-    variant: str, make_recipe: Recipe
+    variant: str, base: str, clip_norm: float | None, make_recipe: Recipe
 ) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 4)
     attach(model, Masks({"weight": torch.ones(4, 4).bool()}))
-    recipe = make_recipe(momentum=0.9, weight_decay=0.1)
+    recipe = make_recipe(
+        base_optimizer=base,
+        momentum=0.9 if base == "sgd" else 0.0,
+        weight_decay=0.1,
+        clip_norm=clip_norm,
+    )
     optimizer = (
-        make_sgd(model, recipe)
+        make_base(model, recipe)
         if variant == "sgd"
         else make_sam(model, recipe, sam_params(variant=variant))
     )
@@ -360,9 +395,14 @@ def test_what_is_remembered_of_pruned_weights_does_not_move_them(
     kept = torch.eye(4).bool()
     tighten(model, Masks({"weight": kept}))
     forget_pruned(optimizer, model)
+    (weight,) = (one.original for one in attached_masks(model))
+    for name, value in optimizer.state[weight].items():
+        if name != "step":
+            assert value[kept].any()
+            assert not value[~kept].any()
     for _ in range(6):
         optimizer.step(closure)
-        assert not attached_masks(model)[0].original[~kept].any()
+        assert not weight[~kept].any()
     forget_everything(optimizer)
     assert not optimizer.state
     optimizer.step(closure)

@@ -20,7 +20,7 @@ from sparse_sam.training.params import FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -353,7 +353,7 @@ def test_a_schedule_that_rewinds_is_no_fault(
     pruning = prune_params(sparsity=0.6, schedule=rounds)
     start = prune(initial_checkpoint(data, tiny_net, 0), pruning)
     for arm in ("sgd", "sam"):
-        params = FinetuneParams(training=recipe, sam=sam_params())
+        params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
         trained = finetune(start, data, params, arm, lambda _: None, pruning=pruning)
         assert not torch.equal(trained.checkpoint.state["4.weight"], start.state["4.weight"])
 

@@ -19,10 +19,12 @@ from sparse_sam.sweep.sections import FlatnessParams
 from sparse_sam.sweep.work import Work
 from sparse_sam.training.made_by import Dense, Finetuning
 from sparse_sam.training.params import DenseParams, FinetuneParams
+from sparse_sam.training.registry import BASE_OPTIMIZERS
 from tests.recipes import prune_params, prune_values, sam_values, training_values
 
 LIBRARY = Path(sparse_sam.__file__).parent
 RECIPE = training_values(epochs=1, batch_size=8, lr=0.1)
+ADAMW = {"base_optimizer": "adamw", "momentum": 0.0}
 RUN = """
 import json, os, sys
 
@@ -49,8 +51,9 @@ def run(case):
     pruning = PruneParams.model_validate(case["prune"])
     if case["kind"] == "finetuning":
         from sparse_sam.training import finetune, initial_checkpoint, prune
-        pruned = prune(initial_checkpoint(data, model, 0), pruning, data)
-        finetune(pruned, data, params, case["arm"], lambda _: None, None, pruning)
+        dense = initial_checkpoint(data, model, 0)
+        pruned = prune(dense, pruning, data)
+        finetune(pruned, data, params, case["arm"], lambda _: None, None, pruning, dense)
         return
     from sparse_sam.sweep import compute
     dense = SimpleNamespace(model=model, recipe=DenseParams(**case["dense"]), seed=0)
@@ -90,8 +93,18 @@ def dense(**changes: Any) -> Case:
     return Case(task, {"kind": "dense", "model": model, "dense": params})
 
 
-def finetuning(arm: str, sam: dict[str, Any] | None = None, **prune: Any) -> Case:
-    params: dict[str, Any] = {"training": RECIPE, "sam": sam or sam_values()}
+def finetuning(
+    arm: str,
+    sam: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    weight: float = 0.0,
+    **prune: Any,
+) -> Case:
+    params: dict[str, Any] = {
+        "training": {**RECIPE, **(training or {})},
+        "distillation": {"weight": weight, "temperature": 2.0},
+        "sam": sam or sam_values(),
+    }
     task = Finetuning("", "mlpnet", prune_params(**prune), arm, FinetuneParams(**params), 0)
     told = {"finetune": params, "prune": prune_values(**prune)}
     return Case(task, {"kind": "finetuning", "model": "mlpnet", "arm": arm, **told})
@@ -110,9 +123,13 @@ CASES = {
     "dense": dense(),
     "dense, cosine": dense(schedule="cosine", shift_pixels=1, precision="bfloat16"),
     "dense, lenet-5": dense(model="lenet-5"),
+    "dense, adamw": dense(**ADAMW, warmup_epochs=0.5, clip_norm=1.0, flip=True, cutout_pixels=3),
     "dense by SAM": dense(optimizer="sam"),
     "sgd": finetuning("sgd"),
     "sam": finetuning("sam"),
+    "sgd, adamw": finetuning("sgd", training=ADAMW),
+    "sam, adamw": finetuning("sam", training=ADAMW),
+    "distilled": finetuning("sgd", weight=0.5),
     **{name: finetuning("sam", sam_values(variant=name)) for name in ("asam", "gsam")},
     "gradual": finetuning(
         "sgd", schedule={"name": "gradual", "initial": 0.1, "end": 0.5, "updates": 2}
@@ -172,6 +189,15 @@ def test_sgd_holds_no_sam_and_sam_no_other_variant() -> None:
         assert of_sam(name) == {"optimizer"}
     assert of_sam("gsam") == {"optimizer", "gsam"}
     assert of_sam("asam") == {"optimizer", "asam"}
+
+
+def test_a_base_holds_no_other_base() -> None:
+    modules = {base: place.partition(":")[0] for base, place in BASE_OPTIMIZERS.places.items()}
+    assert {"sgd", "adamw"} <= modules.keys()
+    for name, case in CASES.items():
+        base = "adamw" if "adamw" in name else "sgd"
+        code = code_of(case.task.code())
+        assert {one for one, module in modules.items() if module in code} == {base}, name
 
 
 # On a copy of the whole library

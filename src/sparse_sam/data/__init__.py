@@ -1,6 +1,6 @@
 """Data: where images come from, how they are split, and in which order a training sees them.
 
-Offers sources, ``TrainingData`` and ``TestData`` (no type holds both), seeds, batch order, shifts.
+Offers sources, ``TrainingData`` and ``TestData`` (no type holds both), seeds, order, augmentation.
 May use: files.
 """
 

@@ -1,3 +1,4 @@
+from .augmentation import Augmentation as Augmentation
 from .augmentation import random_shifts as random_shifts
 from .augmentation import shift as shift
 from .dataset import DataInfo as DataInfo

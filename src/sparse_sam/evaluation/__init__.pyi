@@ -25,6 +25,7 @@ from .statistics import adjust as adjust
 from .statistics import compare_paired as compare_paired
 from .statistics import smallest_permutation_p as smallest_permutation_p
 from .statistics import summarize as summarize
+from .summary import base_in_words as base_in_words
 from .summary import compare_arms as compare_arms
 from .summary import headline as headline
 from .summary import summarize_experiment as summarize_experiment

@@ -27,8 +27,8 @@ from sparse_sam.training import (
     Checkpoint,
     FinetuneParams,
     load_checkpoint,
+    make_base,
     make_sam,
-    make_sgd,
     save_checkpoint,
     training_loss,
 )
@@ -140,7 +140,7 @@ def _peak(pruned: Checkpoint, params: FinetuneParams, optimizer: str) -> int:
     _FORGET.write_text("5")  # the peak so far
     model = pruned.build()
     sam = optimizer == SAM_ARM
-    step: Optimizer = make_sam(model, recipe, params.sam) if sam else make_sgd(model, recipe)
+    step: Optimizer = make_sam(model, recipe, params.sam) if sam else make_base(model, recipe)
     images = torch.randn(recipe.batch_size, *shape)
     labels = torch.randint(0, pruned.origin.num_classes, (recipe.batch_size,))
 

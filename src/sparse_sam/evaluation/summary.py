@@ -11,6 +11,13 @@ from sparse_sam.evaluation.verdict import verdict
 from sparse_sam.training import ARMS, SAM_ARM, SGD_2X_ARM, SGD_ARM, Evaluation
 
 COMPARISONS = {"sam_vs_sgd": (SAM_ARM, SGD_ARM), "sam_vs_sgd_2x": (SAM_ARM, SGD_2X_ARM)}
+SGD = "SGD"
+_BASES = {"sgd": SGD, "adamw": "AdamW"}
+
+
+def base_in_words(base_optimizer: str) -> str:
+    """What a recipe's base optimizer is called: that of one's own by its attribute."""
+    return _BASES.get(base_optimizer, base_optimizer.rpartition(":")[2])
 
 
 def compare_arms(
@@ -22,6 +29,7 @@ def compare_arms(
     seeds: Sequence[int],
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
+    base: str = SGD,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[np.int64]]]:
     """What the tests of every arm and seed say.
 
@@ -33,6 +41,7 @@ def compare_arms(
         seeds: of every arm.
         costs: by arm, as for ``summarize_experiment``.
         margin: likewise.
+        base: likewise.
 
     Returns:
         ``metrics/evaluate.json``, ``metrics/summary.json``, and predictions by arm, (seeds, N).
@@ -53,6 +62,7 @@ def compare_arms(
         correct={arm: predictions[arm] == labels for arm in ARMS},
         costs=costs,
         margin=margin,
+        base=base,
     )
     return metrics, summary, predictions
 
@@ -66,6 +76,7 @@ def summarize_experiment(
     correct: Mapping[str, NDArray[np.bool_]],
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
+    base: str = SGD,
 ) -> dict[str, Any]:
     """The published summary (its schema: docs/outputs.md).
 
@@ -77,26 +88,29 @@ def summarize_experiment(
         correct: by arm, whether it is right on an image: boolean, (seeds, images).
         costs: by arm, ``sparsity``, and ``gradient_evaluations`` and ``seconds`` of one seed.
         margin: the largest difference in accuracy that counts as none.
+        base: the base optimizer in words: what the arms ``sgd`` and ``sgd_2x`` train with, and what
+            SAM is around.
     """
     taken = ("sparsity", "gradient_evaluations", "seconds")
     return {
         "dataset": dataset,
         "model": model,
+        "base_optimizer": base,
         "seeds": seeds,
         "arms": {
             arm: {"accuracy": accuracy[arm], **{name: costs[arm][name] for name in taken}}
             for arm in ARMS
         },
-        "comparisons": _comparisons(len(seeds), accuracy, correct, costs, margin),
+        "comparisons": _comparisons(len(seeds), accuracy, correct, costs, margin, base),
     }
 
 
-def describe(name: str, costs: Mapping[str, Mapping[str, Any]]) -> str:
+def describe(name: str, costs: Mapping[str, Mapping[str, Any]], base: str = SGD) -> str:
     """A comparison in words. Compute is called equal only where the counted gradients are."""
     if name == "sam_vs_sgd":
-        return "SAM − SGD at equal epochs"
+        return f"SAM − {base} at equal epochs"
     equal = costs[SAM_ARM]["gradient_evaluations"] == costs[SGD_2X_ARM]["gradient_evaluations"]
-    return "SAM − SGD at equal compute" if equal else "SAM − SGD at 2x epochs"
+    return f"SAM − {base} at equal compute" if equal else f"SAM − {base} at 2x epochs"
 
 
 def _comparisons(
@@ -105,6 +119,7 @@ def _comparisons(
     correct: Mapping[str, NDArray[np.bool_]],
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
+    base: str,
 ) -> dict[str, Any]:
     found = {
         name: {
@@ -116,7 +131,7 @@ def _comparisons(
     adjusted = adjust({name: compared["p_value"] for name, compared in found.items()})
     for name, compared in found.items():
         compared["holm_p_value"] = adjusted[name]
-        compared["verdict"] = verdict(describe(name, costs), compared, seeds)
+        compared["verdict"] = verdict(describe(name, costs, base), compared, seeds)
     return found
 
 

@@ -14,16 +14,16 @@ SUMMARY = Path("metrics/summary.json")
 _LABELS = {
     "dense": "dense",
     "pruned": "pruned, not finetuned",
-    "sgd": "SGD, equal epochs",
-    "sgd_2x": "SGD, equal compute (2x epochs)",
+    "sgd": "{base}, equal epochs",
+    "sgd_2x": "{base}, equal compute (2x epochs)",
     "sam": "SAM",
-    "sam_vs_sgd": "SAM - SGD at equal epochs",
-    "sam_vs_sgd_2x": "SAM - SGD at equal compute",
+    "sam_vs_sgd": "SAM - {base} at equal epochs",
+    "sam_vs_sgd_2x": "SAM - {base} at equal compute",
 }
 # Variants of SAM that need fewer gradients than two a step cost less than twice the epochs.
 _UNEQUAL = {
-    "sgd_2x": "SGD, 2x epochs",
-    "sam_vs_sgd_2x": "SAM - SGD at 2x epochs",
+    "sgd_2x": "{base}, 2x epochs",
+    "sam_vs_sgd_2x": "SAM - {base} at 2x epochs",
 }
 
 
@@ -31,10 +31,12 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     """The summary as text: arms, then paired differences in percentage points."""
     seeds, counts = summary["seeds"], summary["arms"]
     equal = counts["sam"]["gradient_evaluations"] == counts["sgd_2x"]["gradient_evaluations"]
-    labels = _LABELS if equal else {**_LABELS, **_UNEQUAL}
+    base = summary.get("base_optimizer", "SGD")  # it was the only one
+    chosen = _LABELS if equal else {**_LABELS, **_UNEQUAL}
+    labels = {name: label.format(base=base) for name, label in chosen.items()}
     title = (
-        f"{summary['model']} on {summary['dataset']}, {len(seeds)} seed{'s' * (len(seeds) != 1)}: "
-        "mean with 95 % confidence interval"
+        f"{summary['model']} on {summary['dataset']}, {len(seeds)} seed{'s' * (len(seeds) != 1)}"
+        f"{'' if base == 'SGD' else f', base optimizer {base}'}: mean with 95 % confidence interval"
     )
     arms = [
         [

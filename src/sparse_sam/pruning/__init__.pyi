@@ -20,6 +20,7 @@ from .registry import CRITERIA as CRITERIA
 from .registry import SCHEDULES as SCHEDULES
 from .registry import SCOPES as SCOPES
 from .registry import STRUCTURES as STRUCTURES
+from .schedules import Iterative as Iterative
 from .schedules import PruningSchedule as PruningSchedule
 from .scopes import Layer as Layer
 from .scopes import Share as Share

@@ -12,4 +12,5 @@ from .periodic import PeriodicSAM as PeriodicSAM
 from .perturbation import Perturbation as Perturbation
 from .registry import VARIANTS as VARIANTS
 from .uncompiled import SGD as SGD
+from .uncompiled import Uncompiled as Uncompiled
 from .vectors import vector_norm as vector_norm

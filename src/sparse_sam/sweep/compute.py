@@ -111,7 +111,7 @@ def _finetuned(
     pruned = prune(dense, work.prune, data)
     try:
         trained = finetune(
-            pruned, data, work.finetune, work.arm, lambda _: None, pruning=work.prune
+            pruned, data, work.finetune, work.arm, lambda _: None, pruning=work.prune, teacher=dense
         )
     except DivergenceError:
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sweep.sections import FlatnessParams
-from sparse_sam.training import SAM_ARM, Dense, FinetuneParams, finetuning_code
+from sparse_sam.training import Dense, FinetuneParams, finetuning_code, finetuning_content
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,11 @@ class Work:
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
-        finetune = self.finetune.model_dump(mode="json")
-        if self.arm != SAM_ARM:
-            del finetune["sam"]
         return {
             "dense": self.dense.content(),
             "prune": self.prune.model_dump(mode="json"),
             "arm": self.arm,
-            "finetune": finetune,
+            "finetune": finetuning_content(self),
             "flatness": self.flatness and self.flatness.model_dump(mode="json"),
             "tested": self.tested,
         }

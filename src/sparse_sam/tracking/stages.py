@@ -43,6 +43,7 @@ class PipelineStage:
 
 
 _TRAINING = ("seeds", "device", "threads")
+_FINETUNING = ("finetune.training", "finetune.distillation")
 
 STAGES = {
     stage.name: stage
@@ -70,8 +71,8 @@ STAGES = {
         ),
         PipelineStage(
             "finetune_sgd",
-            after=("download", "prune"),
-            params=(*_TRAINING, "prune", "finetune.training"),
+            after=("download", "train_dense", "prune"),
+            params=(*_TRAINING, "prune", *_FINETUNING),
             arms=("sgd", "sgd_2x"),
             outputs=(
                 *("models/sgd", "models/sgd_2x", "plots/sgd.csv", "plots/sgd_2x.csv"),
@@ -80,15 +81,15 @@ STAGES = {
         ),
         PipelineStage(
             "finetune_sam",
-            after=("download", "prune"),
-            params=(*_TRAINING, "prune", "finetune.training", "finetune.sam"),
+            after=("download", "train_dense", "prune"),
+            params=(*_TRAINING, "prune", *_FINETUNING, "finetune.sam"),
             arms=("sam",),
             outputs=("models/sam", "plots/sam.csv", "metrics/finetune_sam.json"),
         ),
         PipelineStage(
             "evaluate",
             after=("download", "train_dense", "prune", "finetune_sgd", "finetune_sam"),
-            params=(*_TRAINING, "finetune.training", "finetune.sam", "evaluate"),
+            params=(*_TRAINING, *_FINETUNING, "finetune.sam", "evaluate"),
             arms=(),
             outputs=(
                 *("metrics/evaluate.json", "metrics/summary.json", "metrics/flatness.json"),

@@ -7,6 +7,7 @@ from .arms import SGD_ARM as SGD_ARM
 from .arms_and_seeds import Job as Job
 from .arms_and_seeds import Trainings as Trainings
 from .arms_and_seeds import train_all as train_all
+from .base_optimizer import make_base as make_base
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import load_checkpoint as load_checkpoint
 from .checkpoint import load_expected as load_expected
@@ -54,6 +55,7 @@ from .made_by import Finetuning as Finetuning
 from .made_by import Made as Made
 from .made_by import code_hash as code_hash
 from .made_by import finetuning_code as finetuning_code
+from .made_by import finetuning_content as finetuning_content
 from .made_by import hashes_of as hashes_of
 from .made_by import identity as identity
 from .made_by import key_of as key_of
@@ -73,10 +75,12 @@ from .origin import parse_origin as parse_origin
 from .origin import read_origin as read_origin
 from .params import DenseParams as DenseParams
 from .params import Device as Device
+from .params import DistillationParams as DistillationParams
 from .params import FinetuneParams as FinetuneParams
 from .params import Threads as Threads
 from .params import TrainingParams as TrainingParams
 from .taken_over import given_path as given_path
+from .registry import BASE_OPTIMIZERS as BASE_OPTIMIZERS
 from .registry import ENGINES as ENGINES
 from .registry import LEARNING_RATES as LEARNING_RATES
 from .resume import ResumePoint as ResumePoint

@@ -43,6 +43,7 @@ class Trainings:
         behind: code and files of each, as they were when its key was made.
         pruned: where the network lies that a seed's finetuning starts from.
         given: the file that a seed's dense network is taken over from, if it is.
+        dense: where its dense network lies, which a finetuning with distillation follows.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
     """
@@ -54,6 +55,7 @@ class Trainings:
     behind: Mapping[Job, Behind]
     pruned: Mapping[int, Path]
     given: Mapping[int, Path]
+    dense: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
 
@@ -63,10 +65,10 @@ class Trainings:
         data = training_data_on(self.dataset, self.device)
         if isinstance(task, Dense) and data.info.fingerprint != task.data:
             raise self.changed(job, str(self.dataset))
-        start = self.start(job, data.info)
+        start, teacher = self.start(job, data.info), self.teacher(job, data.info)
         load_code(task)
         self.check(job)  # now that all is loaded
-        done = train_one(task, data, start, report, self.points[job])
+        done = train_one(task, data, start, teacher, report, self.points[job])
         try:
             self.check(job)
         except SparseSamError:
@@ -104,6 +106,17 @@ class Trainings:
         if file_hash(path, "sha256") != task.start:
             raise self.changed(job, str(path))
         return taken
+
+    def teacher(self, job: Job, info: DataInfo) -> Checkpoint | None:
+        """The dense network that a finetuning distils, if it does. Raises CheckpointError."""
+        task = self.tasks[job]
+        if isinstance(task, Dense) or not task.recipe.distillation.weight:
+            return None
+        path, expected = self.dense[task.seed], origin_of(task.model, info, DENSE, task.seed)
+        teacher = load_expected(path, expected, stage="train_dense")
+        if file_hash(path, "sha256") != task.teacher:
+            raise self.changed(job, str(path))
+        return teacher
 
     def epochs(self, job: Job) -> int:
         """How many epochs a training takes."""
@@ -173,7 +186,8 @@ def _on_cluster(
     tasks = []
     for job in jobs:
         task = trainings.tasks[job]
-        arguments = (task, data, trainings.start(job, training.info))
+        info = training.info
+        arguments = (task, data, trainings.start(job, info), trainings.teacher(job, info))
         files = hashes_of(task.files)
         tasks.append(Task(job, train_one, arguments, task.code(), files))
     for event in engine.run(tasks):

@@ -8,6 +8,7 @@ between the arms, and ``gradient_evaluations`` cannot be wrong.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -16,9 +17,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sparse_sam.data import Scale, TrainingData, batch_order, derive_seed, random_shifts, shift
+from sparse_sam.data import Augmentation, Scale, TrainingData, batch_order, derive_seed
 from sparse_sam.errors import DivergenceError
 from sparse_sam.training.devices import products_in
+from sparse_sam.training.distillation import Taught, Teacher
 from sparse_sam.training.heartbeat import beat
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.untrained import UntrainedTensor, UntrainedTensors
@@ -29,8 +31,8 @@ class Batches:
 
     Args:
         data: what is trained on.
-        recipe: batch size, and by how much images are shifted.
-        seed: gives order and shifts, together with ``purpose`` and the epoch.
+        recipe: batch size, and what becomes of the images.
+        seed: gives order and augmentation, together with ``purpose`` and the epoch.
         purpose: what the training is for.
         epoch: from 1.
     """
@@ -39,15 +41,18 @@ class Batches:
         self, data: TrainingData, recipe: TrainingParams, seed: int, purpose: str, epoch: int
     ) -> None:
         self._part = data.train
-        count, device = len(data.train), data.train.labels.device
-        order = batch_order(count, seed, purpose, epoch).to(device)
+        order = batch_order(len(data.train), seed, purpose, epoch).to(data.train.labels.device)
         self._places = split_order(order, recipe.batch_size)
         self._drawn_from = (seed, purpose, "layers", epoch)
-        self._shifts, self._pixels = None, recipe.shift_pixels
-        if recipe.shift_pixels:
-            shifts = random_shifts(count, recipe.shift_pixels, seed, purpose, epoch)
-            self._shifts = shifts.to(device)
-            self._black = Scale.of(data.info.mean, data.info.std).to(device).black
+        self._augmented = Augmentation(
+            data.train.images,
+            Scale.of(data.info.mean, data.info.std).black,
+            shift_pixels=recipe.shift_pixels,
+            flip=recipe.flip,
+            cutout_pixels=recipe.cutout_pixels,
+            seed=seed,
+            purpose=(purpose, epoch),
+        )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -55,9 +60,7 @@ class Batches:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images and labels of a step, from 0."""
         places = self._places[step]
-        images = self._part.taken(places)
-        if self._shifts is not None:
-            images = shift(images, self._shifts[places], self._pixels, self._black)
+        images = self._augmented(self._part.taken(places), places)
         return images, self._part.labels[places]
 
     def layers_seed(self, step: int) -> int:
@@ -106,6 +109,7 @@ def run_steps(
     recipe: TrainingParams,
     progress: EpochProgress,
     *,
+    teacher: Teacher | None,
     untrained: UntrainedTensors,
     before_step: Callable[[int], bool | None],
     save_every: int | None,
@@ -120,6 +124,7 @@ def run_steps(
         batches: the epoch's.
         recipe: its label smoothing.
         progress: the steps that were done.
+        teacher: asked once a step, for all of its gradients.
         untrained: sees to it that every tensor is trained.
         before_step: called with the step's number in the epoch, from 0; True says that it put
             weights back.
@@ -133,7 +138,11 @@ def run_steps(
             untrained.begin()
         elif put_back:
             untrained.begin_again()
-        gradient = _Gradient(model, optimizer, *batches[step], recipe, batches.layers_seed(step))
+        images, labels = batches[step]
+        loss = partial(
+            training_loss, model, images, labels, recipe, teacher(images) if teacher else None
+        )
+        gradient = _Gradient(optimizer, loss, batches.layers_seed(step), images.device)
         optimizer.step(untrained.beside(gradient))  # type: ignore[arg-type]
         untrained.after_step()
         progress.learning_rate = float(optimizer.param_groups[0]["lr"])
@@ -153,22 +162,20 @@ class _Gradient:
 
     def __init__(
         self,
-        model: nn.Module,
         optimizer: Optimizer,
-        images: Tensor,
-        labels: Tensor,
-        recipe: TrainingParams,
+        loss: Callable[[], Tensor],
         layers_seed: int,
+        device: torch.device,
     ) -> None:
-        self.model, self.optimizer, self.recipe = model, optimizer, recipe
-        self.images, self.labels, self.layers_seed = images, labels, layers_seed
+        self.optimizer, self.loss = optimizer, loss
+        self.layers_seed, self.device = layers_seed, device
         self.calls = 0
         self.first_loss: Tensor
 
     def __call__(self) -> Tensor:
         self.optimizer.zero_grad()
-        seed_layers(self.layers_seed, self.images.device)
-        loss = training_loss(self.model, self.images, self.labels, self.recipe)
+        seed_layers(self.layers_seed, self.device)
+        loss = self.loss()
         loss.backward()  # type: ignore[no-untyped-call]
         if not self.calls:
             self.first_loss = loss.detach()
@@ -177,12 +184,20 @@ class _Gradient:
 
 
 def training_loss(
-    model: nn.Module, images: Tensor, labels: Tensor, recipe: TrainingParams
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: TrainingParams,
+    taught: Taught | None = None,
 ) -> Tensor:
-    """The mean loss of a batch, in float32, as ``recipe`` smooths labels and rounds products."""
+    """The mean loss of a batch, in float32, as ``recipe`` smooths labels and rounds products.
+
+    ``taught`` is what a teacher says of these images, if there is one.
+    """
     with products_in(recipe.precision, images.device):
-        logits = model(images)
-    return cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        logits = model(images).float()
+    loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    return taught.mixed_with(loss, logits) if taught else loss
 
 
 def seed_layers(seed: int, device: torch.device) -> None:

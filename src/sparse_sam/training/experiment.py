@@ -13,11 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from sparse_sam.data import DataInfo, TrainingData, seeded
-from sparse_sam.errors import MaskError
+from sparse_sam.errors import CheckpointError, MaskError
 from sparse_sam.networks import BATCHNORM_BATCH, ImageShape, build_model, reestimate_batchnorm
 from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
 from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.distillation import Teacher
 from sparse_sam.training.epoch import steps_per_epoch
 from sparse_sam.training.loop import Epoch, train
 from sparse_sam.training.origin import Origin
@@ -45,7 +46,7 @@ def train_dense(
     on_epoch: OnEpoch,
     resume: ResumePoint | None = None,
 ) -> Trained:
-    """Initialise and train a dense network, with SGD or a variant of SAM."""
+    """Initialise and train a dense network, with the base optimizer or a variant of SAM."""
     model = _initialised(model_name, data.info.image_shape, data.info.num_classes, seed)
     model.to(data.train.labels.device)
     optimizer = OPTIMIZERS.load(recipe.optimizer)(model, recipe, recipe.sam)
@@ -108,16 +109,19 @@ def finetune(
     on_epoch: OnEpoch,
     resume: ResumePoint | None = None,
     pruning: PruneParams | None = None,
+    teacher: Checkpoint | None = None,
 ) -> Trained:
     """Finetune a pruned network as one arm does.
 
     ``sgd`` and ``sam`` train for the same number of epochs; ``sgd_2x`` trains for twice as many,
     which is as many gradient evaluations as SAM needs. With ``pruning`` the masks shrink on the
     way, as its schedule says, at the same shares of every arm's training; without, they stay.
+    ``teacher`` is the dense network, which a recipe with distillation needs.
 
     Raises:
         MaskError: a tensor would lose all its weights, or the final sparsity was not met exactly;
             beside what ``training.train`` raises.
+        CheckpointError: there is to be a teacher, and none is given.
     """
     recipe = arm_recipe(params.training, arm)
     model = pruned.build().to(data.train.labels.device)
@@ -134,11 +138,24 @@ def finetune(
         on_epoch=on_epoch,
         before_step=scheduled.before_step if scheduled else lambda _: None,
         restarts=scheduled.rewinds if scheduled else (),
+        teacher=_teacher(params, teacher, data.train.labels.device),
         resume=resume,
     )
     if scheduled:
         scheduled.check_met()
     return Trained(Checkpoint.of(model, replace(pruned.origin, arm=arm)), history)
+
+
+def _teacher(
+    params: FinetuneParams, dense: Checkpoint | None, device: torch.device
+) -> Teacher | None:
+    asked = params.distillation
+    if not asked.weight:
+        return None
+    if dense is None:
+        raise CheckpointError("finetune.distillation needs the dense network, and none is given")
+    network = dense.build().to(device)
+    return Teacher(network, asked.weight, asked.temperature, params.training.precision)
 
 
 def _scheduled(

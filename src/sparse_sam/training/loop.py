@@ -16,6 +16,7 @@ from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks, check_pruned_weights_are_zero
+from sparse_sam.training.distillation import Teacher
 from sparse_sam.training.epoch import (
     Batches,
     EpochProgress,
@@ -31,6 +32,7 @@ from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.registry import LEARNING_RATES
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.untrained import UntrainedTensors
+from sparse_sam.training.warm_up import warmed_up
 
 EVALUATION_BATCH = 250
 """How many images are evaluated at once."""
@@ -101,6 +103,7 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     before_step: Callable[[int], bool | None] = lambda _: None,
     restarts: Sequence[int] = (),
+    teacher: Teacher | None = None,
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
     """Train ``model`` in place for ``recipe.epochs``.
@@ -120,6 +123,7 @@ def train(
             were, of which it tells by returning True. What it does must depend on the number, the
             model and the seed only, so that a resumed training does the same.
         restarts: at which of these steps the learning rate's schedule begins anew.
+        teacher: a network whose outputs are learned from, beside the labels.
         resume: where every epoch is saved, and steps on the way if it says so; an earlier run of
             the same training is gone on with, to the same bits as if it had never stopped.
 
@@ -128,6 +132,7 @@ def train(
 
     Raises:
         StaleOptimizerError: the optimizer does not hold exactly the model's parameters.
+        ConfigError: the recipe's warm-up does not fit between two restarts.
         DivergenceError: a loss or a weight became infinite or NaN.
         MaskError: a pruned weight was not 0 after an epoch.
         FrozenWeightError: an epoch did not train a parameter that requires a gradient.
@@ -136,7 +141,7 @@ def train(
     check_holds(optimizer, model)
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    schedule = _made_schedule(optimizer, recipe, recipe.epochs * steps, restarts)
+    schedule = _made_schedule(optimizer, recipe, steps, restarts)
     history, begun = _resumed(resume, model, optimizer, schedule)
     for row in history:
         on_epoch(row)
@@ -180,6 +185,7 @@ def train(
                 batches,
                 recipe,
                 progress,
+                teacher=teacher,
                 untrained=untrained,
                 before_step=partial(_numbered, before_step, (epoch - 1) * steps),
                 save_every=resume.every_steps if resume else None,
@@ -191,15 +197,18 @@ def train(
             if name := _not_finite(model):
                 raise divergence(f"{name} in epoch {epoch}, step {steps},", optimizer, recipe)
             check_pruned_weights_are_zero(model)
-            untrained.check(epoch, partial(_first_loss, model, batches, recipe))
+            untrained.check(epoch, partial(_first_loss, model, batches, recipe, teacher))
             record(epoch, progress, train_loss)
     return history
 
 
 def _made_schedule(
-    optimizer: Optimizer, recipe: TrainingParams, steps: int, restarts: Sequence[int]
+    optimizer: Optimizer, recipe: TrainingParams, steps_an_epoch: int, restarts: Sequence[int]
 ) -> LRScheduler:
-    made: Any = LEARNING_RATES.load(recipe.schedule)(optimizer, steps, restarts)
+    make, steps = LEARNING_RATES.load(recipe.schedule), recipe.epochs * steps_an_epoch
+    if warmup := round(recipe.warmup_epochs * steps_an_epoch):
+        return warmed_up(make, optimizer, steps, restarts, warmup)
+    made: Any = make(optimizer, steps, restarts)
     if not isinstance(made, LRScheduler):
         raise ConfigError(
             f"schedule = {recipe.schedule!r} gave {type(made).__name__}, and no scheduler of torch"
@@ -213,8 +222,11 @@ def _not_finite(model: nn.Module) -> str | None:
     return next((plain.get(key, key) for key, tensor in state if not tensor.isfinite().all()), None)
 
 
-def _first_loss(model: nn.Module, batches: Batches, recipe: TrainingParams) -> Tensor:
-    return training_loss(model, *batches[0], recipe)
+def _first_loss(
+    model: nn.Module, batches: Batches, recipe: TrainingParams, teacher: Teacher | None
+) -> Tensor:
+    images, labels = batches[0]
+    return training_loss(model, images, labels, recipe, teacher(images) if teacher else None)
 
 
 def _numbered(before_step: Callable[[int], bool | None], earlier: int, step: int) -> bool | None:
@@ -246,7 +258,7 @@ def _lay_out(optimizer: Optimizer) -> None:
     """
     for weight, state in optimizer.state.items():
         for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
+            if isinstance(value, Tensor) and value.dim() and value.shape == weight.shape:
                 state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 

@@ -22,8 +22,8 @@ from sparse_sam.networks import NETWORKS
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
 from sparse_sam.training.arms import SAM_ARM, arm_optimizer
-from sparse_sam.training.params import DenseParams, FinetuneParams
-from sparse_sam.training.registry import LEARNING_RATES, OPTIMIZERS
+from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
+from sparse_sam.training.registry import BASE_OPTIMIZERS, LEARNING_RATES, OPTIMIZERS
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 _CHOOSE_KERNELS = ("MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 _TRAINING = ("sparse_sam.training.experiment",)
 _TAKEN_OVER = "sparse_sam.training.taken_over"
+_AS_BEFORE = {
+    "base_optimizer": "sgd",
+    "warmup_epochs": 0,
+    "clip_norm": None,
+    "flip": False,
+    "cutout_pixels": 0,
+}
+"""Keys of a recipe that came late, and the values with which it is the recipe that it was without
+them. Those are left out, so that trainings and cells of published tables keep their names."""
 # What says how pixels are scaled: a fingerprint is of the bytes.
 _DATA = ("sparse_sam.data.stratify", "sparse_sam.data.tensors")
 
@@ -133,7 +142,7 @@ class Dense:
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
-        recipe = self.recipe.model_dump(mode="json")
+        recipe = _content_of(self.recipe)
         if self.recipe.optimizer == "sgd":
             del recipe["sam"]
         content: dict[str, Any] = {"data": self.data, "model": self.model, "seed": self.seed}
@@ -144,7 +153,7 @@ class Dense:
         """Where its code begins."""
         if self.start:
             return (*_TRAINING, *_DATA, NETWORKS.place(self.model), _TAKEN_OVER)
-        recipe, places = self.recipe, [LEARNING_RATES.place(self.recipe.schedule)]
+        recipe, places = self.recipe, _chosen(self.recipe)
         if recipe.optimizer == "sam":
             places.append(VARIANTS.place(recipe.sam.variant))
         optimizer = OPTIMIZERS.place(recipe.optimizer)
@@ -163,6 +172,7 @@ class Finetuning:
         recipe: the recipe, and SAM's settings.
         seed: of the batch order.
         files: as ``Dense.files``.
+        teacher: SHA-256 of the dense checkpoint's file, for a recipe with distillation.
     """
 
     start: str
@@ -172,20 +182,20 @@ class Finetuning:
     recipe: FinetuneParams
     seed: int
     files: tuple[str, ...] = ()
+    teacher: str = ""
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
-        recipe = self.recipe.model_dump(mode="json")
-        if self.arm != SAM_ARM:
-            del recipe["sam"]
         content = {
             "start": self.start,
             "model": self.model,
             "prune": self.prune.model_dump(mode="json"),
             "arm": self.arm,
-            "recipe": recipe,
+            "recipe": finetuning_content(self),
             "seed": self.seed,
         }
+        if self.recipe.distillation.weight:
+            content["teacher"] = self.teacher
         return content | ({"files": hashes_of(self.files)} if self.files else {})
 
     def code(self) -> tuple[str, ...]:
@@ -202,9 +212,29 @@ class _Finetuned(Protocol):
     def recipe(self) -> FinetuneParams: ...
 
 
+def finetuning_content(task: _Finetuned) -> dict[str, Any]:
+    """Of a finetuning's recipe what the arm uses, as plain values."""
+    recipe = task.recipe.model_dump(mode="json")
+    recipe["training"] = _content_of(task.recipe.training)
+    if not task.recipe.distillation.weight:
+        del recipe["distillation"]
+    if task.arm != SAM_ARM:
+        del recipe["sam"]
+    return recipe
+
+
+def _content_of(recipe: TrainingParams) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    return {k: v for k, v in content.items() if k not in _AS_BEFORE or v != _AS_BEFORE[k]}
+
+
+def _chosen(recipe: TrainingParams) -> list[str]:
+    return [LEARNING_RATES.place(recipe.schedule), BASE_OPTIMIZERS.place(recipe.base_optimizer)]
+
+
 def finetuning_code(task: _Finetuned) -> tuple[str, ...]:
     """Where the code of an arm's choices begins: pruning, optimizer, schedule."""
-    places = [*chosen_places(task.prune), LEARNING_RATES.place(task.recipe.training.schedule)]
+    places = [*chosen_places(task.prune), *_chosen(task.recipe.training)]
     if task.arm == SAM_ARM:
         places.append(VARIANTS.place(task.recipe.sam.variant))
     return (OPTIMIZERS.place(arm_optimizer(task.arm)), *places)

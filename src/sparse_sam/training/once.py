@@ -30,12 +30,14 @@ def train_one(
     task: Dense | Finetuning,
     data: TrainingData,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
     report: OnEpoch = lambda _: None,
     resume: ResumePoint | None = None,
 ) -> Trained:
     """Do one training.
 
-    ``start`` is what a finetuning starts from, or the dense network that is taken over.
+    ``start`` is what a finetuning starts from, or the dense network that is taken over;
+    ``teacher`` whom it follows.
     """
     if isinstance(task, Dense) and task.start:
         if start is None:
@@ -45,7 +47,7 @@ def train_one(
         return train_dense(data, task.model, task.recipe, task.seed, report, resume)
     if start is None:
         raise CheckpointError("a finetuning needs the network that it starts from")
-    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune)
+    return finetune(start, data, task.recipe, task.arm, report, resume, task.prune, teacher)
 
 
 def epochs_of(task: Dense | Finetuning) -> int:
@@ -56,7 +58,7 @@ def epochs_of(task: Dense | Finetuning) -> int:
 
 
 def checkpoint_hash(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the file that a checkpoint makes: what ``Finetuning.start`` is of a pruned one."""
+    """SHA-256 of the file that a checkpoint makes: ``Finetuning.start`` and ``teacher``."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.safetensors"
         save_checkpoint(path, checkpoint)
@@ -70,6 +72,7 @@ def train_once(
     *,
     threads: int = 1,
     start: Checkpoint | None = None,
+    teacher: Checkpoint | None = None,
 ) -> Trained:
     """Take a training from a store, or do it and keep it there: the same bits either way.
 
@@ -79,6 +82,7 @@ def train_once(
         store: where to look, and to keep it.
         threads: of torch, for the training.
         start: what a finetuning starts from; ``task.start`` is its hash.
+        teacher: the dense network, for a finetuning that distils; ``task.teacher`` is its hash.
 
     Raises:
         DivergenceError: it diverges, or did before.
@@ -94,7 +98,7 @@ def train_once(
         return Trained(found.checkpoint, found.history)
     started = time.perf_counter()
     with on_threads(threads):
-        done = train_one(task, data, start)
+        done = train_one(task, data, start, teacher)
     cost = Cost(time.perf_counter() - started, here(), time.time())
     keep_trained(store, key, task.content(), done, cost)
     return done

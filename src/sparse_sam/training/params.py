@@ -7,30 +7,56 @@ from pydantic import Field, model_validator
 from sparse_sam.errors import ConfigError
 from sparse_sam.files import BelowOne, Count, NotNegative, Positive, Section
 from sparse_sam.sam import VARIANTS, SAMParams
-from sparse_sam.training.registry import LEARNING_RATES
+from sparse_sam.training.registry import BASE_OPTIMIZERS, LEARNING_RATES
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Pixels = Annotated[int, Field(ge=0, lt=2**15)]
+SGD_BASE = "sgd"
+"""The base optimizer that has the key ``momentum``."""
 
 
 class TrainingParams(Section):
-    """One training recipe: SGD as the base optimizer, and how long and how fast."""
+    """One training recipe: the base optimizer, how long, how fast, and on what images."""
 
     epochs: Count
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
+    base_optimizer: Annotated[str, BASE_OPTIMIZERS]
     lr: Positive
     momentum: BelowOne
     weight_decay: NotNegative
     schedule: Annotated[str, LEARNING_RATES]
+    warmup_epochs: NotNegative
+    clip_norm: Annotated[float | None, Field(gt=0, le=1_000_000)]
     label_smoothing: BelowOne
-    shift_pixels: Annotated[int, Field(ge=0, lt=2**15)]
+    shift_pixels: Pixels
+    flip: bool
+    cutout_pixels: Pixels
     precision: Precision
+
+    @model_validator(mode="after")
+    def _momentum_is_sgds(self) -> Self:
+        if self.momentum and self.base_optimizer != SGD_BASE:
+            raise ValueError(
+                f"momentum = {self.momentum!r}: is SGD's, and base_optimizer is "
+                f"{self.base_optimizer!r}, which has averages of its own; allowed: 0.0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_within_its_epochs(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs!r}: must be less than epochs = {self.epochs}"
+            )
+        return self
 
 
 def _check_momentum(sam: SAMParams, recipe: TrainingParams, key: str) -> None:
-    # (Asked of the variant's class, whose import takes torch's; plain SAM needs none.)
-    if recipe.momentum or sam.variant == "sam":
+    # (Asked of the variant's class, whose import takes torch's; plain SAM needs none. Another base
+    # than SGD has momentum or not: the variant asks it itself.)
+    if recipe.momentum or sam.variant == "sam" or recipe.base_optimizer != SGD_BASE:
         return
     try:
         needs_momentum = VARIANTS.load(sam.variant).needs_momentum
@@ -44,7 +70,7 @@ def _check_momentum(sam: SAMParams, recipe: TrainingParams, key: str) -> None:
 
 
 class DenseParams(TrainingParams):
-    """The recipe of the dense network, which SAM may train too."""
+    """The recipe of the dense network; ``optimizer`` ``sgd`` is the base alone, as in the arms."""
 
     optimizer: Literal["sgd", "sam"]
     sam: SAMParams
@@ -56,10 +82,18 @@ class DenseParams(TrainingParams):
         return self
 
 
+class DistillationParams(Section):
+    """How much of the loss comes from the dense network's outputs, and how soft they are."""
+
+    weight: Annotated[float, Field(ge=0, le=1)]
+    temperature: Positive
+
+
 class FinetuneParams(Section):
     """The recipe that every finetuning arm shares, and what only SAM has."""
 
     training: TrainingParams
+    distillation: DistillationParams
     sam: SAMParams
 
     @model_validator(mode="after")

@@ -24,16 +24,27 @@ LEARNING_RATES: "Registry[Callable[[Optimizer, int, Sequence[int]], LRScheduler]
 )
 """(Optimizer, steps of the training, steps at which it begins anew) → torch's scheduler."""
 
+BASE_OPTIMIZERS: "Registry[Callable[[nn.Module, TrainingParams], Optimizer]]" = Registry(
+    "base_optimizer",
+    {
+        "sgd": "sparse_sam.training.with_sgd:make_sgd",
+        "adamw": "sparse_sam.training.with_adamw:make_adamw",
+    },
+    arguments=2,
+)
+"""(Model, recipe) → a fresh optimizer over all its parameters. By name, so that what a training
+with SGD is made by (``made_by``) does not hold AdamW."""
+
 OPTIMIZERS: "Registry[Callable[[nn.Module, TrainingParams, SAMParams], Optimizer]]" = Registry(
     "optimizer",
     {
-        "sgd": "sparse_sam.training.with_sgd:make_sgd",
+        "sgd": "sparse_sam.training.base_optimizer:make_base",
         "sam": "sparse_sam.training.with_sam:make_sam",
     },
     arguments=3,
 )
-"""(Model, recipe, SAM's settings) → an optimizer over all its parameters. By name, so that what a
-training with SGD is made by (``made_by``) does not hold SAM."""
+"""(Model, recipe, SAM's settings) → an optimizer over all its parameters: the recipe's base alone
+(``sgd``, whatever it is), or SAM around it. By name, so that the former does not hold SAM."""
 
 ENGINES: "Registry[type[EngineParams]]" = Registry(
     "engine.name",

@@ -1,14 +1,13 @@
-"""SGD for a recipe: what the arms that are no SAM train with. Apart, for they depend on no SAM."""
+"""SGD for a recipe."""
 
 from torch import nn
 
-from sparse_sam.sam import SGD, SAMParams
+from sparse_sam.sam import SGD
 from sparse_sam.training.params import TrainingParams
 
 
-def make_sgd(model: nn.Module, recipe: TrainingParams, sam: SAMParams | None = None) -> SGD:
-    """SGD over every parameter of ``model``; ``sam`` is not used."""
-    del sam
+def make_sgd(model: nn.Module, recipe: TrainingParams) -> SGD:
+    """SGD over every parameter of ``model``."""
     return SGD(
         model.parameters(),
         lr=recipe.lr,
