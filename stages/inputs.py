@@ -96,7 +96,7 @@ def _chosen(stage: str, params: "Params") -> tuple[str, ...]:
     from sparse_sam.files import chosen_places
     from sparse_sam.training import Dense, Finetuning
 
-    model = params.model.name
+    model = params.model.network
     dense = Dense("", model, params.train_dense, 0).code()
     arms = {
         arm: Finetuning("", model, params.prune, arm, params.finetune, 0).code()

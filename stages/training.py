@@ -132,11 +132,11 @@ def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuni
     """What one training is made by."""
     params, model = stage.params, stage.params.model
     if arm == DENSE:
-        return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files)
+        return Dense(info.fingerprint, model.network, params.train_dense, seed, model.files)
     pruned = layout.checkpoint(PRUNED, seed)
     # (Whoever starts from it says so if it is missing.)
     start = file_hash(pruned, "sha256") if pruned.is_file() else ""
-    return Finetuning(start, model.name, params.prune, arm, params.finetune, seed, model.files)
+    return Finetuning(start, model.network, params.prune, arm, params.finetune, seed, model.files)
 
 
 def _resume_points(stage: Stage, keys: Mapping[Job, str]) -> dict[Job, ResumePoint]:
@@ -163,7 +163,7 @@ class _Results:
     def take(self, info: DataInfo) -> None:
         """Take what the store has. Raises DivergenceError if that is that it diverged."""
         for job, key in self._keys.items():
-            expected = origin_of(self._stage.params.model.name, info, *job)
+            expected = origin_of(self._stage.params.model.network, info, *job)
             place, epochs = self._trainings.checkpoints[job], self._trainings.epochs(job)
             found = take_training(self._store, key, place, expected, epochs)
             if isinstance(found, Diverged):
@@ -226,7 +226,7 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
     seeds, journal, arms = stage.params.seeds, stage.journal, STAGES[stage.name].arms
     metrics = {}
     for arm in arms:
-        networks = [layout.load_arm(arm, seed, info, stage.params.model.name) for seed in seeds]
+        networks = [layout.load_arm(arm, seed, info, stage.params.model.network) for seed in seeds]
         trained = [
             Trained(one, histories[arm, seed]) for seed, one in zip(seeds, networks, strict=True)
         ]

@@ -43,7 +43,7 @@ def declared(
                     "folder": str(idx_folder),
                     "mirror": None,
                 },
-                "model": {"name": tiny_net, "files": []},
+                "model": {"name": tiny_net, "arguments": {}, "files": []},
                 "train_dense": {**recipe, "optimizer": "sgd", "sam": sam_values()},
                 "prune": prune_values(),
                 "finetune": {"training": dict(recipe), "sam": sam_values()},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sparse_sam.files import Contents, chosen_places, code_of, files_state, state_of
-from sparse_sam.networks import NETWORKS
+from sparse_sam.networks import NETWORKS, Network
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
 from sparse_sam.training.arms import SAM_ARM, arm_optimizer
@@ -114,24 +114,27 @@ class Dense:
 
     Attributes:
         data: fingerprint of the data set.
-        model: name of the network, or ``package.module:factory``.
+        model: the network; a name alone is one without arguments.
         recipe: how it is trained.
         seed: of initialisation and batch order.
         files: files that a network of one's own reads (``model.files``).
     """
 
     data: str
-    model: str
+    model: Network
     recipe: DenseParams
     seed: int
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Network.of(self.model))
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         recipe = self.recipe.model_dump(mode="json")
         if self.recipe.optimizer == "sgd":
             del recipe["sam"]
-        content = {"data": self.data, "model": self.model, "recipe": recipe, "seed": self.seed}
+        content = {"data": self.data, **self.model.content(), "recipe": recipe, "seed": self.seed}
         return content | ({"files": hashes_of(self.files)} if self.files else {})
 
     def code(self) -> tuple[str, ...]:
@@ -140,7 +143,7 @@ class Dense:
         if recipe.optimizer == "sam":
             places.append(VARIANTS.place(recipe.sam.variant))
         optimizer = OPTIMIZERS.place(recipe.optimizer)
-        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), optimizer, *places)
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model.name), optimizer, *places)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class Finetuning:
 
     Attributes:
         start: SHA-256 of the pruned checkpoint's file, which holds data, network and seed.
-        model: name of its network.
+        model: its network, as ``Dense.model``.
         prune: how it is pruned further on the way.
         arm: ``sgd``, ``sgd_2x`` or ``sam``.
         recipe: the recipe, and SAM's settings.
@@ -158,12 +161,15 @@ class Finetuning:
     """
 
     start: str
-    model: str
+    model: Network
     prune: PruneParams
     arm: str
     recipe: FinetuneParams
     seed: int
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Network.of(self.model))
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
@@ -172,7 +178,7 @@ class Finetuning:
             del recipe["sam"]
         content = {
             "start": self.start,
-            "model": self.model,
+            **self.model.content(),
             "prune": self.prune.model_dump(mode="json"),
             "arm": self.arm,
             "recipe": recipe,
@@ -182,7 +188,7 @@ class Finetuning:
 
     def code(self) -> tuple[str, ...]:
         """Where its code begins."""
-        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), *finetuning_code(self))
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model.name), *finetuning_code(self))
 
 
 class _Finetuned(Protocol):
