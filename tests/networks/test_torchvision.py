@@ -78,8 +78,11 @@ def test_an_argument_that_it_does_not_take_is_named(given: dict[str, Any], says:
 
 def test_what_torchvision_itself_refuses_is_no_traceback() -> None:
     network = Network.of("torchvision:resnet18", groups=2)
-    with pytest.raises(ConfigError, match=r"^model\.arguments = \{'groups': 2\}: .*BasicBlock"):
+    said = r"takes no images of 32 × 32 pixels with arguments \{'groups': 2\} \(BasicBlock only"
+    with pytest.raises(ConfigError, match=said):
         build_model(network, CIFAR, 10)
+    with pytest.raises(ConfigError, match=r"^model\.arguments = \{'bn_size': 2.*multiple values"):
+        build_model(Network.of("torchvision:densenet121", bn_size=2, growth_rate=2), CIFAR, 10)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -104,6 +107,8 @@ def test_auxiliary_logits_are_refused_unless_they_are_switched_off(name: str) ->
 def test_images_that_are_too_small_are_refused_when_it_is_built() -> None:
     with pytest.raises(ConfigError, match=r"'torchvision:alexnet': takes no images of 32 × 32 pi"):
         build_model("torchvision:alexnet", CIFAR, 10)
+    with pytest.raises(ConfigError, match=r"'torchvision:maxvit_t': takes no images of 32 × 32 pi"):
+        build_model("torchvision:maxvit_t", CIFAR, 10)
     with pytest.raises(ConfigError, match=r"'torchvision:vit_b_32': takes no images of 64 × 32 p"):
         build_model("torchvision:vit_b_32", (3, 64, 32), 10)
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files import import_torchvision
+from sparse_sam.files import brief, import_torchvision
 from sparse_sam.networks.modes import in_evaluation_mode
 from sparse_sam.networks.registry import ImageShape
 
@@ -64,11 +64,21 @@ def _factory(name: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.M
                 "it is trained, which no loss here takes; set model.arguments: {aux_logits: false}"
             )
         sizes = {key: of(image_shape) for key, of in _OF_IMAGES.items() if key in known}
-        with warnings.catch_warnings():
-            # Two say that another torchvision may begin with other weights.
-            warnings.simplefilter("ignore", FutureWarning)
-            model = builder(num_classes=num_classes, **sizes, **arguments)
-        _check_images(name, model, image_shape, num_classes)
+        try:
+            with warnings.catch_warnings():
+                # Two say that another torchvision may begin with other weights.
+                warnings.simplefilter("ignore", FutureWarning)
+                model = builder(num_classes=num_classes, **sizes, **arguments)
+            logits = _of_one_image(model, image_shape)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            given = f" with arguments {brief(arguments)}" if arguments else ""
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"model.name = 'torchvision:{name}': takes no images of {image_shape[1]} × "
+                f"{image_shape[2]} pixels{given} ({reason})"
+            ) from None
+        if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+            raise ConfigError(f"model.name = 'torchvision:{name}': does not map images to logits")
         return model
 
     given = [one for one in inspect.signature(factory).parameters.values() if one.kind.value == 1]
@@ -88,16 +98,7 @@ def _check_channels(name: str, image_shape: ImageShape) -> None:
         )
 
 
-def _check_images(name: str, model: nn.Module, image_shape: ImageShape, num_classes: int) -> None:
-    """Raise ConfigError unless one image goes through and comes out as logits."""
-    size = f"{image_shape[1]} × {image_shape[2]} pixels"
-    try:
-        with in_evaluation_mode(model), torch.no_grad():
-            logits = model(torch.zeros(1, *image_shape))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"model.name = 'torchvision:{name}': takes no images of {size} ({reason})"
-        ) from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
-        raise ConfigError(f"model.name = 'torchvision:{name}': does not map images to logits")
+def _of_one_image(model: nn.Module, image_shape: ImageShape) -> Any:
+    """What the model makes of an empty image: layers say then that it is too small for them."""
+    with in_evaluation_mode(model), torch.no_grad():
+        return model(torch.zeros(1, *image_shape))
