@@ -15,7 +15,8 @@ from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report,
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sparse_sam.data import Split, batch_order, import_torchvision, read_data
+from sparse_sam.data import Split, batch_order, read_data
+from sparse_sam.files import import_torchvision
 from sparse_sam.training import split_order
 
 BATCH = 64

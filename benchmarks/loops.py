@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparse_sam.data import DataInfo, TrainingData, import_torchvision
+from sparse_sam.data import DataInfo, TrainingData
+from sparse_sam.files import import_torchvision
 from sparse_sam.networks import build_model
 from sparse_sam.training import TrainingParams, make_sgd, select_device, train
 

@@ -76,7 +76,7 @@ def make_model(name: str, masked: bool) -> nn.Module:
 
 def cifar_resnet18() -> nn.Module:
     """Torchvision's ResNet-18 with the usual stem for 32 × 32 images: 11.2 million weights."""
-    from sparse_sam.data import import_torchvision
+    from sparse_sam.files import import_torchvision
 
     model: Any = import_torchvision().models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)

@@ -40,7 +40,7 @@ def work(stage: Stage) -> None:
     data = load_test_data(layout.dataset).to(device)
     info = data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="evaluation")
-    load = partial(layout.load_arm, info=info, model=params.model.name)
+    load = partial(layout.load_arm, info=info, model=params.model.network)
     tested = {}
     with step_memory(load("pruned", seeds[0]), params.finetune) as memory:
         for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
@@ -64,7 +64,7 @@ def work(stage: Stage) -> None:
         tested,
         data.test.labels.cpu().numpy(),
         dataset=info.source,
-        model=params.model.name,
+        model=str(params.model.network),
         seeds=seeds,
         costs={
             arm: read_json(layout.metrics(made_by), cure=f"Run `dvc repro {made_by}`.")[arm]

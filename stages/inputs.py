@@ -99,7 +99,7 @@ def _chosen(stage: str, params: "Params") -> tuple[str, ...]:
     from sparse_sam.files import chosen_places
     from sparse_sam.training import Dense, Finetuning
 
-    model = params.model.name
+    model = params.model.network
     start = "given" if params.model.checkpoint else ""
     dense = Dense("", model, params.train_dense, 0, start=start).code()
     arms = {

@@ -32,7 +32,7 @@ def work(stage: Stage) -> None:
         for seed in stage.params.seeds:
             child = f"{PRUNED} seed {seed}"
             journal.child(child, {"arm": PRUNED, "seed": seed})
-            dense = layout.load_arm(DENSE, seed, info, stage.params.model.name)
+            dense = layout.load_arm(DENSE, seed, info, stage.params.model.network)
             started = time.perf_counter()
             pruned.append(prune(dense, stage.params.prune, data))
             seconds.append(time.perf_counter() - started)

@@ -138,11 +138,11 @@ def _task(stage: Stage, arm: str, seed: int, info: DataInfo) -> Dense | Finetuni
     if arm == DENSE:
         given = _given(stage, seed)
         start = file_hash(given, "sha256") if given else ""
-        return Dense(info.fingerprint, model.name, params.train_dense, seed, model.files, start)
+        return Dense(info.fingerprint, model.network, params.train_dense, seed, model.files, start)
     distils = params.finetune.distillation.weight > 0
     return Finetuning(
         start=_hash_of(layout.checkpoint(PRUNED, seed)),
-        model=model.name,
+        model=model.network,
         prune=params.prune,
         arm=arm,
         recipe=params.finetune,
@@ -194,7 +194,7 @@ class _Results:
     def take(self, info: DataInfo) -> None:
         """Take what the store has. Raises DivergenceError if that is that it diverged."""
         for job, key in self._keys.items():
-            expected = origin_of(self._stage.params.model.name, info, *job)
+            expected = origin_of(self._stage.params.model.network, info, *job)
             place, epochs = self._trainings.checkpoints[job], self._trainings.epochs(job)
             found = take_training(self._store, key, place, expected, epochs)
             if isinstance(found, Diverged):
@@ -261,7 +261,7 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
     seeds, journal, arms = stage.params.seeds, stage.journal, STAGES[stage.name].arms
     metrics = {}
     for arm in arms:
-        networks = [layout.load_arm(arm, seed, info, stage.params.model.name) for seed in seeds]
+        networks = [layout.load_arm(arm, seed, info, stage.params.model.network) for seed in seeds]
         trained = [
             Trained(one, histories[arm, seed]) for seed, one in zip(seeds, networks, strict=True)
         ]

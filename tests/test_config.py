@@ -17,6 +17,7 @@ import sparse_sam
 from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import ConfigError
+from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
 from sparse_sam.sam.build import variant_settings
@@ -58,7 +59,7 @@ GOOD: dict[str, Any] = {
         "channels": None,
         "image_size": None,
     },
-    "model": {"name": "classifier", "files": [], "checkpoint": None},
+    "model": {"name": "classifier", "arguments": {}, "files": [], "checkpoint": None},
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": prune_values(),
     "finetune": {
@@ -221,6 +222,11 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("engine.name", ["slurm", None, 0, [], {}], f"one of {', '.join(ENGINES)}{OR_OWN}"),
     ("engine.address", [6379, True, ["a:1"]], "text or null"),
     ("model.checkpoint", [1, True, []], "text or null"),
+    (
+        "model.arguments",
+        [None, [], "width=8", 3, {3: 1}, {None: 1}],
+        "a mapping from names of arguments to their values",
+    ),
     ("model.files", [None, "a.safetensors", 3, {}], "a list, each text"),
     ("data", [None, [], "mnist", 3], f"a mapping with the keys {', '.join(GOOD['data'])}"),
     ("finetune", [None, [1]], "a mapping with the keys training, distillation, sam"),
@@ -653,7 +659,7 @@ def test_an_unknown_model_is_told_the_known_ones(name: Any) -> None:
     message = fault(changed("model.name", name))
     assert message == (
         f"params.yaml: model.name = {name!r}: must be one of {', '.join(NETWORKS)}, "
-        "or package.module:attribute"
+        "torchvision:NAME, or package.module:attribute"
     )
 
 
@@ -689,6 +695,95 @@ def test_a_model_of_ones_own_is_imported_before_any_work(
     assert message.startswith(
         "params.yaml: model.name = 'my_own_nets:tiny': cannot be imported (Zer"
     )
+
+
+ARGUED = {
+    "width": (
+        [0, 1025, 8.0, "8", True, None, [8]],
+        "must be a whole number, at least 1 and at most 1024",
+    ),
+    "shortcut": (["C", 1, None, "a"], "must be one of A, B"),
+    "depth": ([20, None], "resnet-20 has no such argument; allowed: width, shortcut"),
+    "num_classes": ([10], "the data set says it; remove it"),
+    "image_shape": ([[3, 32, 32]], "the data set says it; remove it"),
+}
+PLAIN = "must be a finite number, text in one line, true, false, null, or a list of these"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [(name, value, says) for name, (values, says) in ARGUED.items() for value in values],
+)
+def test_an_argument_that_the_network_does_not_take_is_told_what_it_takes(
+    name: str, value: Any, says: str
+) -> None:
+    content = changed("model.name", "resnet-20", changed("model.arguments", {name: value}))
+    assert fault(content) == f"params.yaml: model.arguments.{name} = {value!r}: {says}"
+
+
+@pytest.mark.parametrize("value", [NAN, INFINITY, {}, {"a": 1}, [NAN], "a\nb", (1,), [[[[[1]]]]]])
+def test_an_argument_that_is_no_plain_value_is_named(value: Any) -> None:
+    content = changed("model.arguments", {"width": value})
+    assert fault(content) == f"params.yaml: model.arguments.width = {value!a}: {PLAIN}"
+
+
+def test_a_network_without_arguments_says_so() -> None:
+    message = fault(changed("model.arguments", {"width": 8}))
+    assert message == (
+        "params.yaml: model.arguments.width = 8: classifier has no such argument; it has none; "
+        "remove it"
+    )
+
+
+def test_what_no_argument_can_be_called_is_named() -> None:
+    message = fault(changed("model.arguments", {"wide st": 8}))
+    assert message == "params.yaml: model.arguments.'wide st' is no name of an argument"
+
+
+def test_arguments_are_parameters_by_their_names() -> None:
+    given = {"width": 8, "shortcut": "B"}
+    content = changed("model.name", "resnet-20", changed("model.arguments", given))
+    flat = parse_params(content).flat(["model"])
+    assert flat == {
+        "model.name": "resnet-20",
+        "model.arguments.width": 8,
+        "model.arguments.shortcut": "B",
+        "model.files": [],
+    }
+    assert parse_params(content).model.network == Network.of("resnet-20", **given)
+    assert parse_params(GOOD).model.network == Network.of("classifier")
+
+
+def test_arguments_of_ones_own_network_are_checked_by_its_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_argued_nets.py").write_text(
+        "from __future__ import annotations\n"
+        "def typed(shape, classes, size: int = 3, *, rates: tuple[float, ...] = (0.1,)): ...\n"
+        "def untyped(shape, classes, size=3): ...\n"
+        "def elsewhere(shape, classes, size: Unknown = 3): ...\n"
+        "def open_ended(shape, classes, **others): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def with_arguments(factory: str, **given: Any) -> dict[str, Any]:
+        return changed("model.name", f"my_argued_nets:{factory}", changed("model.arguments", given))
+
+    for factory, fits in (
+        ("typed", {"size": 4, "rates": [0.5, 1]}),
+        ("untyped", {"size": "large"}),
+        ("elsewhere", {"size": [4]}),
+        ("open_ended", {"whatever": None}),
+    ):
+        assert parse_params(with_arguments(factory, **fits)).model.arguments == fits
+    for factory, wrong, says in (
+        ("typed", {"size": 4.5}, "size = 4.5: must be a whole number"),
+        ("typed", {"rates": [0.5, "1"]}, "rates = [0.5, '1']: must be a list, each a finite"),
+        ("untyped", {"rates": 1}, "rates = 1: my_argued_nets:untyped has no such argument; al"),
+        ("untyped", {"shape": 1}, "shape = 1: the data set says it"),
+    ):
+        message = fault(with_arguments(factory, **wrong))
+        assert message.startswith(f"params.yaml: model.arguments.{says}")
 
 
 OWN_CODE_IS_USED = ["data.source", "prune.schedule.name", "finetune.sam.variant"]
@@ -797,7 +892,7 @@ def test_what_is_not_a_mapping_is_refused(content: Any) -> None:
     ],
 )
 def test_long_values_are_cut_in_messages(key: str, base: dict[str, Any]) -> None:
-    assert len(fault(changed(key, "x" * 10_000, base))) < 250
+    assert len(fault(changed(key, "x" * 10_000, base))) < 300
 
 
 def test_params_are_frozen() -> None:

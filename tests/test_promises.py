@@ -25,7 +25,7 @@ ALLOWED = {
 # Where a package is known that another could take the place of: a room, or a module.
 KNOWN_BY = {
     "mlflow": "src/sparse_sam/tracking/mlflow_store.py",
-    "torchvision": "src/sparse_sam/data/torchvision_files.py",
+    "torchvision": "src/sparse_sam/files/with_torchvision.py",
     "safetensors": "src/sparse_sam/files/",
     "onnx": "src/sparse_sam/export/onnxfile.py",
     "onnxruntime": "src/sparse_sam/export/onnxfile.py",

@@ -39,7 +39,7 @@ def silent(_: object) -> None:
 
 def train(params: Params, data: TrainingData, seed: int) -> dict[str, Checkpoint]:
     """Train one seed's arms."""
-    dense = train_dense(data, params.model.name, params.train_dense, seed, silent)
+    dense = train_dense(data, params.model.network, params.train_dense, seed, silent)
     found = {DENSE: dense.checkpoint, PRUNED: prune(dense.checkpoint, params.prune)}
     for arm in (SGD_ARM, SGD_2X_ARM, SAM_ARM):
         found[arm] = finetune(found[PRUNED], data, params.finetune, arm, silent).checkpoint

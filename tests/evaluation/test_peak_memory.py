@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparse_sam.evaluation.peak_memory import step_memory
+from sparse_sam.networks.network import Network
 from sparse_sam.pruning.masks import Masks, attach
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
@@ -17,8 +18,8 @@ from tests.recipes import NOT_DISTILLED, sam_params
 WIDE = """
 from torch import nn
 
-def wide(image_shape, num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 8192), nn.ReLU(), nn.Linear(8192, 10))
+def wide(image_shape, num_classes, hidden=16):
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, hidden), nn.ReLU(), nn.Linear(hidden, 10))
 """
 WEIGHTS = 4 * 1024 * 8192  # bytes of the first layer: 32 MiB
 
@@ -33,17 +34,10 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     monkeypatch.syspath_prepend(str(tmp_path))
     from wide_net_for_tests import wide
 
-    origin = Origin(
-        "wide_net_for_tests:wide",
-        (1, 32, 32),
-        tuple("0123456789"),
-        (0.13,),
-        (0.31,),
-        "0123abcd",
-        "pruned",
-        4,
-    )
-    model = wide((1, 32, 32), 10)
+    network = Network.of("wide_net_for_tests:wide", hidden=8192)
+    classes = tuple("0123456789")
+    origin = Origin(network, (1, 32, 32), classes, (0.13,), (0.31,), "0123abcd", "pruned", 4)
+    model = wide((1, 32, 32), 10, **network.arguments)
     attach(model, Masks({"1.weight": torch.arange(1024 * 8192).view(8192, 1024) % 2 == 0}))
     params = FinetuneParams(
         training=make_recipe(batch_size=16), distillation=NOT_DISTILLED, sam=sam_params()

@@ -7,6 +7,7 @@ from torch import nn
 from sparse_sam.errors import CheckpointError
 from sparse_sam.export.channels import fit, narrow
 from sparse_sam.networks.build import build_model
+from sparse_sam.networks.network import Network
 
 SHAPE = (1, 28, 28)
 
@@ -53,7 +54,7 @@ def check(
         ("mlpnet", {"1": 16, "3": 8}),
     ],
 )
-def test_every_registered_network(name: str, removed: dict[str, int]) -> None:
+def test_every_registered_sequence(name: str, removed: dict[str, int]) -> None:
     model = worked(build_model(name, SHAPE, 10))
     narrowed, gone = check(model)
     assert gone == removed
@@ -138,6 +139,49 @@ def test_a_network_that_is_no_sequence_says_so() -> None:
     narrowed = narrow(Residual(), (1, 2, 4))
     assert narrowed.removed == {}
     assert narrowed.kept == {"": "Residual is not a plain nn.Sequential"}
+    pruned = Residual()
+    with torch.no_grad():
+        pruned.one.weight[1:3] = 0
+    assert narrow(pruned, (1, 2, 4)).kept["one"] == (
+        "2 of 4 channels have no weights and stay: what reads them is not known"
+    )
+
+
+def test_what_is_left_alone_is_said_layer_by_layer() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(9, 4), Residual(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
+    with torch.no_grad():
+        for name in ("1", "2.one", "3", "5"):
+            model.get_parameter(f"{name}.weight")[:1] = 0
+    narrowed = narrow(model, (1, 3, 3))
+    assert narrowed.removed == {"3": 1}
+    why = "1 of 4 channels have no weights and stay: what lies behind it is not understood"
+    assert narrowed.kept == {"1": why, "2.one": why}
+
+
+def test_vgg_loses_its_channels_at_any_size_of_images() -> None:
+    shape = (3, 28, 32)
+    network = Network.of("vgg-16-bn", width=2)
+    narrowed, gone = check(worked(build_model(network, shape, 10), dead=0.5), shape)
+    assert len(gone) == 12  # all convolutions but the first, of whose channels one stays
+    assert all(count > 0 for count in gone.values())
+    images = torch.randn(4, *shape)
+    fresh = fit(build_model(network, shape, 10), narrowed.state_dict()).eval()
+    with torch.no_grad():
+        assert torch.equal(fresh(images), narrowed(images))
+
+
+def test_a_network_of_shapes_alone_is_given_what_its_state_holds() -> None:
+    """Also what is no layer with channels: positions, and layer normalisation."""
+    network = Network.of("vit", width=8, depth=1)
+    model = build_model(network, SHAPE, 10).eval()
+    with torch.device("meta"):
+        form = build_model(network, SHAPE, 10).eval()
+    loaded = fit(form, model.state_dict())
+    images = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
 
 
 def test_another_networks_weights_do_not_fit() -> None:

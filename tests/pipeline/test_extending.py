@@ -24,12 +24,14 @@ REGISTRIES = {
 }
 SHORT = {
     "model.name": "small",
+    "model.arguments": {"bias": False},
     "data.source": "stripes",
     "prune.criterion": "largest",
     "finetune.sam": {"variant": "shrinking", "rho": 0.1, "decay": 0.5},
 }
 BY_PLACE = {
     "model.name": "lab.networks:small",
+    "model.arguments": {"bias": False},
     "data.source": "lab.sources:stripes",
     "prune.criterion": "lab.criteria:Largest",
     "finetune.sam": {"variant": "lab.variants:ShrinkingSAM", "rho": 0.1, "decay": 0.5},
@@ -82,6 +84,7 @@ def check(clone: Clone) -> None:
 
     def weights(arm: str) -> tuple[Any, Any]:
         with safe_open(clone.path / f"models/{arm}/seed-0.safetensors", "np") as file:
+            assert "state/1.bias" not in file.keys()  # noqa: SIM118
             mask = file.get_tensor("mask/1.weight") if arm != "dense" else None
             return file.get_tensor("state/1.weight"), mask
 

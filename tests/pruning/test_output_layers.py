@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_sam.data.tensors import Split, TrainingData
 from sparse_sam.errors import MaskError
-from sparse_sam.networks.build import NETWORKS, build_model
+from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.pruner import Pruner
 from sparse_sam.training.experiment import Trained, prune, train_dense
@@ -21,6 +21,7 @@ from tests.recipes import prune_params, sam_params
 
 SHAPE = (1, 5, 5)
 SEEN = Evidence(image_shape=SHAPE)
+SEQUENCES = ("classifier", "lenet-300-100", "lenet-5", "mlpnet", "vgg-16-bn")
 
 
 class Net(nn.Module):
@@ -266,7 +267,7 @@ def test_what_cannot_be_told_is_refused_by_name(compute: Any, said: str) -> None
 # Without an example
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", SEQUENCES)
 def test_a_plain_sequential_is_read_in_its_order(name: str) -> None:
     shape = (1, 28, 28)
     model = build_model(name, shape, 10)
@@ -276,6 +277,16 @@ def test_a_plain_sequential_is_read_in_its_order(name: str) -> None:
     )
     weights = [name for name, one in model.named_parameters() if one.dim() > 1]
     assert list(unseen) == weights[:-1]
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "vit"])
+def test_the_head_of_a_network_with_branches_is_found(name: str) -> None:
+    shape = (3, 32, 32)
+    masks = Pruner(structure="channels").masks(
+        build_model(name, shape, 10), 0.5, Evidence(image_shape=shape)
+    )
+    assert "head.weight" not in masks
+    assert {"stem.weight", "patches.weight"} & masks.keys()
 
 
 def test_a_layer_that_stands_twice_in_a_sequential_is_refused_where_it_is_last() -> None:

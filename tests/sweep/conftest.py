@@ -46,7 +46,7 @@ def declared(
                     "folder": str(idx_folder),
                     "mirror": None,
                 },
-                "model": {"name": tiny_net, "files": [], "checkpoint": None},
+                "model": {"name": tiny_net, "arguments": {}, "files": [], "checkpoint": None},
                 "train_dense": {**recipe, "optimizer": "sgd", "sam": sam_values()},
                 "prune": prune_values(),
                 "finetune": {

@@ -218,6 +218,7 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     versions = client.search_model_versions("name = 'sparse-sam'")
     assert sorted(version.version for version in versions) == [1, 2]
     tags = client.get_model_version("sparse-sam", "1").tags
+    assert tags["model"] == "lenet-300-100"
     assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
 
 

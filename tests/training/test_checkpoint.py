@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +229,7 @@ def test_a_pickle_is_refused_and_not_run(
 
 def test_another_kind_and_version_are_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "file"
-    header = {"origin": asdict(checkpoint.origin)}
+    header = {"origin": checkpoint.origin.content()}
     tensorfile.save_tensors(path, checkpoint.state, kind="data set", version=1, header=header)
     assert_refused(path, "is a data set, not a checkpoint")
     tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=99, header=header)
@@ -240,7 +240,7 @@ def write_by_hand(path: Path, checkpoint: Checkpoint, **tensors: Tensor) -> None
     """A file that is sound, but whose content no save of ours would write."""
     content = {f"state/{name}": tensor for name, tensor in checkpoint.state.items()}
     content["mask/1.weight"] = KEEP
-    header = {"origin": asdict(checkpoint.origin)}
+    header = {"origin": checkpoint.origin.content()}
     content |= tensors
     tensorfile.save_tensors(path, content, kind="checkpoint", version=2, header=header)
 
@@ -290,7 +290,7 @@ def test_a_mask_that_cannot_be_one_is_refused(
 def test_an_origin_that_is_none_is_refused(
     tmp_path: Path, checkpoint: Checkpoint, change: Callable[[dict[str, Any]], Any]
 ) -> None:
-    header = {"origin": change(asdict(checkpoint.origin))}
+    header = {"origin": change(checkpoint.origin.content())}
     path = tmp_path / "file"
     tensorfile.save_tensors(path, checkpoint.state, kind="checkpoint", version=2, header=header)
     assert_refused(path, "is damaged")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sparse_sam.files import code_of
+from sparse_sam.networks.network import Network
 from sparse_sam.training.made_by import Dense, Environment, Finetuning, identity, key_of
 from sparse_sam.training.params import (
     DenseParams,
@@ -107,7 +108,10 @@ def test_every_parameter_of_the_recipe_makes_a_difference(key: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"data": "other"}, {"model": "lenet-5"}, {"seed": 4}, {"files": ("params.yaml",)}],
+    [
+        *({"data": "other"}, {"model": "lenet-5"}, {"seed": 4}, {"files": ("params.yaml",)}),
+        {"model": Network.of("mlpnet", width=8)},
+    ],
 )
 def test_every_field_of_a_dense_network_makes_a_difference(change: dict[str, Any]) -> None:
     assert {one.name for one in fields(Dense)} == {"data", "model", "recipe", "seed", "files"}
@@ -122,6 +126,7 @@ DISTILLED = finetune(distillation=DistillationParams(weight=0.5, temperature=4.0
     [
         {"start": "f" * 64},
         {"model": "lenet-5"},
+        {"model": Network.of("mlpnet", width=8)},
         {"prune": prune_params(sparsity=0.6)},
         {"prune": prune_params(criterion="random")},
         {"arm": "sgd"},
@@ -156,6 +161,16 @@ def test_a_teacher_makes_a_difference_where_there_is_one(arm: str) -> None:
         )
     }
     assert len(keys | {key_of(tuned, HERE)}) == 7
+
+
+def test_arguments_count_by_value_and_type_and_not_by_order() -> None:
+    def key(**arguments: Any) -> str:
+        return key_of(replace(DENSE, model=Network.of("own:net", **arguments)), HERE)
+
+    given = [{}, {"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"a": [1]}, {"a": None}, {"b": 1}]
+    assert len({key(**one) for one in given}) == len(given)
+    assert key(a=1, b=2) == key(b=2, a=1)
+    assert replace(DENSE, model=Network.of("own:net", a=1)).content()["arguments"] == {"a": 1}
 
 
 def test_what_an_arm_does_not_use_makes_none() -> None:

@@ -22,4 +22,3 @@ from .tensors import TestData as TestData
 from .tensors import TrainingData as TrainingData
 from .tensors import load_test_data as load_test_data
 from .tensors import load_training_data as load_training_data
-from .torchvision_files import import_torchvision as import_torchvision

@@ -6,6 +6,7 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,13 +44,11 @@ def read_image_folder(params: DataParams) -> RawData:
             f"note: {len(hidden)} hidden files of {root} are left out: {names}"
             f"{', …' if len(hidden) > 3 else ''}\n"
         )
-    return RawData(
-        params.source,
-        files={part: digest for part, (_, _, digest) in arrays.items()},
-        classes=classes,
-        **{f"{part}_images": images for part, (images, _, _) in arrays.items()},
-        **{f"{part}_labels": labels for part, (_, labels, _) in arrays.items()},
-    )
+    parts: dict[str, Any] = {}
+    for part, (images, labels, _) in arrays.items():
+        parts |= {f"{part}_images": images, f"{part}_labels": labels}
+    digests = {part: digest for part, (_, _, digest) in arrays.items()}
+    return RawData(params.source, **parts, files=digests, classes=classes)
 
 
 def wanted_by(params: DataParams) -> Wanted:

@@ -1,43 +1,12 @@
-"""Which files torchvision's data sets have, where, and their checksums. Alone knows torchvision."""
+"""Which files torchvision's data sets have, where, and their checksums."""
 
-import re
-import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import cast
-
-import torch
 
 from sparse_sam.data.downloads import Resources
-
-_OPERATORS = torch.library.Library(  # type: ignore[no-untyped-call]
-    "torchvision", "FRAGMENT"
-)  # lives as long as its operators
+from sparse_sam.files import import_torchvision
 
 
 def resources(name: str) -> tuple[Resources, Sequence[str]]:
     """The files of a data set, as ``MNIST``, with their MD5 digests, and the official mirrors."""
     dataset = getattr(import_torchvision().datasets, name)
     return list(dataset.resources), list(dataset.mirrors)
-
-
-def import_torchvision() -> ModuleType:
-    """Torchvision, also where it was built for another build of torch.
-
-    Its import then fails for want of operators that this project does not use. What is missing
-    is defined, and nothing else: a torchvision that matches defines its operators itself.
-    """
-    while True:
-        try:
-            import torchvision
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(q?nms) does not exist", str(error))
-            if not missing:
-                raise
-            for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-                del sys.modules[module]
-            # This ends: to define an operator a second time is an error.
-            schema = f"{missing[1]}(Tensor dets, Tensor scores, float threshold) -> Tensor"
-            _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
-        else:
-            return cast("ModuleType", torchvision)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sparse_sam.networks import Network
 from sparse_sam.training import (
     SAM_ARM,
     SGD_2X_ARM,
@@ -70,8 +71,8 @@ def step_memory(
                 "arm": origin.arm,
                 "seed": origin.seed,
                 "dataset": origin.dataset,
-                "model": origin.model,
             },
+            "network": [origin.model.name, origin.model.arguments],
             "params": params.model_dump(mode="json"),
             "optimizers": sorted(set(_OPTIMIZERS.values())),
             "threads": torch.get_num_threads(),
@@ -118,13 +119,15 @@ def main() -> None:
     """Read a job, measure each of its optimizers in a fork, write the bytes as JSON."""
     job = json.load(sys.stdin)
     params = FinetuneParams.model_validate(job["params"])
+    name, arguments = job["network"]
+    expected = {**job["expected"], "model": Network.of(name, **arguments)}
     peaks = {}
     for optimizer in job["optimizers"]:
         receive, send = os.pipe()
         child = os.fork()
         if not child:
             torch.set_num_threads(job["threads"])
-            pruned = load_checkpoint(Path(job["path"]), stage="prune", **job["expected"])
+            pruned = load_checkpoint(Path(job["path"]), stage="prune", **expected)
             os.write(send, str(_peak(pruned, params, optimizer)).encode())
             os._exit(0)
         os.close(send)

@@ -40,6 +40,7 @@ _ELEMENTWISE = (
     nn.Tanh,
 )
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_RESIZABLE = (nn.Linear, nn.Conv2d, *_BatchNorm)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
     """
     model = copy.deepcopy(model).eval()
     if not isinstance(model, nn.Sequential):
-        return Narrowed(model, {}, {"": f"{type(model).__name__} is not a plain nn.Sequential"})
+        why = f"{type(model).__name__} is not a plain nn.Sequential"
+        return Narrowed(model, {}, {"": why, **_staying(model, "what reads them is not known")})
     removed: dict[str, int] = {}
     kept: dict[str, str] = {}
     with torch.no_grad():
@@ -93,36 +95,60 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
                     removed[link.name] = removed.get(link.name, 0) + lost
                 if reason:
                     kept[link.name] = reason
+        weighted = [name for name, one in model.named_children() if isinstance(one, Weighted)]
+        seen = {*(link.name for link in _links(model)), *weighted[-1:]}
+        staying = _staying(model, "what lies behind it is not understood")
+        kept |= {name: reason for name, reason in staying.items() if name not in seen}
     return Narrowed(model, removed, kept)
+
+
+def _staying(model: nn.Module, why: str) -> dict[str, str]:
+    """By layer, how many channels are still there without weights, and why."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Weighted):
+            dead = int((module.weight == 0).flatten(1).all(1).sum())
+            if dead:
+                count = f"{dead} of {len(module.weight)} channels"
+                found[name] = f"{count} have no weights and stay: {why}"
+    return found
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Give a network's layers the widths of ``state``, and load it: the inverse of ``narrow``.
 
-    Layers keep their layout in memory, which no file holds and by which a CPU chooses kernels.
+    Layers keep their layout in memory, which no file holds and by which a CPU chooses kernels. A
+    network of shapes alone is given memory, for what ``state`` holds of it.
 
     Raises:
         CheckpointError: the state is of another network.
     """
     with torch.no_grad():
         for name, module in model.named_modules():
-            weight = state.get(f"{name}.weight")
-            if weight is None or not isinstance(module, (nn.Linear, nn.Conv2d, *_BatchNorm)):
-                continue
+            prefix = f"{name}." if name else ""
+            resizable = isinstance(module, _RESIZABLE) and f"{prefix}weight" in state
             for kind, holder in (("parameter", module._parameters), ("buffer", module._buffers)):  # noqa: SLF001
                 for own in list(holder):
-                    given = state.get(f"{name}.{own}")
+                    given = state.get(f"{prefix}{own}")
                     old = holder[own]
-                    if given is not None and (old is None or old.dim() == given.dim()):
+                    if given is not None and _takes(old, given, resizable=resizable):
                         value = _room(given, old)
-                        holder[own] = nn.Parameter(value) if kind == "parameter" else value  # type: ignore[assignment]
-            _say_widths(module)
+                        holder[own] = nn.Parameter(value) if kind == "parameter" else value
+            if resizable:
+                _say_widths(module)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"the weights do not fit the model: {reason}") from None
     return model
+
+
+def _takes(old: Tensor | None, given: Tensor, *, resizable: bool) -> bool:
+    """Whether a tensor of a layer is to be made anew, as large as what is given."""
+    if resizable:
+        return old is None or old.dim() == given.dim()
+    return old is not None and old.is_meta and old.shape == given.shape
 
 
 def _room(given: Tensor, old: Tensor | None) -> Tensor:

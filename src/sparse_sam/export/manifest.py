@@ -116,7 +116,7 @@ def make_manifest(
         files[name] = {**asdict(size), "sha256": digest, **asdict(verified[name])}
     return {
         "version": _VERSION,
-        "origin": json.loads(json.dumps(vars(origin))),
+        "origin": json.loads(json.dumps(origin.content())),
         "checkpoint": dict(identity),
         "sparsity": masks.sparsity if masks else 0.0,
         "channels_removed": narrowed.removed,
@@ -154,7 +154,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
     """What was made, how large it is, and how it was checked."""
     origin, test = manifest["origin"], manifest["test"]
     title = (
-        f"{folder}/: {origin['model']}, {origin['arm']}, seed {origin['seed']}, "
+        f"{folder}/: {parse_origin(origin).model}, {origin['arm']}, seed {origin['seed']}, "
         f"{manifest['sparsity']:.2%} sparse, {test['accuracy']:.2%} right of {test['images']} "
         "test images"
     )

@@ -31,7 +31,7 @@ from sparse_sam.export.manifest import (
     make_manifest,
 )
 from sparse_sam.files import atomic_folder, load_tensors, save_tensors, write_json
-from sparse_sam.networks import NETWORKS, build_model
+from sparse_sam.networks import NETWORKS, Network, build_model
 from sparse_sam.training import Checkpoint, Origin, build_on_meta, check_types, read_origin
 
 TOLERANCE = 1e-3
@@ -83,17 +83,17 @@ def export_network(
 
 def save_dense(path: Path, model: nn.Module, origin: Origin) -> None:
     """Write plain weights, which may be narrower than the model of ``origin``."""
-    header = {"origin": vars(origin)}
+    header = {"origin": origin.content()}
     save_tensors(path, model.state_dict(), kind=_DENSE_KIND, version=_VERSION, header=header)
 
 
-def load_dense(path: Path, model: str | None = None) -> tuple[nn.Module, Origin]:
+def load_dense(path: Path, model: str | Network | None = None) -> tuple[nn.Module, Origin]:
     """The network of a dense or narrow file, for inference.
 
     Args:
         path: the file.
         model: the network that it must be of; None allows the registered ones, and a network of
-            your own must be named here: its code is run.
+            your own, or of torchvision, must be named here: its code is run.
 
     Raises:
         SparseSamError: the file is damaged, or of another network; the message names it.
@@ -101,7 +101,7 @@ def load_dense(path: Path, model: str | None = None) -> tuple[nn.Module, Origin]
     state, header = load_tensors(path, kind=_DENSE_KIND, version=_VERSION, cure=_CURE)
     origin = read_origin(path, header, model=model, cure=_CURE)
     try:
-        if origin.model in NETWORKS:
+        if origin.model.name in NETWORKS:
             return _fit_registered(origin, state), origin
         with torch.random.fork_rng(devices=[]):
             network = build_model(origin.model, origin.image_shape, origin.num_classes)
@@ -112,11 +112,11 @@ def load_dense(path: Path, model: str | None = None) -> tuple[nn.Module, Origin]
 
 def save_sparse(path: Path, checkpoint: Checkpoint) -> None:
     """Write a network packed: kept values, and where they are."""
-    header = {"origin": vars(checkpoint.origin)}
+    header = {"origin": checkpoint.origin.content()}
     save_tensors(path, pack(checkpoint), kind=_SPARSE_KIND, version=_VERSION, header=header)
 
 
-def load_sparse(path: Path, model: str | None = None) -> Checkpoint:
+def load_sparse(path: Path, model: str | Network | None = None) -> Checkpoint:
     """The checkpoint that was packed, bit for bit.
 
     Args:

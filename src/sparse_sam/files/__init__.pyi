@@ -35,3 +35,4 @@ from .tensorfile import load_tensors as load_tensors
 from .tensorfile import save_tensors as save_tensors
 from .tensorfile import tensors_to_bytes as tensors_to_bytes
 from .weights import load_weights as load_weights
+from .with_torchvision import import_torchvision as import_torchvision

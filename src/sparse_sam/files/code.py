@@ -39,6 +39,8 @@ _OBSERVERS = (
 """They report, check or name, and make no number: every value that they pass on is hashed."""
 _TABLE = "registry"
 """The module of a room that says what stands for which name; what is chosen is hashed itself."""
+_HANDS_ON = {"sparse_sam.networks.torchvision_models": ("torchvision",)}
+"""Modules of this project that give out what another package makes: its version counts."""
 _PYTHONS = {".py", ".pyi", ".pyc", ".typed", ".tmp"}
 _LEFTOVERS = ("~", ".orig", ".bak", ".swp", ".swo", "#")
 """What editors leave beside a file."""
@@ -155,6 +157,7 @@ class _Walk:
         self.files.add(file)
         source = _source(file, is_ours=is_ours)
         self.found[name] = source.digest
+        self.found |= {one: f"version {_version_of(one)}" for one in _HANDS_ON.get(name, ())}
         package = name if spec.submodule_search_locations is not None else above
         if not is_ours:
             self.own[name] = source

@@ -4,7 +4,8 @@ Every choice that is made by name (a criterion, a network, a data source, a vari
 one ``Registry``: a table from the name to where the code is, as ``package.module:attribute``. The
 project's own code is imported when it is used, so that a file of parameters is checked without
 it; and what a name may be is said in one place only. Code of one's own needs no entry: it is named
-by its place, and imported when the file is checked, so that no stage finds out too late.
+by its place, and imported when the file is checked, so that no stage finds out too late. So are the
+members of a family, ``torchvision:resnet18``, whose names another package knows.
 
 A field of a section takes such a name as ``Annotated[str, CRITERIA]``. A field that is a section
 itself, whose ``name`` chooses and whose other keys what is chosen knows, is
@@ -13,7 +14,7 @@ itself, whose ``name`` chooses and whose other keys what is chosen knows, is
 
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -42,6 +43,7 @@ class Registry(Generic[Entry]):
         arguments: how many an entry must take when it is called.
         base: where the class is that each entry must be a subclass of.
         has: what an entry, which must be a class then, must have.
+        families: by prefix, the module of this project that has every member as an attribute.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class Registry(Generic[Entry]):
         arguments: int | None = None,
         base: str | None = None,
         has: tuple[str, ...] = (),
+        families: Mapping[str, str] | None = None,
     ) -> None:
-        self.key, self.places = key, places
+        self.key, self.places, self.families = key, places, dict(families or {})
         self._arguments, self._base, self._has = arguments, base, has
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name is registered; code of one's own is not."""
+        """Whether a name is registered; code of one's own is not, nor is a family's member."""
         return name in self.places
 
     def __iter__(self) -> Iterator[str]:
@@ -66,10 +69,14 @@ class Registry(Generic[Entry]):
     @property
     def allowed(self) -> str:
         """What the parameter may be, in words."""
-        return f"one of {', '.join(self.places)}, or package.module:attribute"
+        names = [*self.places, *(f"{family}:NAME" for family in self.families)]
+        return f"one of {', '.join(names)}, or package.module:attribute"
 
     def place(self, name: str) -> str:
         """Where the code of a name is, as ``package.module:attribute``; it need not be there."""
+        family, colon, member = name.partition(":")
+        if colon and family in self.families:
+            return f"{self.families[family]}:{member}"
         return self.places.get(name, name)
 
     def load(self, name: str) -> Entry:
@@ -147,7 +154,8 @@ class Registry(Generic[Entry]):
         """
         if isinstance(name, str) and name in self.places:
             return name
-        module, colon, attribute = name.partition(":") if isinstance(name, str) else ("", "", "")
+        place = self.place(name) if isinstance(name, str) else ""
+        module, colon, attribute = place.partition(":")
         parts = module.split(".")
         if not (colon and attribute.isidentifier() and all(map(str.isidentifier, parts))):
             raise ValueError(f"must be {self.allowed}")

@@ -1,6 +1,7 @@
 """Networks: the architectures by name, and what is done to their modes and BatchNorm.
 
-Offers ``NETWORKS`` and ``build_model``, evaluation mode for a block, BatchNorm's statistics.
+Offers ``NETWORKS``, ``Network``, ``build_model``, evaluation mode for a block, BatchNorm's
+statistics.
 May use: files.
 """
 

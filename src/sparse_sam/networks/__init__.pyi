@@ -3,6 +3,8 @@ from .batchnorm import frozen_batchnorm_statistics as frozen_batchnorm_statistic
 from .batchnorm import reestimate_batchnorm as reestimate_batchnorm
 from .build import build_model as build_model
 from .modes import in_evaluation_mode as in_evaluation_mode
+from .network import Network as Network
+from .network import check_plain as check_plain
 from .params import ModelParams as ModelParams
 from .registry import ImageShape as ImageShape
 from .registry import NETWORKS as NETWORKS

@@ -1,9 +1,16 @@
-"""How large what a layer gives is."""
+"""How large what a layer gives is, and how large a network may be asked to be."""
 
 from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks.registry import ImageShape
+
+Width = Annotated[int, Field(ge=1, le=1024)]
+"""How wide a layer is. The bound is far beyond what a CPU trains, and holds for files too."""
+Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 def positions_left(image_shape: ImageShape, layers: Sequence[tuple[int, int, int]]) -> int:

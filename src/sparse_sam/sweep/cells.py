@@ -130,7 +130,7 @@ def _cell(
 ) -> Cell:
     params = sweep.params(regime, arm, candidate, seed)
     fingerprint, model = known.fingerprints[params.data], params.model
-    dense = Dense(fingerprint, model.name, params.train_dense, seed, model.files)
+    dense = Dense(fingerprint, model.network, params.train_dense, seed, model.files)
     reported = purpose == "report"
     work = Work(
         dense=dense,

@@ -1,7 +1,7 @@
 """Tracking: every stage's run as a journal, and MLflow told of it. Alone knows MLflow.
 
 Offers the table of stages, journals, what belongs together, the sender, the model registry.
-May use: files, data, training, evaluation, export, config.
+May use: files, data, networks, training, evaluation, export, config.
 """
 
 import lazy_loader

@@ -37,6 +37,7 @@ from sparse_sam.tracking.mlflow_store import (
     as_tracking_error,
     onnx_models,
 )
+from sparse_sam.training import parse_origin
 
 MODEL, CHAMPION = "sparse-sam", "champion"
 _EXPORT = "sparse_sam.export"
@@ -221,6 +222,7 @@ def _tags(manifest: dict[str, Any]) -> dict[str, str]:
     origin = manifest["origin"]
     return {
         _EXPORT: json.dumps(manifest["checkpoint"], sort_keys=True),
+        "model": str(parse_origin(origin).model),
         "arm": str(origin["arm"]),
         "seed": str(origin["seed"]),
         "sparsity": f"{manifest['sparsity']:.6g}",

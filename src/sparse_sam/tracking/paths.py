@@ -8,6 +8,7 @@ from sparse_sam.tracking.stages import MADE_BY
 
 if TYPE_CHECKING:
     from sparse_sam.data import DataInfo
+    from sparse_sam.networks import Network
     from sparse_sam.training import Checkpoint
 
 
@@ -46,8 +47,10 @@ class Layout:
         """A stage's metrics."""
         return Path("metrics") / f"{stage}.json"
 
-    def load_arm(self, arm: str, seed: int, info: "DataInfo", model: str) -> "Checkpoint":
-        """One seed's network of an arm, from this data set and this ``model.name``.
+    def load_arm(
+        self, arm: str, seed: int, info: "DataInfo", model: "str | Network"
+    ) -> "Checkpoint":
+        """One seed's network of an arm, from this data set and of this network.
 
         Raises:
             CheckpointError: it is not there, or not the one that params.yaml and the data ask for.

@@ -33,7 +33,7 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
         metrics |= {one: found[one] for one in ARMS if one in found}
     arm, seed = select_best(metrics, params.seeds, arm, seed)
     data = load_test_data(layout.dataset)
-    checkpoint = layout.load_arm(arm, seed, data.info, params.model.name)
+    checkpoint = layout.load_arm(arm, seed, data.info, params.model.network)
     path = layout.checkpoint(arm, seed)
     identity = {"path": path.as_posix(), "sha256": file_hash(path, "sha256")}
     folder = layout.export(arm, seed)

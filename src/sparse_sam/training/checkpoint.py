@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparse_sam.errors import CheckpointError, SparseSamError
 from sparse_sam.files import load_tensors, save_tensors
-from sparse_sam.networks import build_model
+from sparse_sam.networks import Network, build_model
 from sparse_sam.pruning import Masks, attach, check_pruned_weights_are_zero, masks_of, plain_state
 from sparse_sam.training.origin import Origin, check_state, read_origin
 
@@ -69,12 +69,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"state/{name}": tensor for name, tensor in checkpoint.state.items()}
     for name, mask in (checkpoint.masks or {}).items():
         tensors[f"mask/{name}"] = mask
-    header = {"origin": vars(checkpoint.origin)}
+    header = {"origin": checkpoint.origin.content()}
     save_tensors(path, tensors, kind=_KIND, version=_VERSION, header=header)
 
 
 def load_checkpoint(
-    path: Path, *, arm: str, seed: int, dataset: str, stage: str, model: str | None = None
+    path: Path,
+    *,
+    arm: str,
+    seed: int,
+    dataset: str,
+    stage: str,
+    model: str | Network | None = None,
 ) -> Checkpoint:
     """Read a checkpoint and check that it is the one that is expected there.
 

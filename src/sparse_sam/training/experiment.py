@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 
 from sparse_sam.data import DataInfo, TrainingData, seeded
 from sparse_sam.errors import CheckpointError, MaskError
-from sparse_sam.networks import BATCHNORM_BATCH, ImageShape, build_model, reestimate_batchnorm
+from sparse_sam.networks import (
+    BATCHNORM_BATCH,
+    ImageShape,
+    Network,
+    build_model,
+    reestimate_batchnorm,
+)
 from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
 from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
@@ -40,14 +46,14 @@ class Trained:
 
 def train_dense(
     data: TrainingData,
-    model_name: str,
+    network: str | Network,
     recipe: DenseParams,
     seed: int,
     on_epoch: OnEpoch,
     resume: ResumePoint | None = None,
 ) -> Trained:
     """Initialise and train a dense network, with the base optimizer or a variant of SAM."""
-    model = _initialised(model_name, data.info.image_shape, data.info.num_classes, seed)
+    model = _initialised(network, data.info.image_shape, data.info.num_classes, seed)
     model.to(data.train.labels.device)
     optimizer = OPTIMIZERS.load(recipe.optimizer)(model, recipe, recipe.sam)
     history = train(
@@ -60,7 +66,7 @@ def train_dense(
         on_epoch=on_epoch,
         resume=resume,
     )
-    return Trained(Checkpoint.of(model, origin_of(model_name, data.info, DENSE, seed)), history)
+    return Trained(Checkpoint.of(model, origin_of(network, data.info, DENSE, seed)), history)
 
 
 def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = None) -> Checkpoint:
@@ -173,9 +179,11 @@ def _scheduled(
     return ScheduledPruning(params, evidence, model, optimizer, steps, rewind_to)
 
 
-def _initialised(name: str, image_shape: ImageShape, num_classes: int, seed: int) -> nn.Module:
+def _initialised(
+    network: str | Network, image_shape: ImageShape, num_classes: int, seed: int
+) -> nn.Module:
     with seeded(seed, "initialisation"):
-        model = build_model(name, image_shape, num_classes)
+        model = build_model(network, image_shape, num_classes)
         if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             # Lazy layers draw their weights when they see an input.
             model.eval()
@@ -185,16 +193,16 @@ def _initialised(name: str, image_shape: ImageShape, num_classes: int, seed: int
         return model
 
 
-def initial_checkpoint(data: TrainingData, model_name: str, seed: int) -> Checkpoint:
+def initial_checkpoint(data: TrainingData, network: str | Network, seed: int) -> Checkpoint:
     """The untrained network from which ``train_dense`` starts for ``seed``."""
-    model = _initialised(model_name, data.info.image_shape, data.info.num_classes, seed)
-    return Checkpoint.of(model, origin_of(model_name, data.info, DENSE, seed))
+    model = _initialised(network, data.info.image_shape, data.info.num_classes, seed)
+    return Checkpoint.of(model, origin_of(network, data.info, DENSE, seed))
 
 
-def origin_of(model_name: str, info: DataInfo, arm: str, seed: int) -> Origin:
+def origin_of(network: str | Network, info: DataInfo, arm: str, seed: int) -> Origin:
     """What a checkpoint of a model that this data set trains belongs to."""
     return Origin(
-        model=model_name,
+        model=Network.of(network),
         image_shape=info.image_shape,
         classes=info.classes,
         mean=info.mean,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sparse_sam.files import Contents, chosen_places, code_of, files_behind, files_state, state_of
-from sparse_sam.networks import NETWORKS
+from sparse_sam.networks import NETWORKS, Network
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
 from sparse_sam.training.arms import SAM_ARM, arm_optimizer
@@ -125,7 +125,7 @@ class Dense:
 
     Attributes:
         data: fingerprint of the data set.
-        model: name of the network, or ``package.module:factory``.
+        model: the network; a name alone is one without arguments.
         recipe: how it is trained.
         seed: of initialisation and batch order.
         files: files that a network of one's own reads (``model.files``).
@@ -134,30 +134,33 @@ class Dense:
     """
 
     data: str
-    model: str
+    model: Network
     recipe: DenseParams
     seed: int
     files: tuple[str, ...] = ()
     start: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Network.of(self.model))
 
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         recipe = _content_of(self.recipe)
         if self.recipe.optimizer == "sgd":
             del recipe["sam"]
-        content: dict[str, Any] = {"data": self.data, "model": self.model, "seed": self.seed}
+        content: dict[str, Any] = {"data": self.data, **self.model.content(), "seed": self.seed}
         content |= {"start": self.start} if self.start else {"recipe": recipe}
         return content | ({"files": hashes_of(self.files)} if self.files else {})
 
     def code(self) -> tuple[str, ...]:
         """Where its code begins."""
         if self.start:
-            return (*_TRAINING, *_DATA, NETWORKS.place(self.model), _TAKEN_OVER)
+            return (*_TRAINING, *_DATA, NETWORKS.place(self.model.name), _TAKEN_OVER)
         recipe, places = self.recipe, _chosen(self.recipe)
         if recipe.optimizer == "sam":
             places.append(VARIANTS.place(recipe.sam.variant))
         optimizer = OPTIMIZERS.place(recipe.optimizer)
-        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), optimizer, *places)
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model.name), optimizer, *places)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class Finetuning:
 
     Attributes:
         start: SHA-256 of the pruned checkpoint's file, which holds data, network and seed.
-        model: name of its network.
+        model: its network, as ``Dense.model``.
         prune: how it is pruned further on the way.
         arm: ``sgd``, ``sgd_2x`` or ``sam``.
         recipe: the recipe, and SAM's settings.
@@ -176,7 +179,7 @@ class Finetuning:
     """
 
     start: str
-    model: str
+    model: Network
     prune: PruneParams
     arm: str
     recipe: FinetuneParams
@@ -184,11 +187,14 @@ class Finetuning:
     files: tuple[str, ...] = ()
     teacher: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Network.of(self.model))
+
     def content(self) -> dict[str, Any]:
         """What makes it, as plain values."""
         content = {
             "start": self.start,
-            "model": self.model,
+            **self.model.content(),
             "prune": self.prune.model_dump(mode="json"),
             "arm": self.arm,
             "recipe": finetuning_content(self),
@@ -200,7 +206,7 @@ class Finetuning:
 
     def code(self) -> tuple[str, ...]:
         """Where its code begins."""
-        return (*_TRAINING, *_DATA, NETWORKS.place(self.model), *finetuning_code(self))
+        return (*_TRAINING, *_DATA, NETWORKS.place(self.model.name), *finetuning_code(self))
 
 
 class _Finetuned(Protocol):

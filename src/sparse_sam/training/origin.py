@@ -2,6 +2,7 @@
 
 A header may come from anywhere, with the seals that make it well formed. So every field is checked,
 and a file names no code: it may name a registered network, or the one that its reader names too.
+The arguments of a registered one are plain values, within the bounds of its factory's signature.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sparse_sam.data import MOST_CLASSES, is_class_name
 from sparse_sam.errors import CheckpointError, SparseSamError
-from sparse_sam.networks import NETWORKS, ImageShape, build_model
+from sparse_sam.networks import NETWORKS, ImageShape, Network, build_model, check_plain
 from sparse_sam.training.arms import ARMS
 
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -29,7 +30,7 @@ class Origin:
     """What a checkpoint belongs to.
 
     Attributes:
-        model: name in the registry, or ``package.module:factory``.
+        model: its network; a name alone is one without arguments.
         image_shape: (channels, height, width) of one input.
         classes: names of what the logits stand for, in their order.
         mean: mean of the training pixels in each channel, on the scale from 0 to 1; inputs are
@@ -40,7 +41,7 @@ class Origin:
         seed: the seed of its initialisation and batch order.
     """
 
-    model: str
+    model: Network
     image_shape: ImageShape
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -49,13 +50,23 @@ class Origin:
     arm: str
     seed: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", Network.of(self.model))
+
     @property
     def num_classes(self) -> int:
         """How many logits come out."""
         return len(self.classes)
 
+    def content(self) -> dict[str, Any]:
+        """As plain values, which ``parse_origin`` reads; no ``arguments`` where there are none."""
+        shape = list(self.image_shape)
+        return {**vars(self), "image_shape": shape, **self.model.content()}
 
-def read_origin(path: Path, header: Mapping[str, Any], *, model: str | None, cure: str) -> Origin:
+
+def read_origin(
+    path: Path, header: Mapping[str, Any], *, model: str | Network | None, cure: str
+) -> Origin:
     """The origin in a file's header, if it is one and names no code that its reader does not name.
 
     Nothing is imported here.
@@ -74,16 +85,17 @@ def read_origin(path: Path, header: Mapping[str, Any], *, model: str | None, cur
         origin = parse_origin(header.get("origin"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}). {cure}") from None
-    if model is not None and origin.model != model:
+    if model is not None and origin.model != Network.of(model):
         raise CheckpointError(
             f"{path} is of the network {origin.model}, not of {model}, which is named by the "
-            f"caller or by model.name in params.yaml. {cure}"
+            f"caller or by model.name and model.arguments in params.yaml. {cure}"
         )
-    if model is None and origin.model not in NETWORKS:
+    if model is None and origin.model.name not in NETWORKS:
         raise CheckpointError(
             f"{path} names the network {origin.model}, which is none of {', '.join(NETWORKS)}. A "
-            "file does not choose what code runs: if that code is yours, name it where you load "
-            'the file, model="package.module:factory".'
+            "file does not choose what code runs: if that code is yours, or of a package that you "
+            'trust, name it where you load the file, model="package.module:factory" (with '
+            "arguments: Network.of(name, width=8))."
         )
     return origin
 
@@ -97,17 +109,18 @@ def parse_origin(values: Any) -> Origin:
         if name not in values:
             raise ValueError(f"origin.{name} is missing")
     for name in values:
-        if name not in names:
+        if name not in {*names, "arguments"}:
             raise ValueError(f"origin.{ascii(name)[1:40].rstrip(chr(39))} is unknown")
     for name, (holds, allowed) in _ALLOWED.items():
-        if not holds(values[name]):
+        if name in values and not holds(values[name]):
             raise ValueError(f"origin.{name} = {_brief(values[name])}: must be {allowed}")
     channels = values["image_shape"][0]
     for name in ("mean", "std"):
         if len(values[name]) != channels:
             raise ValueError(f"origin.{name} = {_brief(values[name])}: must be {channels} numbers")
-    lists = ("image_shape", "classes", "mean", "std")
-    return Origin(**{**values, **{name: tuple(values[name]) for name in lists}})
+    lists = {name: tuple(values[name]) for name in ("image_shape", "classes", "mean", "std")}
+    network = Network.of(values["model"], **values.get("arguments", {}))
+    return Origin(**{**{name: values[name] for name in names}, **lists, "model": network})
 
 
 def build_on_meta(origin: Origin) -> nn.Module:
@@ -116,7 +129,7 @@ def build_on_meta(origin: Origin) -> nn.Module:
     Raises:
         CheckpointError: there can be no such network, or the origin's is not registered.
     """
-    if origin.model not in NETWORKS:
+    if origin.model.name not in NETWORKS:
         raise CheckpointError(f"{origin.model} is not registered")
     try:
         with torch.device("meta"):
@@ -130,7 +143,7 @@ def check_state(origin: Origin, state: Mapping[str, Tensor]) -> None:
 
     Of a network of one's own only its factory knows how large it is.
     """
-    if origin.model not in NETWORKS:
+    if origin.model.name not in NETWORKS:
         return
     form = build_on_meta(origin)
     check_types(form, state)
@@ -180,12 +193,26 @@ def _is_model(value: Any) -> bool:
     return _is_text(value) and (value in NETWORKS or _FACTORY.fullmatch(value) is not None)
 
 
+def _are_arguments(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    try:
+        check_plain(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_image_shape(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_whole, value))
 
 
 _ALLOWED = {
     "model": (_is_model, "the name of a network, or package.module:factory"),
+    "arguments": (
+        _are_arguments,
+        "a mapping from names to plain values, not too long",
+    ),
     "image_shape": (_is_image_shape, "three whole numbers: channels, height, width, from 1"),
     "classes": (_are_classes, f"different names, up to {MOST_CLASSES} of them"),
     "mean": (_all(_is_finite), "finite numbers, one a channel"),
