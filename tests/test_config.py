@@ -17,6 +17,7 @@ import sparse_sam
 from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import ConfigError
+from sparse_sam.evaluation.params import BudgetParams
 from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
 from sparse_sam.sam.build import variant_settings
@@ -36,6 +37,7 @@ TRAINING: dict[str, Any] = {
     "shift_pixels": 0,
     "precision": "float32",
 }
+BUDGETS = tuple(BudgetParams.model_fields)
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],
     "device": "cpu",
@@ -54,7 +56,11 @@ GOOD: dict[str, Any] = {
     "train_dense": {**TRAINING, "optimizer": "sgd", "sam": sam_values()},
     "prune": prune_values(),
     "finetune": {"training": dict(TRAINING), "sam": sam_values()},
-    "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
+    "evaluate": {
+        "equivalence_margin": 0.005,
+        "latency_seconds": 2.0,
+        "budget_seconds": dict.fromkeys(BUDGETS, 60.0),
+    },
 }
 GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
 ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
@@ -241,6 +247,14 @@ BAD: list[tuple[str, list[Any], str]] = [
         "evaluate.latency_seconds",
         [*NOT_NUMBERS, -1, 3601],
         f"{NUMBER}, at least 0 and at most 3600",
+    ),
+    *(
+        (
+            f"evaluate.budget_seconds.{name}",
+            [*NOT_NUMBERS, -1, 1e7],
+            f"{NUMBER}, at least 0 and at most 1000000",
+        )
+        for name in BUDGETS
     ),
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(

@@ -21,6 +21,9 @@ from .fields import Section as Section
 from .fields import Seed as Seed
 from .fields import chosen_places as chosen_places
 from .fields import in_words as in_words
+from .gaps import NotMeasured as NotMeasured
+from .gaps import gaps as gaps
+from .gaps import why_not as why_not
 from .registry import Registry as Registry
 from .registry import brief as brief
 from .sealing import save_arrays as save_arrays

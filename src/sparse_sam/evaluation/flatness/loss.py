@@ -1,5 +1,6 @@
 """The loss as a function of the weights, and the weights brought back."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -9,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from sparse_sam.data import Split
+from sparse_sam.errors import DivergenceError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks
 from sparse_sam.training import beat
@@ -40,13 +42,37 @@ def loss(model: nn.Module, split: Split) -> Tensor:
 def gradient(model: nn.Module, split: Split, *, create_graph: bool = False) -> Vector:
     """∇L at the weights as they are. It is 0 on pruned weights, the mask being in the graph."""
     parameters = weights(model)
-    # Of all kernels of attention only the plain one has a second derivative.
-    with sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
-        value = loss(model, split)
-    found = torch.autograd.grad(
-        value, parameters, create_graph=create_graph, materialize_grads=True
-    )
+    with differentiable(twice=create_graph):
+        found = torch.autograd.grad(
+            loss(model, split), parameters, create_graph=create_graph, materialize_grads=True
+        )
     return list(found)
+
+
+@contextmanager
+def differentiable(*, twice: bool) -> Iterator[None]:
+    """Within it, attention is computed in a form that has a derivative, or a second one.
+
+    Layers of ``nn.TransformerEncoder`` that are frozen would hand nested tensors, which are for
+    evaluation only, to those that are not. Of all kernels of ``scaled_dot_product_attention`` the
+    plain one alone has a second derivative. Derivatives are to be within it, too: layers may be
+    computed again in them (``torch.utils.checkpoint``).
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def finite(value: Tensor | float, what: str) -> float:
+    """The value as a number. Raises DivergenceError, naming it, if it is infinite or NaN."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise DivergenceError(f"{what} is {number}")
+    return number
 
 
 def flat(vector: Sequence[Tensor]) -> Tensor:
