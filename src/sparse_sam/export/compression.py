@@ -3,7 +3,6 @@
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from sparse_sam.errors import CheckpointError
 from sparse_sam.files import tensors_to_bytes
 from sparse_sam.pruning import Masks, plain_state, prunable_parameters
-from sparse_sam.training import Checkpoint, seconds_of
+from sparse_sam.training import Checkpoint, layer_by_layer, seconds_of
 
 MOST_A_KEPT_WEIGHT, ALWAYS_ALLOWED = 10_000, 2**24
 """How many weights a packed tensor may have for each that is kept, and in any case: so that a small
@@ -189,7 +188,7 @@ def count_multiply_adds(checkpoint: Checkpoint) -> MultiplyAdds:
             module.register_forward_hook(layer)
         elif isinstance(module, nn.MultiheadAttention):
             module.register_forward_hook(attention, with_kwargs=True)
-    with torch.no_grad(), _every_layer_called():
+    with torch.no_grad(), layer_by_layer():
         model(torch.zeros(1, *checkpoint.origin.image_shape))
     tables = {
         module.weight
@@ -219,17 +218,6 @@ def _in_attention(
         for part, positions in enumerate(places):
             yield packed, slice(part * width, (part + 1) * width), positions
     yield module.out_proj.weight, slice(None), places[0]
-
-
-@contextmanager
-def _every_layer_called() -> Iterator[None]:
-    """Within it, no layer of ``nn.TransformerEncoder`` is computed as one, by weights alone."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def folded(checkpoint: Checkpoint) -> nn.Module:

@@ -58,6 +58,7 @@ from .made_by import identity as identity
 from .made_by import key_of as key_of
 from .made_by import state_behind as state_behind
 from .measuring import check_budget as check_budget
+from .measuring import layer_by_layer as layer_by_layer
 from .measuring import measured as measured
 from .measuring import not_measured as not_measured
 from .measuring import seconds_of as seconds_of

@@ -7,11 +7,13 @@ one boundary, ``measured``, and within a budget of time, ``check_budget``.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.autograd.function import BackwardCFunction
 
@@ -22,7 +24,7 @@ from sparse_sam.redaction import redacted
 T = TypeVar("T")
 
 _LIBRARY = Path(__file__).parent.parent
-_TRIES, _HOPELESS = 3, 10.0
+_TRIES, _HOPELESS = 3, 3.0
 _LONGEST = 300
 
 # What counts as "cannot be measured" is what a network or a machine refuses:
@@ -118,3 +120,18 @@ def seconds_of(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
     return time.perf_counter() - began
+
+
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Within it, no layer of ``nn.TransformerEncoder`` or ``nn.MultiheadAttention`` is fused.
+
+    Fused, in evaluation mode, they are computed from their weights, and the layers within them are
+    not called; what they hand on may be nested tensors, which have no derivative.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -13,7 +13,7 @@ from sparse_sam.data import Split
 from sparse_sam.errors import DivergenceError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks
-from sparse_sam.training import beat
+from sparse_sam.training import beat, layer_by_layer
 
 Vector = list[Tensor]
 """One tensor a trainable parameter, in the order of ``weights``."""
@@ -53,18 +53,12 @@ def gradient(model: nn.Module, split: Split, *, create_graph: bool = False) -> V
 def differentiable(*, twice: bool) -> Iterator[None]:
     """Within it, attention is computed in a form that has a derivative, or a second one.
 
-    Layers of ``nn.TransformerEncoder`` that are frozen would hand nested tensors, which are for
-    evaluation only, to those that are not. Of all kernels of ``scaled_dot_product_attention`` the
-    plain one alone has a second derivative. Derivatives are to be within it, too: layers may be
-    computed again in them (``torch.utils.checkpoint``).
+    Of all kernels of ``scaled_dot_product_attention`` the plain one alone has a second derivative.
+    Derivatives are to be within it, too: layers may be computed again in them
+    (``torch.utils.checkpoint``).
     """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with layer_by_layer(), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        yield
 
 
 def finite(value: Tensor | float, what: str) -> float:
