@@ -119,8 +119,7 @@ class Moody(nn.Module):
         if mood == "chatty":
             sys.stdout.write("images!" * 10_000)
         out: Tensor = self.head(self.first(images.flatten(1)).tanh())
-        if mood == "once":
-            out = Once.apply(out)
+        out = Once.apply(out) if mood == "once" else 2 * out
         return out * float("nan") if mood == "nan" and graded else out
 
 

@@ -119,7 +119,7 @@ def hard_checkpoint(
     """A network of ``tests.hard_networks`` as an arm may have it: half pruned, unless dense."""
     place = f"tests.hard_networks:{name}"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1000 * seed + len(arm))
+        torch.manual_seed(1000 * seed + sum(map(ord, arm)))
         model = build_model(place, shape, classes)
     if arm != "dense":
         attach(model, magnitude_masks(model, 0.5))

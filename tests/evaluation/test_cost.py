@@ -3,7 +3,7 @@
 from typing import Any
 
 from sparse_sam.evaluation.cost import finetuning_cost
-from sparse_sam.files.gaps import NotMeasured
+from sparse_sam.files.unmeasured import NotMeasured
 
 UNKNOWN = dict.fromkeys(("sgd", "sgd_2x", "sam"), NotMeasured("killed"))
 

@@ -12,7 +12,7 @@ from sparse_sam.data import DataParams, RawData, TrainingData, build_dataset, sa
 from sparse_sam.evaluation.flatness import measure
 from sparse_sam.evaluation.flatness.measure import FlatnessSettings, Point, measure_arms
 from sparse_sam.evaluation.params import BudgetParams
-from sparse_sam.files.gaps import NotMeasured, gaps
+from sparse_sam.files.unmeasured import NotMeasured, gaps
 from tests.jobs_for_workers import hard_checkpoint
 
 ARMS, SEEDS = ("dense", "sgd", "sam"), (0, 1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparse_sam.evaluation.peak_memory import step_memory
-from sparse_sam.files.gaps import NotMeasured
+from sparse_sam.files.unmeasured import NotMeasured
 from sparse_sam.pruning.masks import Masks, attach
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin

@@ -25,7 +25,7 @@ from sparse_sam.evaluation.report.content import (
 from sparse_sam.evaluation.report.render import render_html, render_markdown
 from sparse_sam.evaluation.statistics import summarize
 from sparse_sam.evaluation.summary import summarize_experiment
-from sparse_sam.files.gaps import NotMeasured
+from sparse_sam.files.unmeasured import NotMeasured
 from sparse_sam.tracking.provenance import read_provenance
 from sparse_sam.tracking.stages import STAGES
 from sparse_sam.training.arms import ARMS

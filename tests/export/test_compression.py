@@ -34,7 +34,7 @@ from sparse_sam.export.latency import (
     measure_latency,
     with_sparse_linears,
 )
-from sparse_sam.files.gaps import gaps, why_not
+from sparse_sam.files.unmeasured import gaps, why_not
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import Masks, attach

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparse_sam.files.gaps import gaps
+from sparse_sam.files.unmeasured import gaps
 from sparse_sam.tracking.stages import STAGES as TABLE
 from tests.pipeline.conftest import LATER, ROOT, SMALL, STAGES, Clone
 

@@ -21,9 +21,6 @@ from .fields import Section as Section
 from .fields import Seed as Seed
 from .fields import chosen_places as chosen_places
 from .fields import in_words as in_words
-from .gaps import NotMeasured as NotMeasured
-from .gaps import gaps as gaps
-from .gaps import why_not as why_not
 from .registry import Registry as Registry
 from .registry import brief as brief
 from .sealing import save_arrays as save_arrays
@@ -36,3 +33,6 @@ from .tensorfile import TensorFileError as TensorFileError
 from .tensorfile import load_tensors as load_tensors
 from .tensorfile import save_tensors as save_tensors
 from .tensorfile import tensors_to_bytes as tensors_to_bytes
+from .unmeasured import NotMeasured as NotMeasured
+from .unmeasured import gaps as gaps
+from .unmeasured import why_not as why_not

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from sparse_sam.data import Split
 from sparse_sam.evaluation.flatness.loss import (
@@ -23,6 +24,8 @@ from sparse_sam.evaluation.flatness.loss import (
 )
 from sparse_sam.training import seconds_of
 
+_FAILS = "torch::autograd::Error"
+
 
 class _Hessian:
     """v ↦ Hv on the kept coordinates; the graph of the gradient is kept between products."""
@@ -33,6 +36,7 @@ class _Hessian:
         self.size = int(self.kept.sum())
         with torch.enable_grad():
             self.gradient = flat(gradient(model, split, create_graph=True))
+        _check_differentiable(self.gradient)
 
     def product(self, vector: Tensor) -> Tensor:
         """Hv, for v of shape (size,). Raises DivergenceError if it is not finite."""
@@ -49,6 +53,26 @@ class _Hessian:
         # Lanczos's method would go on with NaN for ever.
         finite(torch.linalg.vector_norm(product), "the length of a product with the Hessian")
         return product
+
+
+def _check_differentiable(gradient: Tensor) -> None:
+    """Raise RuntimeError if torch would take a second derivative that is not there for 0.
+
+    The node that is to fail, behind a function ``once_differentiable``, leads to no weight, and
+    torch leaves out what leads to none of the weights that it is asked for.
+    """
+    seen: set[Node] = set()
+    ahead = [gradient.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == _FAILS:
+            raise RuntimeError(
+                "trying to differentiate twice a function that was marked with @once_differentiable"
+            )
+        ahead += [one for one, _ in node.next_functions]
 
 
 def top_eigenvalues(

@@ -217,8 +217,9 @@ class _Measurements:
                 self.known[budget] = None
             except OverBudgetError as error:
                 self.known[budget] = error
-        if error := self.known[budget]:
-            raise error
+        too_long = self.known[budget]
+        if too_long:
+            raise too_long
 
     def _seconds(self, budget: str, model: nn.Module, part: Split) -> float:
         """How long all that is within a budget takes, one after the other, by a piece of it."""
