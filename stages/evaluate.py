@@ -6,15 +6,15 @@ from typing import Any
 
 from stages.runner import Stage, main
 
-FINETUNED, PICTURED = ("sgd", "sgd_2x", "sam"), ("sgd", "sam")
-"""The arms whose histories are shown, and those whose loss surfaces are."""
+FINETUNED = ("sgd", "sgd_2x", "sam")
+"""The arms whose histories are shown."""
 NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder")
 """Parameters, or sections of them, that change no result: this stage does not run again when they
 change, so the report would show what they were."""
 
 
 def work(stage: Stage) -> None:
-    """Test every arm and seed once, compare, measure, and write metrics and report."""
+    """Test every arm and seed once, compare, and write that; then measure what else there is."""
     from sparse_sam.training import evaluate, prepare_workers, select_device
 
     prepare_workers()
@@ -22,39 +22,21 @@ def work(stage: Stage) -> None:
     from tqdm import tqdm
 
     from sparse_sam.data import load_test_data
-    from sparse_sam.evaluation import (
-        base_in_words,
-        compare_arms,
-        finetuning_cost,
-        headline,
-        measure_arms,
-        step_memory,
-    )
-    from sparse_sam.export import compression_metrics
-    from sparse_sam.files import read_json, write_csv, write_json
+    from sparse_sam.evaluation import base_in_words, compare_arms, headline
+    from sparse_sam.files import read_json, write_json
     from sparse_sam.tracking import MADE_BY, PIPELINE, layout
+    from stages.extras import measure_extras
 
     params, journal, seeds, arms = stage.params, stage.journal, stage.params.seeds, tuple(MADE_BY)
-    threads, device = params.threads, select_device(params.device)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(params.threads)
+    device = select_device(params.device)
     data = load_test_data(layout.dataset).to(device)
     info = data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="evaluation")
     load = partial(layout.load_arm, info=info, model=params.model.network)
     tested = {}
-    with step_memory(load("pruned", seeds[0]), params.finetune) as memory:
-        for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
-            tested[job] = evaluate(load(*job).build().to(device), data.test)
-        flatness, slices, surfaces = measure_arms(
-            load,
-            layout.dataset,
-            arms,
-            seeds,
-            pictured=PICTURED,
-            threads=threads,
-            name=stage.name,
-        )
-        peaks = memory()
+    for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
+        tested[job] = evaluate(load(*job).build().to(device), data.test)
     for seed in seeds:
         journal.child(f"seed {seed}", {"seed": seed})
         values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in arms}
@@ -73,25 +55,16 @@ def work(stage: Stage) -> None:
         margin=params.evaluate.equivalence_margin,
         base=base_in_words(params.finetune.training.base_optimizer),
     )
-    networks, images = (
-        (load("dense", seeds[0]), load("sgd", seeds[0])),
-        data.test.taken(slice(256)).cpu(),
-    )
-    measured = {
-        "flatness": flatness,
-        "cost": finetuning_cost(summary, peaks),
-        "compression": compression_metrics(*networks, images, params.evaluate.latency_seconds),
-    }
-    written = {"evaluate": metrics, "summary": summary, **measured}
+    # The result first: whatever becomes of the rest, it is there.
+    written = {"evaluate": metrics, "summary": summary}
     for name, content in written.items():
         write_json(layout.metrics(name), content)
-    write_csv(layout.slices, ["arm", "seed", "x", "loss"], slices)
-    write_csv(layout.surfaces, ["arm", "seed", "x", "y", "loss"], surfaces)
-    _write_report(stage, data, summary, predictions, measured)
     for target in (None, PIPELINE):
         journal.metrics(headline(summary), child=target)
+    extras = measure_extras(stage, load, data, summary)
+    _write_report(stage, data, summary, predictions, extras)
     journal.artifact(layout.report, child=PIPELINE)
-    for name in written:
+    for name in (*written, *extras):
         journal.artifact(layout.metrics(name))
 
 
@@ -101,7 +74,7 @@ def shown(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if not f"{name}.".startswith(hidden)}
 
 
-def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measured: Any) -> None:
+def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, extras: Any) -> None:
     """Write ``reports/``, from this stage's numbers and the files of those before it."""
     from sparse_sam.evaluation import Content, read_rows, render_html, render_markdown
     from sparse_sam.files import write_text
@@ -113,14 +86,14 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, measu
         fingerprint=data.info.fingerprint,
         histories={arm: read_rows(layout.history(arm)) for arm in FINETUNED},
         provenance=read_provenance(STAGES[name] for name in STAGES[stage.name].before),
-        slices=read_rows(layout.slices),
-        surfaces=read_rows(layout.surfaces),
+        slices=[row for row in read_rows(layout.slices) if row["loss"]],
+        surfaces=[row for row in read_rows(layout.surfaces) if row["loss"]],
         labels=data.test.labels.cpu().numpy(),
         predictions=predictions,
         images=data.test.images.cpu().numpy(),
         classes=data.info.classes,
         is_ticket=stage.params.prune.schedule.rewinds_to == "initial",
-        **measured,
+        **extras,
     )
     write_text(layout.report, render_html(content))
     write_text(layout.report.with_suffix(".md"), render_markdown(content))

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.errors import DivergenceError
+from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach
+from sparse_sam.training.checkpoint import Checkpoint
+from sparse_sam.training.origin import Origin
 
 Report = Callable[[Any], None]
 
@@ -106,3 +111,16 @@ class Unreadable:
 
 def _cannot_be_read() -> None:
     raise ModuleNotFoundError("No module named 'a_network_of_mine'")
+
+
+def hard_checkpoint(
+    arm: str, seed: int, name: str, shape: tuple[int, int, int], classes: int
+) -> Checkpoint:
+    """A network of ``tests.hard_networks`` as an arm may have it: half pruned, unless dense."""
+    place = f"tests.hard_networks:{name}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 * seed + sum(map(ord, arm)))
+        model = build_model(place, shape, classes)
+    if arm != "dense":
+        attach(model, magnitude_masks(model, 0.5))
+    return Checkpoint.of(model, Origin(place, shape, classes, 0.0, 1.0, "none", arm, seed))

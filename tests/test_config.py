@@ -17,6 +17,7 @@ import sparse_sam
 from sparse_sam.config import Params, load_params, parse_params
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import ConfigError
+from sparse_sam.evaluation.params import BudgetParams
 from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
@@ -42,6 +43,7 @@ TRAINING: dict[str, Any] = {
     "cutout_pixels": 0,
     "precision": "float32",
 }
+BUDGETS = tuple(BudgetParams.model_fields)
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],
     "device": "cpu",
@@ -67,7 +69,11 @@ GOOD: dict[str, Any] = {
         "distillation": NOT_DISTILLED.model_dump(),
         "sam": sam_values(),
     },
-    "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 2.0},
+    "evaluate": {
+        "equivalence_margin": 0.005,
+        "latency_seconds": 2.0,
+        "budget_seconds": dict.fromkeys(BUDGETS, 60.0),
+    },
 }
 GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
 ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
@@ -274,6 +280,14 @@ BAD: list[tuple[str, list[Any], str]] = [
         "evaluate.latency_seconds",
         [*NOT_NUMBERS, -1, 3601],
         f"{NUMBER}, at least 0 and at most 3600",
+    ),
+    *(
+        (
+            f"evaluate.budget_seconds.{name}",
+            [*NOT_NUMBERS, -1, 1e7],
+            f"{NUMBER}, at least 0 and at most 1000000",
+        )
+        for name in BUDGETS
     ),
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(

@@ -59,6 +59,10 @@ class StalledError(SparseSamError):
         self.job = job
 
 
+class OverBudgetError(SparseSamError):
+    """A measure would take longer than it may."""
+
+
 class ExportError(SparseSamError):
     """A network could not be exported, or an export is not what it should be."""
 

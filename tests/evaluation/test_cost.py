@@ -3,6 +3,9 @@
 from typing import Any
 
 from sparse_sam.evaluation.cost import finetuning_cost
+from sparse_sam.files.unmeasured import NotMeasured
+
+UNKNOWN = dict.fromkeys(("sgd", "sgd_2x", "sam"), NotMeasured("killed"))
 
 
 def summary(**accuracy: float) -> dict[str, Any]:
@@ -38,9 +41,9 @@ def test_by_step_and_by_point() -> None:
 
 
 def test_where_nothing_was_recovered_a_point_has_no_price() -> None:
-    found = finetuning_cost(summary(pruned=0.75, sgd=0.75, sgd_2x=0.5, sam=1.0), {})
+    found = finetuning_cost(summary(pruned=0.75, sgd=0.75, sgd_2x=0.5, sam=1.0), UNKNOWN)
     for arm in ("sgd", "sgd_2x"):
         assert found[arm]["seconds_per_point"] is None
         assert found[arm]["gradient_evaluations_per_point"] is None
     assert found["sgd_2x"]["points_recovered"] == -25.0
-    assert found["sam"]["peak_step_memory_bytes"] is None
+    assert found["sam"]["peak_step_memory_bytes"] == {"not_measured": "killed"}

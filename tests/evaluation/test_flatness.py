@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from sparse_sam.data.tensors import Split
+from sparse_sam.errors import DivergenceError
 from sparse_sam.evaluation.flatness.hessian import hessian_trace, top_eigenvalues
 from sparse_sam.evaluation.flatness.landscape import (
     filter_normalised_direction,
@@ -278,6 +280,134 @@ def test_the_documentations_example_runs(capsys: pytest.CaptureFixture[str]) -> 
     (code,) = re.findall(r"<!-- example -->\n```python\n(.*?)```", page, flags=re.DOTALL)
     exec(compile(code, "docs/flatness.md", "exec"), {"model": network(0.5), "split": some_split()})  # noqa: S102
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def numeric_hessian(model: nn.Module, split: Split) -> Tensor:
+    """By differences of gradients in float64, over the kept weights: no second derivative in it."""
+    twin = copy.deepcopy(model).double().eval()
+    kept = torch.cat([mask.reshape(-1) for mask in masks(twin)]).bool()
+    places, step = kept.nonzero().flatten().tolist(), 1e-6
+    images = split.images.double()
+
+    def slope() -> Tensor:
+        loss = cross_entropy(twin(images), split.labels)
+        return torch.cat([one.reshape(-1) for one in torch.autograd.grad(loss, weights(twin))])
+
+    rows = []
+    flat = torch.nn.utils.parameters_to_vector(weights(twin)).detach()
+    for place in places:
+        sides = []
+        for sign in (1, -1):
+            moved = flat.clone()
+            moved[place] += sign * step
+            torch.nn.utils.vector_to_parameters(moved, weights(twin))
+            sides.append(slope()[kept])
+        rows.append((sides[0] - sides[1]) / (2 * step))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["vit_of_stripes", "cross_attention"])
+def test_attention_has_the_curvature_that_differences_of_gradients_show(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(f"tests.hard_networks:{name}", (1, 8, 8), 3)
+    attach(model, magnitude_masks(model, 0.9))
+    split = Split(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+    dense = numeric_hessian(model, split)
+    found = top_eigenvalues(model, split, 2, tolerance=1e-5)
+    expected = torch.linalg.eigvalsh((dense + dense.T) / 2).flip(0)[:2]
+    assert found == pytest.approx(expected.tolist(), rel=1e-3)
+    off = dense - torch.diag(dense.diagonal())
+    error = math.sqrt(2 * float(off.square().sum()) / 100)
+    assert abs(hessian_trace(model, split, 100) - float(dense.trace())) < 4 * error
+
+
+@pytest.mark.parametrize("frozen", ["encoder.layers.0", "encoder"])
+def test_layers_that_are_frozen_hinder_no_measure(frozen: str) -> None:
+    torch.manual_seed(0)
+    model = build_model("tests.hard_networks:vit", (1, 8, 8), 3)
+    model.get_submodule("patches").requires_grad_(False)
+    model.get_submodule(frozen).requires_grad_(False)
+    split = Split(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+    found = measure_flatness(model, split, SMALL)
+    assert found.trace is not None
+    assert math.isfinite(found.trace)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Recomputed(nn.Module):
+    """Attention whose activations are not kept but computed again for the derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.project(images.flatten(1, 2))
+        out: Tensor = self.head(checkpoint(self.attend, tokens, use_reentrant=False).mean(1))
+        return out
+
+
+def test_attention_that_is_computed_again_in_the_derivative_has_a_second_one() -> None:
+    torch.manual_seed(0)
+    model, split = Recomputed(), some_split()
+    expected = torch.linalg.eigvalsh(numeric_hessian(model, split)).max()
+    assert top_eigenvalues(model, split, 1, tolerance=1e-5) == pytest.approx(
+        [float(expected)], rel=1e-3
+    )
+
+
+class Bounded(nn.Module):
+    """Its loss is NaN (or infinite) where the weight is longer than a limit."""
+
+    def __init__(self, limit: float, beyond: float) -> None:
+        super().__init__()
+        self.head, self.limit, self.beyond = nn.Linear(25, 3), limit, beyond
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head(images.flatten(1))
+        return out * self.beyond if float(self.head.weight.detach().norm()) > self.limit else out
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_no_sharpness(beyond: float) -> None:
+    torch.manual_seed(0)
+    model, split = Bounded(math.inf, beyond), some_split()
+    length = float(model.head.weight.detach().norm())
+    assert sharpness(model, split, 0.5).value > 0
+    model.limit = length + 1e-4
+    with pytest.raises(DivergenceError, match=r"the loss at a distance of 0\.5 is "):
+        sharpness(model, split, 0.5)
+    with pytest.raises(DivergenceError, match=r"the loss at \(-1, 0\) is "):
+        loss_slice(model, split, [-1.0, 0.0, 1.0])
+    model.limit = 0.0
+    with pytest.raises(DivergenceError, match="the loss is nan"):
+        sharpness(model, split, 0.5)
+    with pytest.raises(DivergenceError, match=r"the loss at \(0, 0\) is nan"):
+        loss_surface(model, split, [0.0])
+    for measure in (hessian_trace, top_eigenvalues):
+        with pytest.raises(DivergenceError, match="a product with the Hessian is nan"):
+            measure(model, split)
+
+
+def test_a_search_that_does_not_end_is_given_up() -> None:
+    model, split = network(), some_split()
+    with pytest.raises(RuntimeError, match="ARPACK"):
+        top_eigenvalues(model, split, 3, tolerance=1e-12, restarts=1)
+
+
+def test_a_network_without_a_second_derivative_is_measured_as_far_as_it_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOOD", "once")
+    model = build_model("tests.hard_networks:moody", (1, 5, 5), 3)
+    split = some_split()
+    assert sharpness(model, split, 0.1).value > 0
+    assert len(loss_slice(model, split, [0.0, 1.0])) == 2
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        hessian_trace(model, split)
 
 
 @pytest.mark.parametrize("name", NAMES)

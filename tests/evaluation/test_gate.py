@@ -158,6 +158,16 @@ def test_a_value_that_is_no_number_is_missing(repository: Repository) -> None:
     assert repository.gate()[0] == 1
 
 
+def test_a_metric_that_was_not_measured_is_missing_and_says_why(repository: Repository) -> None:
+    content = summary()
+    content["arms"]["sam"]["gradient_evaluations"] = {"not_measured": "a | b"}
+    repository.write(content)
+    code, output = repository.gate("--base", "HEAD")
+    assert code == 1
+    name = "metrics/summary.json: arms.sam.gradient_evaluations (not measured: a \\| b)"
+    assert f"| {name} | 100 |  |  |  | MISSING |" in output
+
+
 def test_the_base_is_where_the_branch_left(repository: Repository) -> None:
     repository.git("checkout", "-q", "main")
     repository.write(summary(10 * NOISE))  # main goes on, and this branch does not have it

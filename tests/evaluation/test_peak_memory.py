@@ -1,6 +1,7 @@
 """Peak memory, against what a step must hold at least."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from sparse_sam.evaluation.peak_memory import step_memory
+from sparse_sam.files.unmeasured import NotMeasured
 from sparse_sam.networks.network import Network
 from sparse_sam.pruning.masks import Masks, attach
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
 from sparse_sam.training.params import FinetuneParams
+from tests.hard_networks import moody
 from tests.recipes import NOT_DISTILLED, sam_params
 
 WIDE = """
@@ -42,19 +45,31 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     params = FinetuneParams(
         training=make_recipe(batch_size=16), distillation=NOT_DISTILLED, sam=sam_params()
     )
-    with step_memory(Checkpoint.of(model, origin), params) as result:
+    with step_memory(Checkpoint.of(model, origin), params, 120.0) as result:
         found = result()
     assert list(found) == ["sgd", "sgd_2x", "sam"]
     sgd, sgd_2x, sam = found.values()
-    assert sgd is not None
-    assert sam is not None
+    assert isinstance(sgd, int)
+    assert isinstance(sam, int)
     assert sgd_2x == sgd
     # Weights, the mask, their product and the gradient at least; and no multiple of it.
     assert 4 * WEIGHTS < sgd < 8 * WEIGHTS
     assert 0.8 * WEIGHTS < sam - sgd < 3 * WEIGHTS
 
 
-def test_where_it_cannot_be_measured_it_is_none(
+def of_all(why: str) -> dict[str, NotMeasured]:
+    return dict.fromkeys(("sgd", "sgd_2x", "sam"), NotMeasured(why))
+
+
+def why_none(found: dict[str, int | NotMeasured]) -> str:
+    """The one reason for which no arm was measured."""
+    (gap,) = set(found.values())
+    assert isinstance(gap, NotMeasured)
+    assert list(found) == ["sgd", "sgd_2x", "sam"]
+    return gap.why
+
+
+def test_where_no_process_can_be_started_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
@@ -63,8 +78,55 @@ def test_where_it_cannot_be_measured_it_is_none(
     )
     params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
-    with step_memory(pruned, params) as result:
-        assert result() == {"sgd": None, "sgd_2x": None, "sam": None}
+    with step_memory(pruned, params, 120.0) as result:
+        assert why_none(result()).startswith("FileNotFoundError: ")
+    monkeypatch.setattr("sparse_sam.evaluation.peak_memory._FORGET", tmp_path / "nothing")
+    with step_memory(pruned, params, 120.0) as result:
+        assert "this system does not tell" in why_none(result())
+
+
+@pytest.mark.parametrize(
+    ("mood", "why"),
+    [
+        ("killed", "a step's process was killed, perhaps for want of memory"),
+        ("key", "KeyError: 'gradient'"),
+        ("chatty", None),
+        ("slow", "took longer than its budget of 1 s (evaluate.budget_seconds.step_memory)"),
+    ],
+)
+def test_a_network_that_fails_there_is_said_to_and_one_that_prints_is_measured(
+    mood: str, why: str | None, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
+) -> None:
+    monkeypatch.setenv("MOOD", mood)
+    origin = Origin("tests.hard_networks:moody", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    pruned = Checkpoint.of(moody((1, 2, 2), 10), origin)
+    before = children()
+    with step_memory(pruned, params, 1.0 if mood == "slow" else 120.0) as result:
+        found = result()
+    assert children() == before
+    if why is None:
+        assert all(isinstance(one, int) for one in found.values())
+    else:
+        assert found == of_all(why)
+
+
+def test_a_mistake_of_ours_there_is_one_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_recipe: Any
+) -> None:
+    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
+    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    monkeypatch.setattr(
+        "sparse_sam.evaluation.peak_memory._OPTIMIZERS", {"sgd": 7, "sgd_2x": 7, "sam": 7}
+    )
+    monkeypatch.setattr(FinetuneParams, "model_dump", lambda *_, **__: {"no": "recipe"})
+    with (
+        step_memory(pruned, params, 120.0) as result,
+        pytest.raises(subprocess.CalledProcessError),
+    ):
+        result()
+    assert "Traceback" in capsys.readouterr().err
 
 
 def children() -> set[str]:
@@ -76,15 +138,17 @@ def children() -> set[str]:
     }
 
 
-def test_a_process_that_fails_gives_none_and_one_that_nobody_asks_ends(make_recipe: Any) -> None:
+def test_a_process_that_fails_says_why_and_one_that_nobody_asks_ends(make_recipe: Any) -> None:
     origin = Origin(
         "mlpnet", (1, 2, 2), tuple("0123456789"), (0.13,), (0.31,), "0123abcd", "pruned", 4
     )
     params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
     before = children()
-    with step_memory(pruned, params) as result:
-        assert set(result().values()) == {None}
-    with step_memory(pruned, params):
+    with step_memory(pruned, params, 120.0) as result:
+        assert "do not fit the model mlpnet" in why_none(result())
+    with step_memory(pruned, params, 120.0):
         pass
+    with step_memory(pruned, params, 0.0) as result:
+        assert result() == of_all("its budget is 0 s (evaluate.budget_seconds.step_memory)")
     assert children() == before

@@ -26,6 +26,7 @@ from sparse_sam.evaluation.report.content import (
 from sparse_sam.evaluation.report.render import render_html, render_markdown
 from sparse_sam.evaluation.statistics import summarize
 from sparse_sam.evaluation.summary import summarize_experiment
+from sparse_sam.files.unmeasured import NotMeasured
 from sparse_sam.tracking.provenance import read_provenance
 from sparse_sam.tracking.stages import STAGES
 from sparse_sam.training.arms import ARMS
@@ -86,7 +87,7 @@ def compression() -> dict[str, Any]:
             "dense_compressed": 400_000,
             "sparse_compressed": 380_000,
         },
-        "multiply_adds": {"dense": 6_000_000, "sparse": 3_000_000},
+        "multiply_adds": {"dense": 6_000_000, "sparse": 3_000_000, "left_out": []},
         "latency": {"threads": 2, "rows": rows},
     }
 
@@ -124,7 +125,7 @@ def content() -> Content:
         histories={arm: history(arm) for arm in ("sgd", "sgd_2x", "sam")},
         provenance=[Provenance("prune", "f" * 32, "c" * 40, True, {"models/pruned": "d" * 32})],
         compression=compression(),
-        cost=finetuning_cost(summary, {"sgd": 50 << 20, "sgd_2x": 50 << 20, "sam": None}),
+        cost=finetuning_cost(summary, {"sgd": 50 << 20, "sgd_2x": 50 << 20, "sam": 60 << 20}),
         flatness=flatness(),
         slices=[
             {"arm": arm, "seed": "0", "x": str(x), "loss": str(0.1 + x * x)}
@@ -254,6 +255,93 @@ def test_what_is_missing_is_left_out(content: Content) -> None:
     assert "flatter" not in render_markdown(bare)
     alike = dict.fromkeys(ARMS, content.predictions["sgd"])
     assert Page(render_html(replace(bare, predictions=alike))).tags.count("figure") == 5
+
+
+def gap(why: str) -> dict[str, str]:
+    return NotMeasured(why).as_json()
+
+
+def without(content: Content, names: set[str]) -> Content:
+    """The same, where these measures could not be taken: each by its name with a mark."""
+    flat = copy.deepcopy(content.flatness)
+    sizes = copy.deepcopy(content.compression)
+    cost = copy.deepcopy(content.cost)
+    assert flat
+    assert sizes
+    assert cost
+    for name in names & {"sharpness", "top_eigenvalues", "trace"}:
+        for of in flat["arms"].values():
+            of[name] = gap(f"no {name} <here>")
+    for name in names & {"slice", "surface"}:
+        flat[name] = gap(f"no {name} <here>")
+    for name in names & {"bytes", "multiply_adds", "latency"}:
+        sizes[name] = gap(f"no {name} <here>")
+    if "batch" in names:
+        for row in sizes["latency"]["rows"][3:]:
+            row.clear()
+            row.update(form="a form", batch=256, **gap("no batch <here>"))
+    if "csr" in names:
+        sizes["latency"]["rows"][2] = {"form": "CSR", "batch": 1, **gap("no csr <here>")}
+    if "memory" in names:
+        for of in cost.values():
+            of["peak_step_memory_bytes"] = gap("no memory <here>")
+    return replace(
+        content,
+        flatness=flat,
+        compression=sizes,
+        cost=cost,
+        slices=[] if "slice" in names else content.slices,
+        surfaces=[] if "surface" in names else content.surfaces,
+    )
+
+
+MEASURES = (
+    *("sharpness", "top_eigenvalues", "trace", "slice", "surface"),
+    *("bytes", "multiply_adds", "latency", "batch", "csr", "memory"),
+)
+
+
+@pytest.mark.parametrize(
+    "names", [*({name} for name in MEASURES), set(MEASURES) - {"batch", "csr"}], ids="+".join
+)
+def test_what_was_not_measured_is_said_in_its_place(content: Content, names: set[str]) -> None:
+    page, short = without(content, names), ""
+    text = " ".join(Page(render_html(page)).text.split())
+    short = render_markdown(page)
+    for name in names:
+        assert f"no {name} <here>" in text
+        assert f"no {name} &lt;here>" in short or name == "csr"
+    for name in set(MEASURES) - names:
+        assert f"no {name} " not in text + short
+    said = {
+        "sharpness": "SAM's weights and by",
+        "bytes": "800 kB dense",
+        "multiply_adds": "6.00 million",
+        "latency": "At batch 1 this machine takes",
+        "batch": "At batch 256 this machine takes",
+        "memory": "a step's peak was 60 MiB, and 50 MiB with SGD",
+    }
+    for name, words in said.items():
+        is_there = name not in names and not (name == "batch" and "latency" in names)
+        assert (words in text) == (words in short) == is_there
+    figures = Page(render_html(page)).tags.count("figure")
+    assert figures == 11 - len(names & {"sharpness", "slice"}) - 2 * ("surface" in names)
+    assert "None" not in text + short
+    assert "{'" not in text + short
+
+
+def test_a_network_whose_weights_are_not_all_counted_is_said_to_be_so(content: Content) -> None:
+    assert content.compression
+    many = {"dense": 6_000_000, "sparse": 3_000_000, "left_out": list("abcde")}
+    page = replace(content, compression={**content.compression, "multiply_adds": many})
+    text = " ".join(Page(render_html(page)).text.split())
+    assert "weights that are used otherwise are not in it (a, b, c and 2 more)." in text
+
+
+def test_a_surface_as_flat_as_a_table_is_drawn(content: Content) -> None:
+    flat = [{**row, "loss": "1e-7"} for row in content.surfaces]
+    page = Page(render_html(replace(content, surfaces=flat)))
+    assert page.tags.count("figure") == 11
 
 
 def test_one_seed_has_no_intervals(content: Content) -> None:

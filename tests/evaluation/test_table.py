@@ -124,6 +124,21 @@ def test_the_command_shows_the_table_and_where_everything_is(tmp_path: Path) -> 
     assert "metrics/summary.json" in done.stdout
 
 
+def test_the_command_says_what_was_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "summary.json").write_text(json.dumps(summary(THREE)))
+    why = {"not_measured": "it has no second derivative"}
+    arms = {"arms": {arm: {"top_eigenvalues": why, "trace": why} for arm in THREE}}
+    (tmp_path / "metrics" / "flatness.json").write_text(json.dumps(arms))
+    (tmp_path / "metrics" / "cost.json").write_text("{")
+    done = run(tmp_path)
+    assert done.returncode == 0
+    assert tables(summary(THREE)) in done.stdout
+    assert done.stdout.count("ot measured") == 1
+    assert "\nNot measured: top eigenvalues, trace: it has no second derivative\n" in done.stdout
+    assert done.stderr.startswith("warning: metrics/cost.json is damaged")
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", '{"seeds": [1]}'])
 def test_the_command_says_what_to_do_without_a_summary(tmp_path: Path, content: str | None) -> None:
     if content is not None:

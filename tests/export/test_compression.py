@@ -1,6 +1,7 @@
 """Packing loses nothing, counts are right, and what is timed computes the same."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sparse_sam.errors import CheckpointError
 from sparse_sam.export.compression import (
     Layer,
+    count_multiply_adds,
     file_sizes,
     folded,
     layer_sizes,
@@ -20,12 +22,25 @@ from sparse_sam.export.compression import (
     pack,
     unpack,
 )
-from sparse_sam.export.latency import BATCHES, SparseLinear, measure_latency, with_sparse_linears
+from sparse_sam.export.latency import (
+    BATCHES,
+    CSR,
+    DENSE,
+    STORED,
+    Latency,
+    SparseLinear,
+    Untimed,
+    compression_metrics,
+    measure_latency,
+    with_sparse_linears,
+)
+from sparse_sam.files.unmeasured import gaps, why_not
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import Masks, attach
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.origin import Origin
+from tests.hard_networks import WIDTH
 from tests.sample_networks import NAMES
 
 ORIGIN = Origin(
@@ -174,9 +189,10 @@ def test_latency_has_a_row_for_every_form_and_batch() -> None:
     )
     assert [row.batch for row in rows] == [batch for batch in BATCHES for _ in range(3)]
     for row in rows:
+        assert isinstance(row, Latency)
         assert row.runs >= 3
         assert 0 < row.quartiles_ms[0] <= row.median_ms <= row.quartiles_ms[1]
-    dense = [row for row in rows if row.form == "dense"]
+    dense = [row for row in rows if isinstance(row, Latency) and row.form == DENSE]
     assert [row.relative_to_dense for row in dense] == [1.0, 1.0]
 
 
@@ -192,7 +208,8 @@ def test_every_network_can_be_timed(name: str) -> None:
     attach(model, magnitude_masks(model, 0.5))
     sparse = Checkpoint.of(model, origin)
     images = torch.randn(4, 1, 5, 5)
-    assert len(measure_latency(dense, sparse, images, 0.0)) == 3 * len(BATCHES)
+    rows = measure_latency(dense, sparse, images, 0.0)
+    assert [type(row) for row in rows] == [Latency] * 3 * len(BATCHES)
     linears = [type(one) for one in with_sparse_linears(folded(sparse), images).modules()]
     assert SparseLinear in linears  # each has at least one that is only called
 
@@ -203,8 +220,162 @@ def test_a_form_that_computes_something_else_is_not_timed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("sparse_sam.export.latency.with_sparse_linears", wrong)
     sparse = network("lenet-300-100", 0.9)
-    with pytest.raises(ArithmeticError, match="does not compute"):
-        measure_latency(network("lenet-300-100"), sparse, torch.randn(2, 1, 28, 28), 0.01)
+    rows = measure_latency(network("lenet-300-100"), sparse, torch.randn(2, 1, 28, 28), 0.01)
+    assert [row.form for row in rows if isinstance(row, Latency)] == [DENSE, STORED] * len(BATCHES)
+    for row in rows[2::3]:
+        assert isinstance(row, Untimed)
+        assert row.gap.why == (
+            f"ArithmeticError: {CSR} does not compute what the sparse network computes"
+        )
+
+
+def hard(name: str, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[Checkpoint, Checkpoint]:
+    """A network of ``tests.hard_networks``, dense and half pruned, for three classes."""
+    torch.manual_seed(0)
+    model = build_model(f"tests.hard_networks:{name}", shape, 3)
+    origin = replace(ORIGIN, model=f"tests.hard_networks:{name}", image_shape=shape, num_classes=3)
+    dense = Checkpoint.of(model, origin)
+    attach(model, magnitude_masks(model, 0.5))
+    return dense, Checkpoint.of(model, origin)
+
+
+def test_multiply_adds_of_a_vision_transformer_by_hand() -> None:
+    dense, sparse = hard("vit")
+    # Eight rows of eight pixels are a token each, with the class nine. A layer has projections of
+    # 3 × WIDTH and WIDTH, and two layers of twice the width; the head reads one token.
+    layer = 9 * (3 + 1 + 2 + 2) * WIDTH * WIDTH
+    by_hand = 8 * WIDTH * 8 + 2 * layer + WIDTH * 3
+    for checkpoint, kept in ((dense, by_hand), (sparse, by_hand // 2)):
+        found = count_multiply_adds(checkpoint)
+        assert found == (by_hand, kept, ("patches.class_token", "patches.positions"))
+
+
+def test_multiply_adds_of_attention_with_three_inputs_by_hand() -> None:
+    _, sparse = hard("cross_attention")
+    # One query; nine keys of width 6, made of the tokens by a layer; nine values; one output.
+    by_hand = 8 * WIDTH * 8 + 9 * WIDTH * 6 + (1 + 9 + 1) * WIDTH * WIDTH + 9 * 6 * WIDTH
+    by_hand += WIDTH * 3
+    found = count_multiply_adds(sparse)
+    assert (found.total, found.kept) == (by_hand, by_hand // 2)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_weight_that_is_used_otherwise_is_named() -> None:
+    torch.manual_seed(0)
+    model = build_model("tests.sample_networks:lstm", (1, 5, 5), 3)
+    origin = replace(
+        ORIGIN, model="tests.sample_networks:lstm", image_shape=(1, 5, 5), num_classes=3
+    )
+    found = count_multiply_adds(Checkpoint.of(model, origin))
+    assert (found.total, len(found.left_out)) == (WIDTH * 3, 4)
+    assert found.left_out[0] == "read.weight_ih_l0"
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_of_stripes", "cross_attention", "moody"])
+def test_every_form_of_a_hard_network_is_timed(name: str) -> None:
+    dense, sparse = hard(name)
+    images = torch.randn(4, 1, 8, 8)
+    rows = measure_latency(dense, sparse, images, 0.0)
+    assert [type(row) for row in rows] == [Latency] * 3 * len(BATCHES)
+    plain = folded(sparse)
+    made = with_sparse_linears(plain, images)
+    assert any(isinstance(module, SparseLinear) for module in made.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(
+    batch=st.lists(st.integers(1, 4), max_size=3),
+    bias=st.booleans(),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_a_sparse_layer_takes_whatever_a_dense_one_takes(
+    batch: list[int], bias: bool, density: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layer = nn.Linear(5, 3, bias=bias).requires_grad_(False)
+    layer.weight.mul_(torch.rand(3, 5, generator=generator) < density)
+    inputs = torch.randn(*batch, 5, generator=generator)
+    torch.testing.assert_close(SparseLinear(layer)(inputs), layer(inputs))
+
+
+class Doubling(nn.Linear):
+    """A linear layer that is more than one."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+class ReadsItsWidth(nn.Module):
+    """Asks a layer for what only a dense one has, and raises what nobody expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.read = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if getattr(self.read, "in_features", None) is None:
+            raise LookupError("in_features")
+        return self.read(self.free(inputs))
+
+
+def test_a_layer_that_must_be_dense_stays_so() -> None:
+    inputs = torch.randn(2, 4)
+    reads = with_sparse_linears(ReadsItsWidth(), inputs)
+    assert [type(one) for one in reads.children()] == [SparseLinear, nn.Linear]
+    doubled = nn.Sequential(Doubling(4, 4), nn.Linear(4, 4))
+    made = with_sparse_linears(doubled, inputs)
+    assert [type(one) for one in made] == [Doubling, SparseLinear]
+    torch.testing.assert_close(made(inputs), doubled(inputs))
+    half = nn.Sequential(nn.Linear(4, 4).double(), nn.Linear(4, 4).double())
+    torch.testing.assert_close(
+        with_sparse_linears(half, inputs.double())(inputs.double()), half(inputs.double())
+    )
+
+
+def measure(name: str, **budgets: float) -> dict[str, Any]:
+    dense, sparse = hard(name)
+    given = {"latency_budget": 60.0, "compression_budget": 60.0, **budgets}
+    return compression_metrics(dense, sparse, torch.randn(4, 1, 8, 8), 0.0, **given)
+
+
+def test_a_batch_that_a_network_refuses_is_said_and_the_other_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MOOD", "batch")
+    found = measure("moody")
+    rows = found["latency"]["rows"]
+    assert [(row["form"], row["batch"]) for row in rows] == [
+        (form, batch) for batch in BATCHES for form in (DENSE, STORED, CSR)
+    ]
+    assert [why_not(row) for row in rows] == [None] * 3 + [
+        "256 images at a time: ValueError: who has 256 images?"
+    ] * 3
+    assert list(gaps(found).values()) == ["latency"]
+
+
+def test_what_takes_too_long_is_not_begun() -> None:
+    found = measure("vit", latency_budget=1e-9, compression_budget=1e-9)
+    said = gaps(found)
+    assert list(said.values()) == ["bytes", "latency", "latency"]
+    assert all("and the budget is 1e-09 s (evaluate.budget_seconds." in why for why in said)
+    assert "with 256 images at a time" in list(said)[2]
+    assert found["multiply_adds"]["dense"] > 0
+    whole = measure("vit")
+    assert gaps(whole) == {}
+    assert whole["layers"] == found["layers"]
+
+
+def test_a_network_without_linear_layers_has_no_such_form() -> None:
+    torch.manual_seed(0)
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparse_sam.export.latency.folded", lambda _: convolution)
+        checkpoint = network()
+        rows = measure_latency(checkpoint, checkpoint, torch.randn(2, 1, 4, 4), 0.0)
+    assert [type(row) for row in rows] == [Latency, Latency, Untimed] * len(BATCHES)
 
 
 def test_many_small_tensors_do_not_take_all_memory() -> None:

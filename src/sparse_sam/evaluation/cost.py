@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sparse_sam.files import NotMeasured
 from sparse_sam.training import PRUNED, SAM_ARM, SGD_2X_ARM, SGD_ARM
 
 
 def finetuning_cost(
-    summary: Mapping[str, Any], memory: Mapping[str, int | None]
+    summary: Mapping[str, Any], memory: Mapping[str, int | NotMeasured]
 ) -> dict[str, dict[str, Any]]:
     """``metrics/cost.json``: for every arm that finetunes, means over the seeds.
 
@@ -16,7 +17,7 @@ def finetuning_cost(
 
     Args:
         summary: ``metrics/summary.json``. SGD takes one gradient a step, and SAM as many steps.
-        memory: by arm, the peak memory of a step in bytes; None where it was not measured.
+        memory: by arm, the peak memory of a step in bytes, or why it was not measured.
     """
     arms = summary["arms"]
     start = arms[PRUNED]["accuracy"]["mean"]
@@ -35,7 +36,11 @@ def finetuning_cost(
             "gradient_evaluations_per_point": (
                 arms[arm]["gradient_evaluations"] / points if points > 0 else None
             ),
-            "peak_step_memory_bytes": memory.get(arm),
+            "peak_step_memory_bytes": _as_json(memory[arm]),
         }
         for arm, count in steps.items()
     }
+
+
+def _as_json(value: int | NotMeasured) -> int | dict[str, str]:
+    return value.as_json() if isinstance(value, NotMeasured) else value

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sparse_sam.errors import ConfigError, SparseSamError
-from sparse_sam.files import write_text
+from sparse_sam.files import why_not, write_text
 
 RULES = Path("gate.yaml")
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -168,6 +168,9 @@ def _find(content: Any, path: Sequence[str], name: str = "") -> Iterator[tuple[s
 def _row(rule: Rule, name: str, before: Any, after: Any) -> Row:
     base, now = _value(before), _value(after)
     if base is None or now is None:
+        why = why_not(after) or why_not(before)
+        if why is not None:
+            name = f"{name} (not measured: {why})".replace("|", "\\|")
         return Row(name, base, now, None, "MISSING")
     tolerance = rule.absolute or 0.0
     if rule.noise is not None:

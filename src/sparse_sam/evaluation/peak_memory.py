@@ -9,17 +9,22 @@ is in use, without the holes that glibc's heap has in between.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sparse_sam.errors import OverBudgetError, SparseSamError
+from sparse_sam.files import NotMeasured, why_not
 from sparse_sam.networks import Network
 from sparse_sam.training import (
     SAM_ARM,
@@ -30,111 +35,157 @@ from sparse_sam.training import (
     load_checkpoint,
     make_base,
     make_sam,
+    measured,
     save_checkpoint,
     training_loss,
 )
 
 STEPS = 2  # the second has momentum
-TIMEOUT_SECONDS = 120
+KEY = "evaluate.budget_seconds.step_memory"
 _OPTIMIZERS = {SGD_ARM: SGD_ARM, SGD_2X_ARM: SGD_ARM, SAM_ARM: SAM_ARM}
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+_Peaks = dict[str, int | NotMeasured]
+
+
 @contextmanager
 def step_memory(
-    pruned: Checkpoint, params: FinetuneParams
-) -> Iterator[Callable[[], dict[str, int | None]]]:
+    pruned: Checkpoint, params: FinetuneParams, seconds: float
+) -> Iterator[Callable[[], _Peaks]]:
     """Measure peak memory in a process beside; what this gives waits for it and returns the result.
 
     The result is the peak resident memory of two finetuning steps above the idle process, in
     bytes, by arm. The idle process has torch and this library imported. What is counted on top is
     the network with masks, gradients, activations, the optimizer's state, a batch of noise, and
-    what torch's kernels take at their first use; the last is the same for all arms. It is None
-    where it cannot be measured: only Linux tells a process its peak, and only on a CPU is the peak
-    the step's.
+    what torch's kernels take at their first use; the last is the same for all arms. Where it cannot
+    be measured of one arm, it is not of any: only Linux tells a process its peak, and only on a CPU
+    is the peak the step's.
 
     Args:
         pruned: the network that is finetuned.
         params: the recipe, of which batch size and optimizer matter.
+        seconds: the process is stopped when it has run for so long and somebody waits for it.
     """
-    if not os.access(_FORGET, os.W_OK):
-        yield lambda: dict.fromkeys(_OPTIMIZERS)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pruned.safetensors"
-        save_checkpoint(path, pruned)
-        origin = pruned.origin
-        job = Path(folder) / "job.json"
-        content = {
-            "path": str(path),
-            "expected": {
-                "arm": origin.arm,
-                "seed": origin.seed,
-                "dataset": origin.dataset,
-            },
-            "network": [origin.model.name, origin.model.arguments],
-            "params": params.model_dump(mode="json"),
-            "optimizers": sorted(set(_OPTIMIZERS.values())),
-            "threads": torch.get_num_threads(),
-        }
-        job.write_text(json.dumps(content), encoding="utf-8")
-        process = _start(job)
+        said = Path(folder) / "stderr"
+        begun = measured(lambda: _start(Path(folder), said, pruned, params, seconds))
+        if isinstance(begun, NotMeasured):
+            yield lambda: _by_arm(begun)
+            return
+        ends = time.monotonic() + seconds
         try:
-            yield lambda: {arm: _answer(process).get(name) for arm, name in _OPTIMIZERS.items()}
+            yield lambda: _by_arm(measured(lambda: _answer(begun, said, ends, seconds)))
         finally:
-            if process:
-                with process:  # waits for its end
-                    process.kill()
+            with begun:  # waits for its end
+                if begun.poll() is None:
+                    os.killpg(begun.pid, signal.SIGKILL)  # with its forks
 
 
-def _start(job: Path) -> subprocess.Popen[str] | None:
+def _start(
+    folder: Path, stderr: Path, pruned: Checkpoint, params: FinetuneParams, seconds: float
+) -> "subprocess.Popen[str]":
+    if not os.access(_FORGET, os.W_OK):
+        raise SparseSamError("this system does not tell a process its peak memory (Linux does)")
+    if not seconds:
+        raise OverBudgetError(f"its budget is 0 s ({KEY})")
+    path = folder / "pruned.safetensors"
+    save_checkpoint(path, pruned)
+    origin = pruned.origin
+    job = folder / "job.json"
+    content = {
+        "path": str(path),
+        "expected": {
+            "arm": origin.arm,
+            "seed": origin.seed,
+            "dataset": origin.dataset,
+        },
+        "network": [origin.model.name, origin.model.arguments],
+        "params": params.model_dump(mode="json"),
+        "optimizers": sorted(set(_OPTIMIZERS.values())),
+        "threads": torch.get_num_threads(),
+    }
+    job.write_text(json.dumps(content), encoding="utf-8")
     modules = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": modules}
     command = [sys.executable, "-m", "sparse_sam.evaluation.peak_memory"]
-    try:
-        with job.open(encoding="utf-8") as given:
-            return subprocess.Popen(
-                command,
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                text=True,
-            )
-    except OSError:
-        return None
+    with job.open(encoding="utf-8") as given, stderr.open("w", encoding="utf-8") as said:
+        return subprocess.Popen(
+            command,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
 
 
-def _answer(process: subprocess.Popen[str] | None) -> dict[str, int]:
-    if process is None:
-        return {}
+def _answer(
+    process: "subprocess.Popen[str]", stderr: Path, ends: float, seconds: float
+) -> dict[str, Any]:
+    """What the process says, by optimizer; its faults are faults of ours, and raised."""
     try:
-        said, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+        # (A little time in any case, to read what it said long ago.)
+        said, _ = process.communicate(timeout=max(1.0, ends - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return {}
-    return json.loads(said) if process.returncode == 0 else {}
+        raise OverBudgetError(f"took longer than its budget of {seconds:g} s ({KEY})") from None
+    if process.returncode < 0:
+        raise SparseSamError(
+            f"the process that measured was killed by signal {-process.returncode}, perhaps for "
+            "want of memory"
+        )
+    if process.returncode:
+        sys.stderr.write(stderr.read_text(encoding="utf-8", errors="replace"))
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def _by_arm(found: dict[str, Any] | NotMeasured) -> _Peaks:
+    if isinstance(found, NotMeasured):
+        return dict.fromkeys(_OPTIMIZERS, found)
+    for value in found.values():
+        if why := why_not(value):
+            return dict.fromkeys(_OPTIMIZERS, NotMeasured(why))
+    return {arm: found[optimizer] for arm, optimizer in _OPTIMIZERS.items()}
 
 
 def main() -> None:
     """Read a job, measure each of its optimizers in a fork, write the bytes as JSON."""
     job = json.load(sys.stdin)
-    params = FinetuneParams.model_validate(job["params"])
+    answer = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for a network that prints
+    peaks = {optimizer: _forked(job, optimizer) for optimizer in job["optimizers"]}
+    os.write(answer, json.dumps(peaks).encode())
+
+
+def _forked(job: dict[str, Any], optimizer: str) -> Any:
+    """What a fork of this process measures, or why it cannot."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(receive)
+        found = measured(lambda: _measure(job, optimizer))
+        value = found.as_json() if isinstance(found, NotMeasured) else found
+        os.write(send, json.dumps(value).encode())
+        os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed = NotMeasured("a step's process was killed, perhaps for want of memory")
+        return killed.as_json()
+    return json.loads(said)
+
+
+def _measure(job: dict[str, Any], optimizer: str) -> int:
+    torch.set_num_threads(job["threads"])
     name, arguments = job["network"]
-    expected = {**job["expected"], "model": Network.of(name, **arguments)}
-    peaks = {}
-    for optimizer in job["optimizers"]:
-        receive, send = os.pipe()
-        child = os.fork()
-        if not child:
-            torch.set_num_threads(job["threads"])
-            pruned = load_checkpoint(Path(job["path"]), stage="prune", **expected)
-            os.write(send, str(_peak(pruned, params, optimizer)).encode())
-            os._exit(0)
-        os.close(send)
-        with os.fdopen(receive) as answer:
-            peaks[optimizer] = int(answer.read())
-        os.waitpid(child, 0)
-    json.dump(peaks, sys.stdout)
+    network = Network.of(name, **arguments)
+    pruned = load_checkpoint(Path(job["path"]), stage="prune", model=network, **job["expected"])
+    return _peak(pruned, FinetuneParams.model_validate(job["params"]), optimizer)
 
 
 def _peak(pruned: Checkpoint, params: FinetuneParams, optimizer: str) -> int:

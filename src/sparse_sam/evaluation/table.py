@@ -8,9 +8,11 @@ from typing import Any
 from tabulate import tabulate
 
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import read_json
+from sparse_sam.files import gaps, read_json
 
 SUMMARY = Path("metrics/summary.json")
+BESIDE = tuple(Path(f"metrics/{name}.json") for name in ("flatness", "cost", "compression"))
+"""What was measured beside the summary, or was not."""
 _LABELS = {
     "dense": "dense",
     "pruned": "pruned, not finetuned",
@@ -98,6 +100,12 @@ def main() -> int:
         sys.stderr.write(f"error: {SUMMARY} is of another version. Run `make repro`.\n")
         return 1
     print(f"\n{table}\n")
+    for path in filter(Path.is_file, BESIDE):
+        try:
+            for why, names in gaps(read_json(path, cure="Run `make repro`.")).items():
+                print(f"Not measured: {names}: {why}")
+        except SparseSamError as error:
+            sys.stderr.write(f"warning: {error}\n")
     print("The report: reports/report.html, one file that opens in any browser")
     print(f"Results: {SUMMARY} and metrics/; curves: plots/; checkpoints: models/")
     print("Compare the runs in MLflow: make ui, then open http://127.0.0.1:5000")

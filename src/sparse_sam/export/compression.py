@@ -2,9 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from sparse_sam.errors import CheckpointError
 from sparse_sam.files import tensors_to_bytes
-from sparse_sam.pruning import Masks, attached_masks, plain_state
-from sparse_sam.training import Checkpoint
+from sparse_sam.pruning import Masks, plain_state, prunable_parameters
+from sparse_sam.training import Checkpoint, layer_by_layer, seconds_of
 
 MOST_A_KEPT_WEIGHT, ALWAYS_ALLOWED = 10_000, 2**24
 """How many weights a packed tensor may have for each that is kept, and in any case: so that a small
 file does not take all memory."""
+
+_PIECE = 2**20
+"""How many bytes are compressed to know how long all of them take."""
 
 _MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -123,32 +126,98 @@ def file_sizes(checkpoint: Checkpoint) -> tuple[Size, Size]:
     return next(both), next(both)
 
 
+def file_sizes_seconds(checkpoint: Checkpoint) -> float:
+    """How long ``file_sizes`` takes at most, by a piece of the state that is compressed."""
+    largest = max(checkpoint.state.values(), key=lambda tensor: tensor.nbytes)
+    piece = tensors_to_bytes({"piece": largest.flatten()[: _PIECE // largest.element_size()]})
+    total = sum(tensor.nbytes for tensor in checkpoint.state.values())
+    return 2 * total / len(piece) * seconds_of(lambda: zlib.compress(piece))
+
+
+class MultiplyAdds(NamedTuple):
+    """Multiplications with additions for one image.
+
+    Attributes:
+        total: of all weights.
+        kept: of the kept ones.
+        left_out: prunable weights that are used otherwise than in a layer that is counted.
+    """
+
+    total: int
+    kept: int
+    left_out: tuple[str, ...]
+
+
 def multiply_adds(checkpoint: Checkpoint) -> tuple[int, int]:
     """Multiplications with additions for one image: of all weights, and of the kept ones.
 
-    Counted are linear and convolution layers: every weight once for each position where it is
-    used. That is half of what torch's ``FlopCounterMode`` counts for them, which imports the
-    compiler, a second and more. The second number is what a kernel could save at best that skipped
-    every zero.
+    Counted are linear and convolution layers, and the projections of ``nn.MultiheadAttention``:
+    every weight once for each position where it is used. That is half of what torch's
+    ``FlopCounterMode`` counts for them, which imports the compiler, a second and more. The second
+    number is what a kernel could save at best that skipped every zero; so the products of
+    activations with each other, in attention, are in neither.
     """
-    model = checkpoint.build().eval()
-    masks = {one.name: one.mask for one in attached_masks(model, every_name=True)}
+    counted = count_multiply_adds(checkpoint)
+    return counted.total, counted.kept
+
+
+def count_multiply_adds(checkpoint: Checkpoint) -> MultiplyAdds:
+    """The same, and the weights of which it does not tell."""
+    model = folded(checkpoint)
+    masks = {model.get_parameter(name): mask for name, mask in (checkpoint.masks or {}).items()}
+    counted: set[Tensor] = set()
     total = kept = 0
 
-    def count(name: str, module: nn.Module, output: Tensor) -> None:
+    def count(weight: Tensor, positions: int, rows: slice = slice(None)) -> None:
         nonlocal total, kept
-        weight = cast("Tensor", module.weight)
-        positions = output.numel() // weight.shape[0]
-        mask = masks.get(f"{name}.weight")
-        total += weight.numel() * positions
-        kept += (weight.numel() if mask is None else int(mask.count_nonzero())) * positions
+        mask, size = masks.get(cast("nn.Parameter", weight)), weight[rows].numel()
+        total += size * positions
+        kept += (size if mask is None else int(mask[rows].count_nonzero())) * positions
+        counted.add(weight)
 
-    for name, module in model.named_modules():
+    def layer(module: nn.Module, _: Any, output: Tensor) -> None:
+        weight = cast("Tensor", module.weight)
+        count(weight, output.numel() // weight.shape[0])
+
+    def attention(module: nn.Module, given: tuple[Tensor, ...], named: Any, _: Any) -> None:
+        for weight, rows, positions in _in_attention(cast("Any", module), given, named):
+            count(weight, positions, rows)
+
+    for module in model.modules():
         if isinstance(module, _MULTIPLYING):
-            module.register_forward_hook(lambda one, _, out, name=name: count(name, one, out))
-    with torch.no_grad():
+            module.register_forward_hook(layer)
+        elif isinstance(module, nn.MultiheadAttention):
+            module.register_forward_hook(attention, with_kwargs=True)
+    with torch.no_grad(), layer_by_layer():
         model(torch.zeros(1, *checkpoint.origin.image_shape))
-    return total, kept
+    tables = {
+        module.weight
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))  # looked up, not multiplied
+    }
+    left_out = [
+        name
+        for name, weight in prunable_parameters(model).items()
+        if weight not in counted and weight not in tables
+    ]
+    return MultiplyAdds(total, kept, tuple(left_out))
+
+
+def _in_attention(
+    module: nn.MultiheadAttention, given: tuple[Tensor, ...], named: Mapping[str, Tensor]
+) -> Iterator[tuple[Tensor, slice, int]]:
+    """The weights that attention multiplies with: which of their rows, at how many positions."""
+    inputs = {**dict(zip(("query", "key", "value"), given, strict=False)), **named}
+    places = [inputs[name].numel() // inputs[name].shape[-1] for name in ("query", "key", "value")]
+    packed, width = cast("Tensor | None", module.in_proj_weight), module.embed_dim
+    if packed is None:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        for weight, positions in zip(weights, places, strict=True):
+            yield weight, slice(None), positions
+    else:
+        for part, positions in enumerate(places):
+            yield packed, slice(part * width, (part + 1) * width), positions
+    yield module.out_proj.weight, slice(None), places[0]
 
 
 def folded(checkpoint: Checkpoint) -> nn.Module:

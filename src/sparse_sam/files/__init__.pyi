@@ -34,5 +34,8 @@ from .tensorfile import TensorFileError as TensorFileError
 from .tensorfile import load_tensors as load_tensors
 from .tensorfile import save_tensors as save_tensors
 from .tensorfile import tensors_to_bytes as tensors_to_bytes
+from .unmeasured import NotMeasured as NotMeasured
+from .unmeasured import gaps as gaps
+from .unmeasured import why_not as why_not
 from .weights import load_weights as load_weights
 from .with_torchvision import import_torchvision as import_torchvision

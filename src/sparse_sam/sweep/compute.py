@@ -5,18 +5,21 @@ Masks are made anew in every cell: from the same dense network they are the same
 hundredth of the time of the finetuning that follows. Dense networks are given, made once.
 """
 
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparse_sam.data import TestData, TrainingData
 from sparse_sam.errors import DivergenceError
 from sparse_sam.evaluation import sharpness, some_images
+from sparse_sam.files import NotMeasured
 from sparse_sam.training import (
     Checkpoint,
     Diverged,
     Trained,
     evaluate,
     finetune,
+    measured,
     prune,
     sparsity_metrics,
     train_dense,
@@ -94,7 +97,12 @@ def report(
     sharp = None
     if work.flatness and work.flatness.images:
         part = some_images(data.train, work.flatness.images)
-        sharp = sharpness(model, part, work.flatness.rho, work.flatness.steps).value
+        rho, steps = work.flatness.rho, work.flatness.steps
+        found = measured(lambda: sharpness(model, part, rho, steps).value)
+        if isinstance(found, NotMeasured):
+            sys.stderr.write(f"warning: {work.arm}: sharpness was not measured: {found.why}\n")
+        else:
+            sharp = found
     return Result(
         **_trained(trained),
         test_accuracy=tested.accuracy,

@@ -19,6 +19,7 @@ import numpy as np
 
 from sparse_sam.config import Params, parse_params
 from sparse_sam.errors import ConfigError
+from sparse_sam.evaluation import BudgetParams
 from sparse_sam.files import parse_section, read_yaml
 from sparse_sam.sweep.sections import (
     NAME,
@@ -40,7 +41,11 @@ SET_BY_SWEEP: dict[str, Any] = {
     "threads": 1,
     "save_every_steps": None,
     "engine": {"name": "processes"},
-    "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 0.0},
+    "evaluate": {
+        "equivalence_margin": 0.005,
+        "latency_seconds": 0.0,
+        "budget_seconds": dict.fromkeys(BudgetParams.model_fields, 0.0),
+    },
 }
 """The parts of ``params.yaml`` that a base does not have: cells neither read nor need them."""
 

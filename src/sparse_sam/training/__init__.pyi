@@ -59,6 +59,11 @@ from .made_by import finetuning_content as finetuning_content
 from .made_by import hashes_of as hashes_of
 from .made_by import identity as identity
 from .made_by import key_of as key_of
+from .measuring import check_budget as check_budget
+from .measuring import layer_by_layer as layer_by_layer
+from .measuring import measured as measured
+from .measuring import not_measured as not_measured
+from .measuring import seconds_of as seconds_of
 from .metrics import history_table as history_table
 from .metrics import layer_counts as layer_counts
 from .metrics import mean_history as mean_history

@@ -10,9 +10,21 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from sparse_sam.data import Split
-from sparse_sam.evaluation.flatness.loss import flat, gradient, masks, undisturbed, weights
+from sparse_sam.evaluation.flatness.loss import (
+    differentiable,
+    finite,
+    flat,
+    gradient,
+    masks,
+    undisturbed,
+    weights,
+)
+from sparse_sam.training import seconds_of
+
+_FAILS = "torch::autograd::Error"
 
 
 class _Hessian:
@@ -24,22 +36,53 @@ class _Hessian:
         self.size = int(self.kept.sum())
         with torch.enable_grad():
             self.gradient = flat(gradient(model, split, create_graph=True))
+        _check_differentiable(self.gradient)
 
     def product(self, vector: Tensor) -> Tensor:
-        """Hv, for v of shape (size,)."""
+        """Hv, for v of shape (size,). Raises DivergenceError if it is not finite."""
         full = torch.zeros_like(self.gradient)
         full[self.kept] = vector
         # (Not with ``grad_outputs``: torch imports SymPy to look at their shapes, a second.)
         with torch.enable_grad():
             along = self.gradient @ full
-        parts = torch.autograd.grad(
-            along, self.parameters, retain_graph=True, materialize_grads=True
-        )
-        return flat(parts)[self.kept]
+        with differentiable(twice=True):
+            parts = torch.autograd.grad(
+                along, self.parameters, retain_graph=True, materialize_grads=True
+            )
+        product = flat(parts)[self.kept]
+        # Lanczos's method would go on with NaN for ever.
+        finite(torch.linalg.vector_norm(product), "the length of a product with the Hessian")
+        return product
+
+
+def _check_differentiable(gradient: Tensor) -> None:
+    """Raise RuntimeError if torch would take a second derivative that is not there for 0.
+
+    The node that is to fail, behind a function ``once_differentiable``, leads to no weight, and
+    torch leaves out what leads to none of the weights that it is asked for.
+    """
+    seen: set[Node] = set()
+    ahead = [gradient.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == _FAILS:
+            raise RuntimeError(
+                "trying to differentiate twice a function that was marked with @once_differentiable"
+            )
+        ahead += [one for one, _ in node.next_functions]
 
 
 def top_eigenvalues(
-    model: nn.Module, split: Split, k: int = 1, *, seed: int = 0, tolerance: float = 1e-3
+    model: nn.Module,
+    split: Split,
+    k: int = 1,
+    *,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    restarts: int | None = None,
 ) -> list[float]:
     """The k algebraically largest eigenvalues of the loss's Hessian, largest first.
 
@@ -49,9 +92,14 @@ def top_eigenvalues(
         k: how many, at least 1 and fewer than there are kept weights.
         seed: gives the vector that Lanczos's method starts from.
         tolerance: relative accuracy.
+        restarts: after how many restarts of Lanczos's method it is given up; None is SciPy's limit,
+            ten for each weight.
 
     Raises:
         ValueError: ``k`` is out of range.
+        DivergenceError: a product with the Hessian is not finite.
+        RuntimeError: the network has no second derivative, or (SciPy's ``ArpackError``) the method
+            does not converge.
     """
     with undisturbed(model):
         hessian = _Hessian(model, split)
@@ -73,6 +121,7 @@ def top_eigenvalues(
             v0=start,
             ncv=ncv,
             tol=tolerance,
+            maxiter=restarts,
             return_eigenvectors=False,
         )
     return sorted(map(float, found), reverse=True)
@@ -86,6 +135,11 @@ def hessian_trace(model: nn.Module, split: Split, probes: int = 8, *, seed: int 
         split: images to measure on, on the model's device.
         probes: how many z, at least 1; the error falls with their square root.
         seed: gives the signs.
+
+    Raises:
+        ValueError: ``probes`` is out of range.
+        DivergenceError: a product with the Hessian is not finite.
+        RuntimeError: the network has no second derivative.
     """
     if probes < 1:
         raise ValueError(f"probes = {probes}: must be at least 1")
@@ -98,3 +152,13 @@ def hessian_trace(model: nn.Module, split: Split, probes: int = 8, *, seed: int 
             signs = signs.to(hessian.gradient)
             total += float(signs @ hessian.product(signs))
     return total / probes
+
+
+def product_seconds(model: nn.Module, split: Split) -> tuple[float, float]:
+    """How long it takes to make the graph of the gradient, and one product of it with a vector."""
+    made: list[_Hessian] = []
+    with undisturbed(model):
+        graph = seconds_of(lambda: made.append(_Hessian(model, split)))
+        (hessian,) = made
+        ones = torch.ones(hessian.size).to(hessian.gradient)
+        return graph, seconds_of(lambda: hessian.product(ones))

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.data import Split
-from sparse_sam.evaluation.flatness.loss import Vector, loss, masks, move, undisturbed, weights
+from sparse_sam.evaluation.flatness.loss import (
+    Vector,
+    finite,
+    loss,
+    masks,
+    move,
+    undisturbed,
+    weights,
+)
+from sparse_sam.training import seconds_of
 
 
 def filter_normalised_direction(model: nn.Module, seed: int) -> Vector:
@@ -33,7 +42,7 @@ def filter_normalised_direction(model: nn.Module, seed: int) -> Vector:
 def loss_slice(
     model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
 ) -> list[float]:
-    """L at w + x d for every x of ``positions``."""
+    """L at w + x d for every x of ``positions``. Raises DivergenceError where it is not finite."""
     (values,) = _losses(model, split, positions, [0.0], seed).unbind(1)
     return [float(value) for value in values]
 
@@ -41,7 +50,11 @@ def loss_slice(
 def loss_surface(
     model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
 ) -> Tensor:
-    """L at w + x d₁ + y d₂, float64, (x, y), for every pair of ``positions``."""
+    """L at w + x d₁ + y d₂, float64, (x, y), for every pair of ``positions``.
+
+    Raises:
+        DivergenceError: it is infinite or NaN somewhere.
+    """
     return _losses(model, split, positions, positions, seed)
 
 
@@ -56,5 +69,11 @@ def _losses(
         for row, x in enumerate(xs):
             for column, y in enumerate(ys):
                 move(model, origin, (x, across), (y, along))
-                values[row, column] = float(loss(model, split))
+                values[row, column] = finite(loss(model, split), f"the loss at ({x:g}, {y:g})")
     return values
+
+
+def loss_seconds(model: nn.Module, split: Split) -> float:
+    """How long it takes to compute the loss once."""
+    with undisturbed(model), torch.no_grad():
+        return seconds_of(lambda: loss(model, split))

@@ -1,5 +1,6 @@
 """The loss as a function of the weights, and the weights brought back."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -9,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from sparse_sam.data import Split
+from sparse_sam.errors import DivergenceError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks
-from sparse_sam.training import beat
+from sparse_sam.training import beat, layer_by_layer
 
 Vector = list[Tensor]
 """One tensor a trainable parameter, in the order of ``weights``."""
@@ -40,13 +42,31 @@ def loss(model: nn.Module, split: Split) -> Tensor:
 def gradient(model: nn.Module, split: Split, *, create_graph: bool = False) -> Vector:
     """∇L at the weights as they are. It is 0 on pruned weights, the mask being in the graph."""
     parameters = weights(model)
-    # Of all kernels of attention only the plain one has a second derivative.
-    with sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
-        value = loss(model, split)
-    found = torch.autograd.grad(
-        value, parameters, create_graph=create_graph, materialize_grads=True
-    )
+    with differentiable(twice=create_graph):
+        found = torch.autograd.grad(
+            loss(model, split), parameters, create_graph=create_graph, materialize_grads=True
+        )
     return list(found)
+
+
+@contextmanager
+def differentiable(*, twice: bool) -> Iterator[None]:
+    """Within it, attention is computed in a form that has a derivative, or a second one.
+
+    Of all kernels of ``scaled_dot_product_attention`` the plain one alone has a second derivative.
+    Derivatives are to be within it, too: layers may be computed again in them
+    (``torch.utils.checkpoint``).
+    """
+    with layer_by_layer(), sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+        yield
+
+
+def finite(value: Tensor | float, what: str) -> float:
+    """The value as a number. Raises DivergenceError, naming it, if it is infinite or NaN."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise DivergenceError(f"{what} is {number}")
+    return number
 
 
 def flat(vector: Sequence[Tensor]) -> Tensor:

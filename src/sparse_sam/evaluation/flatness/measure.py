@@ -1,8 +1,13 @@
-"""Every measure of flatness for one network, within a budget, and many networks as tables."""
+"""Every measure of flatness for one network, and for many networks as tables, each in its time.
+
+A measure is there for all arms and seeds that it is taken of, or for none: where one of them cannot
+be measured, the others would be compared with nothing.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,11 +17,42 @@ import torch
 from torch import nn
 
 from sparse_sam.data import Split
-from sparse_sam.evaluation.flatness.hessian import hessian_trace, top_eigenvalues
-from sparse_sam.evaluation.flatness.landscape import loss_slice, loss_surface
+from sparse_sam.errors import ConfigError, OverBudgetError, SparseSamError, StalledError
+from sparse_sam.evaluation.flatness.hessian import (
+    hessian_trace,
+    product_seconds,
+    top_eigenvalues,
+)
+from sparse_sam.evaluation.flatness.landscape import loss_seconds, loss_slice, loss_surface
 from sparse_sam.evaluation.flatness.sharpness import Sharpness, ascent, sharpness
+from sparse_sam.evaluation.params import BudgetParams
 from sparse_sam.evaluation.statistics import summarize
-from sparse_sam.training import Checkpoint, run_jobs, training_data_on
+from sparse_sam.files import NotMeasured
+from sparse_sam.training import (
+    Checkpoint,
+    check_budget,
+    measured,
+    not_measured,
+    run_jobs,
+    seconds_of,
+    training_data_on,
+)
+
+SHARPNESS, EIGENVALUES, TRACE = "sharpness", "top_eigenvalues", "trace"
+SLICE, SURFACE = "slice", "surface"
+MEASURES = {
+    SHARPNESS: "sharpness",
+    EIGENVALUES: "curvature",
+    TRACE: "curvature",
+    SLICE: "landscape",
+    SURFACE: "landscape",
+}
+"""Everything that is measured, and which of the budgets it is within."""
+
+_TOLERANCE = 0.05
+_PRODUCTS, _RESTARTS = 24, 30
+"""Of Lanczos's method at that tolerance: how many products it is expected to take, and after how
+many restarts, of some seven products each, it is given up."""
 
 
 @dataclass(frozen=True)
@@ -86,30 +122,55 @@ def measure_flatness(
         surface: False leaves the surface out, the dearest part.
     """
     part = some_images(split, settings.images)
+    names = _names(thorough=thorough, surface=surface)
+    take = partial(_take, model=model, part=part, settings=settings, seed=seed, thorough=thorough)
+    return Flatness(**{name: take(name) for name in names})
+
+
+def _names(*, thorough: bool, surface: bool) -> tuple[str, ...]:
+    """What is measured of a network."""
     if not thorough:
-        return Flatness(tuple(sharpness(model, part, rho) for rho in settings.rhos))
-    climbs = [ascent(model, part, rho, settings.ascent_steps) for rho in settings.rhos]
-    xs = np.linspace(-settings.reach, settings.reach, settings.slice_points).tolist()
-    return Flatness(
-        sharpness=tuple(climb[reached] for reached in (0, -1) for climb in climbs),
-        top_eigenvalues=tuple(
-            top_eigenvalues(model, part, settings.eigenvalues, seed=seed, tolerance=0.05)
-        ),
-        trace=hessian_trace(model, part, settings.probes, seed=seed),
-        slice=tuple(zip(xs, loss_slice(model, part, xs, seed), strict=True)),
-        surface=_surface(model, part, settings, seed) if surface else (),
-    )
+        return (SHARPNESS,)
+    return tuple(name for name in MEASURES if surface or name != SURFACE)
 
 
-def _surface(
-    model: nn.Module, part: Split, settings: FlatnessSettings, seed: int
-) -> tuple[tuple[float, float, float], ...]:
-    side = np.linspace(-settings.reach, settings.reach, settings.surface_points).tolist()
-    losses = loss_surface(model, part, side, seed).tolist()
-    return tuple((x, y, losses[i][j]) for i, x in enumerate(side) for j, y in enumerate(side))
+def _take(
+    name: str,
+    model: nn.Module,
+    part: Split,
+    settings: FlatnessSettings,
+    seed: int,
+    *,
+    thorough: bool,
+) -> Any:
+    """One measure of a network, as ``Flatness`` has it."""
+    side = partial(np.linspace, -settings.reach, settings.reach)
+    match name:
+        case "sharpness" if thorough:
+            climbs = [ascent(model, part, rho, settings.ascent_steps) for rho in settings.rhos]
+            return tuple(climb[reached] for reached in (0, -1) for climb in climbs)
+        case "sharpness":
+            return tuple(sharpness(model, part, rho) for rho in settings.rhos)
+        case "top_eigenvalues":
+            k, tolerance = settings.eigenvalues, _TOLERANCE
+            return tuple(
+                top_eigenvalues(model, part, k, seed=seed, tolerance=tolerance, restarts=_RESTARTS)
+            )
+        case "trace":
+            return hessian_trace(model, part, settings.probes, seed=seed)
+        case "slice":
+            xs = side(settings.slice_points).tolist()
+            return tuple(zip(xs, loss_slice(model, part, xs, seed), strict=True))
+    xs = side(settings.surface_points).tolist()
+    losses = loss_surface(model, part, xs, seed).tolist()
+    return tuple((x, y, losses[i][j]) for i, x in enumerate(xs) for j, y in enumerate(xs))
 
 
 Point = tuple[str | float, ...]
+
+
+Found = dict[str, Any]
+"""By name, what was measured of one network, or why not."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +180,58 @@ class _Measurements:
     dataset: Path
     load: Callable[[str, int], Checkpoint]
     settings: FlatnessSettings
-    thorough: int
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
     pictured: tuple[str, ...]
+    budget: BudgetParams
+    names: tuple[str, ...]
+    # By budget, whether a worker found all that is within it too much. The arms are one network:
+    # what is found of the first holds for the others.
+    known: dict[str, OverBudgetError | None] = field(default_factory=dict)
 
-    def __call__(self, job: tuple[str, int], _: object) -> Flatness:
+    def __call__(self, job: tuple[str, int], _: object) -> Found:
         arm, seed = job
-        return measure_flatness(
-            self.load(arm, seed).build(),
-            training_data_on(self.dataset, "cpu").train,
-            self.settings,
-            thorough=seed == self.thorough,
-            surface=arm in self.pictured,
-        )
+        model = self.load(arm, seed).build()
+        part = some_images(training_data_on(self.dataset, "cpu").train, self.settings.images)
+        thorough = seed == self.seeds[0]
+
+        def take(name: str) -> Any:
+            self._check(MEASURES[name], model, part)
+            return _take(name, model, part, self.settings, 0, thorough=thorough)
+
+        names = _names(thorough=thorough, surface=arm in self.pictured)
+        return {
+            name: measured(partial(take, name), f"{arm}, seed {seed}")
+            for name in names
+            if name in self.names
+        }
+
+    def _check(self, budget: str, model: nn.Module, part: Split) -> None:
+        """Raise OverBudgetError if what is within a budget would take longer, of all arms."""
+        if budget not in self.known:
+            allowed, key = getattr(self.budget, budget), f"evaluate.budget_seconds.{budget}"
+            try:
+                check_budget(
+                    lambda: self._seconds(budget, model, part), allowed, key, "for all arms"
+                )
+                self.known[budget] = None
+            except OverBudgetError as error:
+                self.known[budget] = error
+        too_long = self.known[budget]
+        if too_long:
+            raise too_long
+
+    def _seconds(self, budget: str, model: nn.Module, part: Split) -> float:
+        """How long all that is within a budget takes, one after the other, by a piece of it."""
+        settings, arms = self.settings, len(self.arms)
+        if budget == "sharpness":
+            steps = arms * len(settings.rhos) * (len(self.seeds) - 1 + settings.ascent_steps)
+            return steps * seconds_of(lambda: sharpness(model, part, settings.rhos[0]))
+        if budget == "curvature":
+            graph, one = product_seconds(model, part)
+            return arms * (2 * graph + (_PRODUCTS + settings.probes) * one)
+        points = arms * settings.slice_points + len(self.pictured) * settings.surface_points**2
+        return points * loss_seconds(model, part)
 
 
 def measure_arms(
@@ -140,9 +241,10 @@ def measure_arms(
     seeds: Sequence[int],
     *,
     pictured: tuple[str, ...],
+    budget: BudgetParams,
     threads: int,
     name: str,
-) -> tuple[dict[str, Any], list[Point], list[Point]]:
+) -> tuple[dict[str, Any], list[Point] | NotMeasured, list[Point] | NotMeasured]:
     """Measure every arm, side by side: sharpness for every seed, all else for the first.
 
     Args:
@@ -151,44 +253,93 @@ def measure_arms(
         arms: their names.
         seeds: of each arm.
         pictured: the arms whose loss surface is taken.
+        budget: how long the measures may take, of all arms, one after the other.
         threads: of each measurement.
         name: who measures, for messages.
 
     Returns:
         ``metrics/flatness.json``, and the rows of the slices and of the surfaces: arm, seed, place
-        (x, or x and y) and loss.
+        (x, or x and y) and loss. Where a measure could not be taken of one arm, it is missing of
+        all.
     """
     began, settings = time.perf_counter(), FlatnessSettings()
-    found = run_jobs(
-        _Measurements(dataset, load, settings, seeds[0], pictured),
-        sorted(product(arms, seeds), key=lambda job: job[1] != seeds[0]),
-        on_report=lambda *_: None,
-        threads=threads,
-        name_of=lambda job: f"{name}: flatness of {job[0]} seed {job[1]}",
+    work = partial(
+        _Measurements, dataset, load, settings, tuple(arms), tuple(seeds), pictured, budget
     )
-    measured = {arm: [found[arm, seed] for seed in seeds] for arm in arms}
-    metrics = flatness_metrics(measured, settings, time.perf_counter() - began)
+    jobs = sorted(product(arms, seeds), key=lambda job: job[1] != seeds[0])
+    found = _run(work, tuple(MEASURES), jobs, threads, name)
+    missing: dict[str, NotMeasured] = {}
+    for of in found.values():
+        for measure, value in of.items():
+            if isinstance(value, NotMeasured):
+                missing.setdefault(measure, value)
+    measurements = {
+        arm: [Flatness(**{SHARPNESS: (), **_without(found[arm, seed], missing)}) for seed in seeds]
+        for arm in arms
+    }
+    metrics = flatness_metrics(measurements, settings, time.perf_counter() - began, missing)
     slices: list[Point] = []
     surfaces: list[Point] = []
-    for arm, of in measured.items():
-        slices += [(arm, seeds[0], *point) for point in of[0].slice]
-        surfaces += [(arm, seeds[0], *point) for point in of[0].surface]
-    return metrics, slices, surfaces
+    for arm, all_ in measurements.items():
+        slices += [(arm, seeds[0], *point) for point in all_[0].slice]
+        surfaces += [(arm, seeds[0], *point) for point in all_[0].surface]
+    return metrics, missing.get(SLICE, slices), missing.get(SURFACE, surfaces)
+
+
+def _without(found: Found, missing: Mapping[str, NotMeasured]) -> Found:
+    return {name: value for name, value in found.items() if name not in missing}
+
+
+def _run(
+    work: Callable[[tuple[str, ...]], _Measurements],
+    names: tuple[str, ...],
+    jobs: Sequence[tuple[str, int]],
+    threads: int,
+    name: str,
+) -> Mapping[tuple[str, int], Found]:
+    """Take measures of every network, in processes that may be killed for want of memory.
+
+    Then measures are taken one after the other, so that only those are lost that need too much.
+    """
+    try:
+        return run_jobs(
+            work(names),
+            jobs,
+            on_report=lambda *_: None,
+            threads=threads,
+            name_of=lambda job: f"{name}: flatness of {job[0]} seed {job[1]}",
+            apart=True,
+        )
+    except ConfigError:
+        raise
+    except SparseSamError as error:
+        if len(names) == 1 or isinstance(error, StalledError):
+            return {job: dict.fromkeys(names, not_measured(error)) for job in jobs}
+    each = [_run(work, (one,), jobs, threads, name) for one in names]
+    return {job: {key: of for found in each for key, of in found[job].items()} for job in jobs}
 
 
 def flatness_metrics(
-    measured: Mapping[str, Sequence[Flatness]], settings: FlatnessSettings, seconds: float
+    measurements: Mapping[str, Sequence[Flatness]],
+    settings: FlatnessSettings,
+    seconds: float,
+    missing: Mapping[str, NotMeasured] | None = None,
 ) -> dict[str, Any]:
     """``metrics/flatness.json``: by arm, summaries over the seeds that were measured.
 
     Args:
-        measured: by arm, what was measured of each seed.
+        measurements: by arm, what was measured of each seed.
         settings: how much that was.
         seconds: how long it took.
+        missing: by name, the measures that could not be taken. They stand in their places; those
+            whose numbers are in files of their own (slice, surface), beside the arms.
     """
+    gaps = {name: gap.as_json() for name, gap in (missing or {}).items()}
+    in_arms = {name: gaps.pop(name) for name in (SHARPNESS, EIGENVALUES, TRACE) if name in gaps}
     return {
         "budget": {**asdict(settings), "rhos": list(settings.rhos), "seconds": round(seconds, 1)},
-        "arms": {arm: _arm(found) for arm, found in measured.items()},
+        "arms": {arm: {**_arm(found), **in_arms} for arm, found in measurements.items()},
+        **gaps,
     }
 
 
@@ -197,17 +348,15 @@ def _arm(found: Sequence[Flatness]) -> dict[str, Any]:
     for flatness in found:
         for one in flatness.sharpness:
             values.setdefault((one.steps, one.rho), []).append(one.value)
-    thorough = [flatness for flatness in found if flatness.trace is not None]
-    ranks = range(len(thorough[0].top_eigenvalues)) if thorough else ()
+    eigenvalues = [flatness.top_eigenvalues for flatness in found if flatness.top_eigenvalues]
+    traces = [flatness.trace for flatness in found if flatness.trace is not None]
     return {
         "sharpness": [
             {"rho": rho, "steps": steps, **summarize(values[steps, rho])} for steps, rho in values
         ],
         "top_eigenvalues": [
-            {"rank": rank + 1, **summarize([one.top_eigenvalues[rank] for one in thorough])}
-            for rank in ranks
+            {"rank": rank, **summarize(of_rank)}
+            for rank, of_rank in enumerate(zip(*eigenvalues, strict=True), start=1)
         ],
-        "trace": summarize([one.trace for one in thorough if one.trace is not None])
-        if thorough
-        else None,
+        "trace": summarize(traces) if traces else None,
     }

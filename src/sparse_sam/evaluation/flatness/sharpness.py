@@ -8,6 +8,7 @@ from torch import nn
 from sparse_sam.data import Split
 from sparse_sam.evaluation.flatness.loss import (
     Vector,
+    finite,
     gradient,
     loss,
     move,
@@ -41,6 +42,7 @@ def sharpness(model: nn.Module, split: Split, rho: float, steps: int = 1) -> Sha
 
     Raises:
         ValueError: ``rho`` or ``steps`` is out of range.
+        DivergenceError: a loss or a gradient on the way is infinite or NaN.
     """
     return ascent(model, split, rho, steps)[-1]
 
@@ -56,11 +58,12 @@ def ascent(model: nn.Module, split: Split, rho: float, steps: int) -> list[Sharp
         origin = [weight.detach().clone() for weight in weights(model)]
         offset: Vector = [torch.zeros_like(weight) for weight in origin]
         with torch.no_grad():
-            base = float(loss(model, split))
+            base = finite(loss(model, split), "the loss")
         rises = [0.0]
         for step in range(steps):
             direction = gradient(model, split)
             length = norm(direction)
+            finite(length, f"the length of the gradient at step {step + 1} of {steps}")
             if not float(length) > 0:  # nowhere to climb
                 rises += rises[-1:] * (steps - step)
                 break
@@ -68,5 +71,6 @@ def ascent(model: nn.Module, split: Split, rho: float, steps: int) -> list[Sharp
             torch._foreach_mul_(offset, float((rho / norm(offset)).clamp(max=1.0)))
             move(model, origin, (1.0, offset))
             with torch.no_grad():
-                rises.append(max(rises[-1], float(loss(model, split)) - base))
+                there = finite(loss(model, split), f"the loss at a distance of {rho:g}")
+                rises.append(max(rises[-1], there - base))
     return [Sharpness(rho, step, rise) for step, rise in enumerate(rises[1:], start=1)]

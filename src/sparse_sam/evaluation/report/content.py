@@ -27,6 +27,8 @@ class Provenance:
 class Content:
     """Everything that the report shows.
 
+    Of what was measured beside the summary some may be missing, and say why (``files.why_not``).
+
     Attributes:
         summary: ``metrics/summary.json``.
         params: those that make a difference, flat.

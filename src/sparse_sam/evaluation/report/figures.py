@@ -138,7 +138,8 @@ def loss_surface(rows: Rows, arm: str) -> str:
     side = sorted({float(row["x"]) for row in own})
     losses = np.array([float(row["loss"]) for row in own]).reshape(len(side), len(side))
     everything = [float(row["loss"]) for row in rows]
-    levels = np.geomspace(max(min(everything), 1e-4), max(everything), 12)
+    least = max(min(everything), 1e-4)
+    levels = np.geomspace(least, max(*everything, 1.001 * least), 12)
     figure, axes = _axes((4.8, 3.9))
     axes.contourf(side, side, losses.T, levels=levels, cmap="cividis", norm="log", extend="both")
     lines = axes.contour(side, side, losses.T, levels=levels, colors="w", linewidths=0.6)

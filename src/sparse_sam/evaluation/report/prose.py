@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparse_sam.evaluation.report.content import Content
+from sparse_sam.files import gaps, why_not
 
 NAMES = {
     "dense": "the dense network",
@@ -42,35 +43,64 @@ def sparse_networks(content: Content) -> list[str]:
     return said
 
 
+def missing(what: str, measure: Any) -> str:
+    """The sentence for a measure that could not be taken, or "" if there is one."""
+    why = why_not(measure)
+    return f"{what} not measured: {why}." if why is not None else ""
+
+
 def _sizes(compression: Mapping[str, Any]) -> list[str]:
-    size, count = compression["bytes"], compression["multiply_adds"]
+    size, count, latency = (compression[of] for of in ("bytes", "multiply_adds", "latency"))
     said = [
-        (
-            f"On disk the weights take {size['dense'] / 1e3:.0f} kB dense and "
-            f"{size['sparse'] / 1e3:.0f} kB packed ({size['sparse'] / size['dense']:.0%}). "
-            "Compressed with zlib, where zeros cost little in either form, "
-            f"{size['dense_compressed'] / 1e3:.0f} and {size['sparse_compressed'] / 1e3:.0f} kB. "
-            "In memory, where torch stores the zeros, nothing is saved."
-        ),
-        (
-            f"A forward pass multiplies and adds {count['dense'] / 1e6:.2f} million times; a "
-            f"kernel that skipped every zero would do so {count['sparse'] / 1e6:.2f} million times."
-        ),
+        missing("Bytes on disk were", size) or _bytes(size),
+        missing("Multiplications were", count) or _multiplications(count),
     ]
-    for batch in dict.fromkeys(row["batch"] for row in compression["latency"]["rows"]):
-        rows = [row for row in compression["latency"]["rows"] if row["batch"] == batch]
-        best = min(rows[1:], key=lambda row: row["relative_to_dense"])
-        factor = best["relative_to_dense"]
-        gain = (
-            "no form of the sparse network is faster by more than a tenth"
-            if factor > 0.9
-            else f"the fastest sparse form takes {factor:.2f} of that"
-        )
-        said.append(
-            f"At batch {batch} this machine takes {rows[0]['median_ms']:.2f} ms for the dense "
-            f"network; {gain} ({best['form']}: {best['median_ms']:.2f} ms)."
+    if gone := missing("Latency was", latency):
+        return [*said, gone]
+    for batch in dict.fromkeys(row["batch"] for row in latency["rows"]):
+        rows = [row for row in latency["rows"] if row["batch"] == batch]
+        said.append(missing(f"Latency at batch {batch} was", rows[0]) or _latency(batch, rows))
+    return said
+
+
+def _bytes(size: Mapping[str, Any]) -> str:
+    return (
+        f"On disk the weights take {size['dense'] / 1e3:.0f} kB dense and "
+        f"{size['sparse'] / 1e3:.0f} kB packed ({size['sparse'] / size['dense']:.0%}). "
+        "Compressed with zlib, where zeros cost little in either form, "
+        f"{size['dense_compressed'] / 1e3:.0f} and {size['sparse_compressed'] / 1e3:.0f} kB. "
+        "In memory, where torch stores the zeros, nothing is saved."
+    )
+
+
+def _multiplications(count: Mapping[str, Any]) -> str:
+    said = (
+        f"A forward pass multiplies and adds {count['dense'] / 1e6:.2f} million times; a "
+        f"kernel that skipped every zero would do so {count['sparse'] / 1e6:.2f} million times."
+    )
+    if left_out := count["left_out"]:
+        some = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more" * (len(left_out) > 3))
+        said += (
+            " That is of linear, convolution and attention layers; weights that are used otherwise "
+            f"are not in it ({some})."
         )
     return said
+
+
+def _latency(batch: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    dense, *others = rows
+    timed = [row for row in others if why_not(row) is None]
+    said = f"At batch {batch} this machine takes {dense['median_ms']:.2f} ms for the dense network"
+    if not timed:
+        return f"{said}; no form of the sparse network could be timed."
+    best = min(timed, key=lambda row: row["relative_to_dense"])
+    factor = best["relative_to_dense"]
+    gain = (
+        "no form of the sparse network is faster by more than a tenth"
+        if factor > 0.9
+        else f"the fastest sparse form takes {factor:.2f} of that"
+    )
+    return f"{said}; {gain} ({best['form']}: {best['median_ms']:.2f} ms)."
 
 
 def drawbacks(content: Content) -> list[str]:
@@ -105,20 +135,34 @@ def drawbacks(content: Content) -> list[str]:
 
 
 def _memory(content: Content) -> str:
-    peaks = {arm: of["peak_step_memory_bytes"] for arm, of in (content.cost or {}).items()}
-    if not peaks.get("sgd") or not peaks.get("sam"):
+    if not content.cost:
         return "."
-    sgd, sam = (f"{peaks[arm] / 2**20:.0f}" for arm in ("sgd", "sam"))
-    return f": a step's peak was {sam} MiB, and {sgd} MiB with SGD."
+    sgd, sam = (content.cost[arm]["peak_step_memory_bytes"] for arm in ("sgd", "sam"))
+    if gone := missing("A step's peak was", sam):
+        return f". {gone}"
+    return f": a step's peak was {sam / 2**20:.0f} MiB, and {sgd / 2**20:.0f} MiB with SGD."
 
 
 def flatness(content: Content) -> list[str]:
-    """What the measures of flatness say, if they were taken."""
+    """What the measures of flatness say, if they were taken, and which of them were not."""
     if not content.flatness:
         return []
     arms = content.flatness["arms"]
-    rows: Sequence[Mapping[str, Any]] = arms["sam"]["sharpness"]
     said = []
+    if why_not(arms["sam"]["sharpness"]) is None:
+        said += _sharpness(arms)
+    said += [f"Not measured: {names}: {why}." for why, names in gaps(content.flatness).items()]
+    budget = content.flatness["budget"]
+    said.append(
+        f"(Measured on {budget['images']} training images in {budget['seconds']:g} seconds; "
+        "Hessian, longer ascent and pictures are of the first seed alone.)"
+    )
+    return said
+
+
+def _sharpness(arms: Mapping[str, Any]) -> list[str]:
+    said = []
+    rows: Sequence[Mapping[str, Any]] = arms["sam"]["sharpness"]
     for row in (row for row in rows if row["steps"] == 1):
         other = next(
             one for one in arms["sgd"]["sharpness"] if (one["rho"], one["steps"]) == (row["rho"], 1)
@@ -130,11 +174,6 @@ def flatness(content: Content) -> list[str]:
             f"by {other['mean']:.4f} around SGD's: {flatter}'s are the flatter"
             + (", though the seeds' intervals overlap." if overlap else ".")
         )
-    budget = content.flatness["budget"]
-    said.append(
-        f"(Measured on {budget['images']} training images in {budget['seconds']:g} seconds; "
-        "Hessian, longer ascent and pictures are of the first seed alone.)"
-    )
     return said
 
 

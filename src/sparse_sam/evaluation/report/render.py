@@ -5,6 +5,7 @@ from markupsafe import Markup
 
 from sparse_sam.evaluation.report import figures, prose
 from sparse_sam.evaluation.report.content import Content
+from sparse_sam.files import why_not
 
 Figure = tuple[Markup, str]
 """An SVG element, and what it shows in words."""
@@ -39,6 +40,7 @@ def _template(name: str) -> Template:
     environment.filters["points"] = lambda share: f"{100 * share:+.2f}".replace("-", "−")
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["why_not"] = why_not
     return environment.get_template(name)
 
 
@@ -84,7 +86,7 @@ def _figures(content: Content) -> dict[str, list[Figure]]:
         caption = "Weights kept in every prunable tensor, first seed"
         layers = figures.kept_by_layer(content.compression["layers"])
         drawn["sparsity"] = [("layers", layers, caption)]
-    if content.flatness:
+    if content.flatness and why_not(content.flatness["arms"][FINETUNED[0]]["sharpness"]) is None:
         caption = "Sharpness by ρ: how much the loss rises along SAM's ε, every seed a mark"
         drawn["flatness"].append(("sharpness", figures.sharpness(content.flatness), caption))
     if content.slices:
