@@ -41,6 +41,7 @@ SET_BY_SWEEP: dict[str, Any] = {
     "save_every_steps": None,
     "engine": {"name": "processes"},
     "evaluate": {"equivalence_margin": 0.005, "latency_seconds": 0.0},
+    "registry": {"name": "sparse-sam"},
 }
 """The parts of ``params.yaml`` that a base does not have: cells neither read nor need them."""
 

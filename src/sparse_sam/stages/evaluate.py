@@ -4,11 +4,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from stages.runner import Stage, main
+from sparse_sam.stages.runner import Stage, main
 
 FINETUNED, PICTURED = ("sgd", "sgd_2x", "sam"), ("sgd", "sam")
 """The arms whose histories are shown, and those whose loss surfaces are."""
-NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder")
+NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder", "registry")
 """Parameters, or sections of them, that change no result: this stage does not run again when they
 change, so the report would show what they were."""
 
