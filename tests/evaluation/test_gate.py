@@ -254,7 +254,9 @@ def test_results_of_something_else_are_refused_and_accepted_on_purpose(
     assert output.startswith("error: the results here are not compared with those of ")
     assert said in output
     assert "gate.yaml" in output
-    # What the refusal says is what is to be written there.
+    # What the refusal says is what is to be written there, and no more.
+    asked = output.partition("accept:\n")[2]
+    assert ("data:" in asked, "network:" in asked) == ("network" not in change, "network" in change)
     rules = of_data.path / "gate.yaml"
     rules.write_text(f"{GATE}accept:{output.partition('accept:')[2]}")
     returned, output = of_data.gate()

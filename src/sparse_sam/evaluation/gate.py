@@ -170,10 +170,13 @@ def differences(rules: Rules, base: Subject, now: Subject) -> list[str]:
     return found
 
 
-def _refusal(revision: str, differing: Sequence[str], now: Subject) -> str:
+def _refusal(revision: str, differing: Sequence[str], base: Subject, now: Subject) -> str:
     """Why results are not compared, and how a change that is meant is accepted."""
-    values = {"data": now.data, "network": now.network}
-    lines = [f"  {name}: {json.dumps(value)}" for name, value in values.items() if value]
+    changed = {
+        "data": now.data if (base.data, base.source) != (now.data, now.source) else "",
+        "network": now.network if base.network != now.network else "",
+    }
+    lines = [f"  {name}: {json.dumps(value)}" for name, value in changed.items() if value]
     return (
         f"the results here are not compared with those of {revision[:10]}, for they are "
         f"{' and '.join(differing)}. Compare with a revision that has the same (BASE=REV). Or, if "
@@ -220,7 +223,7 @@ def check_gate(base: str | None = None) -> tuple[list[Row], str]:
     then = Subject.of(_base_content(revision, _IDENTITY))
     now = Subject.of(_workspace_content(_IDENTITY))
     if differing := differences(rules, then, now):
-        raise ConfigError(_refusal(revision, differing, now))
+        raise ConfigError(_refusal(revision, differing, then, now))
     rows = compare_metrics(rules, before, after)
     return [_as_new(row) for row in rows] if then != now else rows, revision
 
