@@ -5,6 +5,8 @@ VENV := .venv
 EXTRAS := pipeline,export,s3,test,lint
 READY := $(VENV)/.ready
 READY_SWEEP := $(VENV)/.ready-sweep
+# What is judged: code of your own, wherever else it lies, is yours.
+HOUSE := src stages studies benchmarks docs tests
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
+.PHONY: help setup setup-sweep new repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -42,6 +44,9 @@ $(READY_SWEEP): $(READY)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[$(EXTRAS),sweep,server]'
 	@touch $(READY_SWEEP)
+
+new: setup ## begin a project of your own, with this library (DIR=… FROM=…; docs/own_project.md)
+	@python -m sparse_sam.new $(if $(FROM),--from "$(FROM)") "$(or $(DIR),$(error name a folder: make new DIR=../my-experiment))"
 
 repro: setup ## run what is not up to date of the experiment, and print the comparison
 	@python -m sparse_sam.config
@@ -84,12 +89,12 @@ test-faults: setup ## kill, break and flood the pipeline at length (about twenty
 test-sweep: setup-sweep ## sweeps on a real Ray cluster, a team's server on PostgreSQL (about five minutes)
 	@OMP_NUM_THREADS=1 python -m pytest -m sweep -p no:xdist
 
-check: setup ## compare the metrics with the base branch's, as gate.yaml says
-	@python -m sparse_sam.evaluation.gate
+check: setup ## compare the metrics with the base branch's, as gate.yaml says (BASE=… for another revision)
+	@python -m sparse_sam.evaluation.gate $(if $(BASE),--base $(BASE))
 
 lint: setup ## check style, types, and which room imports which
-	@ruff check .
-	@ruff format --check .
+	@ruff check $(HOUSE)
+	@ruff format --check $(HOUSE)
 	@mypy
 	@lint-imports --no-logo --no-cache
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from digits import reference
-from harness import ROOT, Value, arguments_of, in_turn, machine, ratios, report, value
+from harness import Value, arguments_of, in_turn, machine, ratios, report, value
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -60,7 +60,7 @@ def loaded(loader: "DataLoader[Any]") -> int:
 
 def measure(*, quick: bool) -> list[Value]:
     """Milliseconds an epoch, and how many times ours each takes."""
-    data, _ = read_data(reference(ROOT, fraction=0.2 if quick else 1.0).data)
+    data, _ = read_data(reference(fraction=0.2 if quick else 1.0).data)
     part, info = data.train, data.info
     images = Images(part, info.mean, info.std)
     options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True}

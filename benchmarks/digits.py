@@ -1,17 +1,16 @@
 """The digits that the benchmarks use: genuine ones, in the reference split, as this project has."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparse_sam.config import Params, load_params
+from sparse_sam.config import REFERENCE, Params, load_params
 from sparse_sam.data import DataParams, Split
 
 
-def reference(root: Path, **changes: Any) -> Params:
-    """The parameters of ``params.yaml``, with other data parameters where given."""
-    params = load_params(root / "params.yaml")
+def reference(**changes: Any) -> Params:
+    """The parameters of the reference protocol, with other data parameters where given."""
+    params = load_params(REFERENCE)
     return params.model_copy(update={"data": DataParams(**{**params.data.model_dump(), **changes})})
 
 

@@ -38,6 +38,7 @@ from harness import (
 )
 from ruamel.yaml import YAML
 
+from sparse_sam.config import REFERENCE
 from sparse_sam.sweep import SET_BY_SWEEP, Store, Sweep, parse_sweep, run_sweep
 from sparse_sam.training import Engine, OnRay, Sequential
 
@@ -52,7 +53,7 @@ SPREAD = 0.5
 
 def declared(name: str, seeds: int, epochs: int, fraction: float) -> Sweep:
     """A sweep of 16 cells a seed, of the reference parameters with a small network."""
-    content = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    content = YAML(typ="safe", pure=True).load(REFERENCE)
     base = {name: section for name, section in content.items() if name not in SET_BY_SWEEP}
     base["data"]["fraction"] = fraction
     base["model"]["name"] = "lenet-300-100"

@@ -31,16 +31,16 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """What the contracts speak of, to be changed."""
-    for name in ("src", "stages", "studies"):
+    for name in ("src", "studies"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
 
-def test_the_house_has_at_most_ten_rooms_and_three_modules_beside_them() -> None:
+def test_the_house_has_at_most_eleven_rooms_and_four_modules_beside_them() -> None:
     modules = [path.stem for path in LIBRARY.glob("*.py") if path.stem != "__init__"]
-    assert len(ROOMS) <= 10, ROOMS
-    assert len(modules) <= 3, modules
+    assert len(ROOMS) <= 11, ROOMS
+    assert len(modules) <= 4, modules
 
 
 def test_the_contracts_hold(copied: Path) -> None:
@@ -59,8 +59,13 @@ def test_the_contracts_hold(copied: Path) -> None:
             "from sparse_sam.pruning.masks import attach",
             "pruning is entered by its front door",
         ),
-        ("stages/prune.py", "from sparse_sam.sam.gsam import GSAM", "sam is entered by its front"),
-        ("src/sparse_sam/sweep/store.py", "import stages.training", "knows neither stages nor"),
+        (
+            "src/sparse_sam/stages/prune.py",
+            "from sparse_sam.sam.gsam import GSAM",
+            "sam is entered by its front",
+        ),
+        ("src/sparse_sam/sweep/store.py", "import studies.recheck", "knows no studies"),
+        ("src/sparse_sam/sweep/store.py", "import sparse_sam.stages", "Data flows one way"),
         (
             "src/sparse_sam/files/atomic.py",
             "from sparse_sam import SAM",

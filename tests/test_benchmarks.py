@@ -162,7 +162,7 @@ def test_the_data_path_gives_all_paths_the_same_images(load: Any) -> None:
     import torch
 
     data_path, digits = load("data_path"), load("digits")
-    data, _ = read_data(digits.reference(FOLDER.parent, fraction=0.1).data)
+    data, _ = read_data(digits.reference(fraction=0.1).data)
     part, info = data.train, data.info
     images = data_path.Images(part, info.mean, info.std)
     image, label = images[5]

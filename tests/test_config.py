@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import sparse_sam
-from sparse_sam.config import Params, load_params, parse_params
+from sparse_sam.config import REFERENCE, Params, load_params, parse_params
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation.params import BudgetParams
@@ -26,7 +26,6 @@ from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.registry import ENGINES
 from tests.recipes import NOT_DISTILLED, prune_values, sam_params, sam_values
 
-COMMITTED = Path(__file__).parent.parent / "params.yaml"
 TRAINING: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 64,
@@ -74,6 +73,7 @@ GOOD: dict[str, Any] = {
         "latency_seconds": 2.0,
         "budget_seconds": dict.fromkeys(BUDGETS, 60.0),
     },
+    "registry": {"name": "sparse-sam"},
 }
 GRADUAL = {"name": "gradual", "initial": 0.0, "end": 0.75, "updates": 10}
 ITERATIVE = {"name": "iterative", "rounds": 3, "rewind": "none"}
@@ -136,8 +136,8 @@ def fault(content: Any) -> str:
     return str(raised.value)
 
 
-def test_the_committed_file_parses_and_is_the_reference_protocol() -> None:
-    params = load_params(COMMITTED)
+def test_the_reference_protocol_parses_and_is_what_the_docs_say() -> None:
+    params = load_params(REFERENCE)
     assert len(params.seeds) >= 5
     assert params.prune.sparsity == 0.5
     assert params.train_dense.epochs == 10
@@ -146,9 +146,9 @@ def test_the_committed_file_parses_and_is_the_reference_protocol() -> None:
     assert not params.prune.batchnorm
 
 
-def test_every_key_of_the_model_is_in_the_committed_file() -> None:
+def test_every_key_of_the_model_is_in_the_reference_protocol() -> None:
     # The test below goes through the keys of GOOD; here is why that is all of them.
-    dumped = load_params(COMMITTED).model_dump()
+    dumped = load_params(REFERENCE).model_dump()
     assert dotted_keys(dumped) == KEYS
 
 
@@ -288,6 +288,11 @@ BAD: list[tuple[str, list[Any], str]] = [
             f"{NUMBER}, at least 0 and at most 1000000",
         )
         for name in BUDGETS
+    ),
+    (
+        "registry.name",
+        ["a/b", "a:1", "it's", "", " ", "a b", "é", None, 3, "x" * 101],
+        "a name: up to 100 letters, digits and . _ + - only",
     ),
     ("train_dense.optimizer", ["adam", None, True], "one of sgd, sam"),
     *(
@@ -958,7 +963,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 
 
 def test_scientific_notation_is_a_number_and_no_is_text(tmp_path: Path) -> None:
-    text = COMMITTED.read_text()
+    text = REFERENCE.read_text()
     path = tmp_path / "params.yaml"
     path.write_text(text.replace("weight_decay: 0.0", "weight_decay: 1e-3"))
     params = load_params(path)
@@ -1047,7 +1052,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_says_what_is_wrong_at_once(tmp_path: Path) -> None:
-    text = COMMITTED.read_text().replace("sparsity: 0.5", "sparsity: 1.0")
+    text = REFERENCE.read_text().replace("sparsity: 0.5", "sparsity: 1.0")
     (tmp_path / "params.yaml").write_text(text)
     started = time.perf_counter()
     done = run(tmp_path)
@@ -1058,7 +1063,7 @@ def test_the_command_says_what_is_wrong_at_once(tmp_path: Path) -> None:
 
 
 def test_the_command_is_silent_when_all_is_well(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text(COMMITTED.read_text())
+    (tmp_path / "params.yaml").write_text(REFERENCE.read_text())
     done = run(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -13,6 +13,8 @@ from sparse_sam.tracking.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "src" / "sparse_sam"
+KNOWN = ["inputs", *STAGES]
+"""The stages of this project: whoever adds one of his own to dvc.yaml breaks no promise of it."""
 ROOMS = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
 TEXT = (ROOT / "dvc.yaml").read_text()
 DVC = YAML(typ="safe").load(TEXT)
@@ -35,7 +37,7 @@ class TestTable:
 
     def test_the_script_is_that_of_the_stage(self, stage: Any) -> None:
         assert DVC["stages"][stage.name]["cmd"] == f"python -m stages.{stage.name}"
-        assert (ROOT / "stages" / f"{stage.name}.py").is_file()
+        assert (LIBRARY / "stages" / f"{stage.name}.py").is_file()
 
     def test_the_parameters_are_the_same(self, stage: Any) -> None:
         assert tuple(DVC["stages"][stage.name]["params"]) == stage.params
@@ -61,7 +63,7 @@ class TestTable:
 
 
 def test_the_stages_and_their_order_are_the_same() -> None:
-    assert list(DVC["stages"]) == ["inputs", *STAGES]
+    assert [name for name in DVC["stages"] if name in KNOWN] == KNOWN
     order = list(STAGES)
     for name, stage in STAGES.items():
         assert all(order.index(other) < order.index(name) for other in stage.after)
@@ -91,7 +93,7 @@ def test_what_no_import_shows_stays_within_a_room(room: str) -> None:
 
 def test_nothing_is_used_through_the_librarys_front_door() -> None:
     """It names things of many rooms, and counts for none."""
-    whole = grimp.build_graph("sparse_sam", "stages", cache_dir=None)
+    whole = grimp.build_graph("sparse_sam", cache_dir=None)
     for module in whole.find_modules_that_directly_import("sparse_sam"):
         for detail in whole.get_import_details(importer=module, imported="sparse_sam"):
             assert detail["line_contents"] == "import sparse_sam"

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from sparse_sam.data import DataParams
 from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation import EvaluateParams
+from sparse_sam.export import RegistryParams
 from sparse_sam.files import CountOrNull, Section, Seed, parse_section, read_yaml
 from sparse_sam.networks import ModelParams
 from sparse_sam.pruning import Iterative, PruneParams
@@ -26,6 +27,10 @@ from sparse_sam.training import (
     FinetuneParams,
     Threads,
 )
+
+REFERENCE = Path(__file__).parent / "template" / "params.yaml"
+"""The reference protocol (docs/protocol.md), with which a new project begins: not what somebody's
+``params.yaml`` says, which is theirs to change."""
 
 
 def _list_as_tuple(value: Any) -> Any:
@@ -46,6 +51,7 @@ class Params(Section):
     prune: PruneParams
     finetune: FinetuneParams
     evaluate: EvaluateParams
+    registry: RegistryParams
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:

@@ -5,14 +5,12 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sparse_sam
-from sparse_sam.evaluation.gate import RULES, load_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = [0.950, 0.954, 0.952, 0.948, 0.946]
@@ -218,12 +216,155 @@ def test_an_unknown_base_is_named(repository: Repository) -> None:
     assert "--base nowhere: git knows no such revision" in output
 
 
-def test_our_own_rules_find_their_metrics() -> None:
-    make: Callable[[str], Any] = lambda file: json.loads((ROOT / file).read_text())  # noqa: E731
-    from sparse_sam.evaluation.gate import compare_metrics
+# What results are of
 
-    rules = load_rules(ROOT / RULES)
-    contents = {rule.file: make(rule.file) for rule in rules.metrics}
-    rows = compare_metrics(rules, contents, contents)
-    assert len(rows) == 4 * 5
-    assert {found.outcome for found in rows} == {"same"}
+DATA, OTHER = "a" * 64, "b" * 64
+
+
+def write_subject(
+    repository: Repository, data: str = DATA, source: str = "mnist", network: str = "lenet-5"
+) -> None:
+    """Results, and what they are of; a larger network has more multiply-adds."""
+    folder = repository.path / "metrics"
+    name, _, size = network.partition("*")
+    repository.write({**summary(), "dataset": source, "model": name})
+    download = {"source": source, "fingerprint": data}
+    (folder / "download.json").write_text(json.dumps(download))
+    work = {"multiply_adds": {"dense": int(size or 1000)}}
+    (folder / "compression.json").write_text(json.dumps(work))
+
+
+@pytest.fixture
+def of_data(tmp_path: Path) -> Repository:
+    """A repository whose base says what its results are of."""
+    repository = Repository(tmp_path)
+    write_subject(repository)
+    repository.commit()
+    repository.git("checkout", "-q", "-b", "change")
+    repository.commit()
+    return repository
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": OTHER}, f"of other data: mnist, {OTHER} (the base's: mnist, {DATA})"),
+        ({"source": "idx"}, f"of other data: idx, {DATA} (the base's: mnist, {DATA})"),
+        ({"network": "lab.nets:mine"}, "of another network: lab.nets:mine (1000 multiply-adds)"),
+        ({"network": "lenet-5*2000"}, "of another network: lenet-5 (2000 multiply-adds)"),
+    ],
+)
+def test_results_of_something_else_are_refused_and_accepted_on_purpose(
+    of_data: Repository, change: dict[str, str], said: str
+) -> None:
+    assert of_data.gate()[0] == 0
+    write_subject(of_data, **change)
+    returned, output = of_data.gate()
+    assert returned == 2
+    assert output.startswith("error: the results here are not compared with those of ")
+    assert said in output
+    assert "gate.yaml" in output
+    # What the refusal says is what is to be written there, and no more.
+    asked = output.partition("accept:\n")[2]
+    assert ("data:" in asked, "network:" in asked) == ("network" not in change, "network" in change)
+    rules = of_data.path / "gate.yaml"
+    rules.write_text(f"{GATE}accept:{output.partition('accept:')[2]}")
+    returned, output = of_data.gate()
+    assert returned == 0, output
+    assert row(output, "metrics/summary.json: arms.sam.accuracy")[-1] == "new"
+    # Only that: something else again is refused.
+    write_subject(of_data, data="c" * 64, network="lab.nets:third")
+    assert of_data.gate()[0] == 2
+    # Once it is the base, results of it are compared with it, and fall as others do.
+    write_subject(of_data, **change)
+    of_data.commit()
+    of_data.git("checkout", "-q", "-B", "main")
+    of_data.git("checkout", "-q", "-b", "later")
+    of_data.commit()
+    assert row(of_data.gate()[1], "metrics/summary.json: arms.sam.accuracy")[-1] == "same"
+    path = of_data.path / "metrics" / "summary.json"
+    worse = json.loads(path.read_text()) | {"arms": summary(-3 * NOISE)["arms"]}
+    path.write_text(json.dumps(worse))
+    assert of_data.gate()[0] == 1
+
+
+def test_data_and_network_are_accepted_each_by_itself(of_data: Repository) -> None:
+    write_subject(of_data, data=OTHER, network="lab.nets:mine")
+    (of_data.path / "gate.yaml").write_text(f"{GATE}accept: {{data: {OTHER}}}\n")
+    returned, output = of_data.gate()
+    assert returned == 2
+    assert "other data" not in output
+    assert "of another network: lab.nets:mine" in output
+
+
+def test_what_is_accepted_must_not_be_missing_a_metric(of_data: Repository) -> None:
+    write_subject(of_data, data=OTHER)
+    (of_data.path / "gate.yaml").write_text(f"{GATE}accept: {{data: {OTHER}}}\n")
+    path = of_data.path / "metrics" / "summary.json"
+    path.write_text(json.dumps(without_sam(json.loads(path.read_text()))))
+    returned, output = of_data.gate()
+    assert returned == 1
+    assert row(output, "metrics/summary.json: arms.sam.accuracy")[-1] == "MISSING"
+
+
+def test_results_that_no_longer_say_what_they_are_of_are_refused(of_data: Repository) -> None:
+    (of_data.path / "metrics" / "download.json").unlink()
+    returned, output = of_data.gate()
+    assert returned == 2
+    assert "of other data: mnist, ?" in output
+
+
+def test_an_unknown_key_to_accept_is_named(repository: Repository) -> None:
+    (repository.path / "gate.yaml").write_text(f"{GATE}accept: {{dta: x}}\n")
+    returned, output = repository.gate()
+    assert returned == 2
+    assert "gate.yaml: accept.dta = 'x'" in output
+
+
+# The first results
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Repository:
+    """A repository as a new project is: no results, and no commit."""
+    repository = Repository.__new__(Repository)
+    repository.path = tmp_path
+    repository.git("init", "-q", "-b", "main")
+    (tmp_path / "gate.yaml").write_text(GATE)
+    return repository
+
+
+def test_the_first_results_pass_in_every_state_of_a_new_repository(empty: Repository) -> None:
+    assert empty.gate() == (
+        0,
+        "**No results, here or in no commit: there is nothing to compare.**\n",
+    )
+    write_subject(empty)
+    outcomes = []
+    for _ in range(3):  # before a commit, in the first, and in the second
+        returned, output = empty.gate()
+        assert returned == 0, output
+        outcomes.append(row(output, "metrics/summary.json: arms.sam.accuracy")[-1])
+        empty.commit()
+    assert outcomes == ["new", "new", "same"]
+
+
+def test_first_results_that_lack_a_metric_fail(empty: Repository) -> None:
+    write_subject(empty)
+    (empty.path / "gate.yaml").write_text(GATE.replace("arms.*.accuracy", "arms.*.precision"))
+    returned, output = empty.gate()
+    assert returned == 1
+    assert row(output, "metrics/summary.json: arms.*.precision")[-1] == "MISSING"
+
+
+def test_in_a_clone_that_was_cut_the_first_commit_is_no_first_one(
+    of_data: Repository, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cut = tmp_path_factory.mktemp("cut") / "clone"
+    of_data.git("checkout", "-q", "main")
+    of_data.git("clone", "-q", "--depth", "1", f"file://{of_data.path}", str(cut))
+    shallow = Repository.__new__(Repository)
+    shallow.path = cut
+    returned, output = shallow.gate()
+    assert returned == 2
+    assert "there is no base revision to compare with" in output

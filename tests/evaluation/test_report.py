@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sam.config import load_params
+from sparse_sam.config import REFERENCE, load_params
 from sparse_sam.evaluation.cost import finetuning_cost
 from sparse_sam.evaluation.report.content import (
     Content,
@@ -27,10 +27,10 @@ from sparse_sam.evaluation.report.render import render_html, render_markdown
 from sparse_sam.evaluation.statistics import summarize
 from sparse_sam.evaluation.summary import summarize_experiment
 from sparse_sam.files.unmeasured import NotMeasured
+from sparse_sam.stages.evaluate import shown
 from sparse_sam.tracking.provenance import read_provenance
 from sparse_sam.tracking.stages import STAGES
 from sparse_sam.training.arms import ARMS
-from stages.evaluate import shown
 
 SEEDS, IMAGES = [0, 1, 2], 40
 EVIL = "<script>alert(\"x\")</script> | & 'quoted'"
@@ -188,12 +188,13 @@ def test_the_numbers_are_the_inputs(content: Content, source: str) -> None:
 
 
 def test_parameters_that_change_no_result_are_not_shown() -> None:
-    flat = load_params(Path(__file__).parents[2] / "params.yaml").flat()
+    flat = load_params(REFERENCE).flat()
     assert set(flat) - set(shown(flat)) == {
         "engine.name",
         "save_every_steps",
         "data.folder",
         "data.mirror",
+        "registry.name",
     }
     assert shown({"engine.name": "ray", "engine.address": "x:1", "engines": 1}) == {"engines": 1}
 

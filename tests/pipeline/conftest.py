@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
+from sparse_sam.config import REFERENCE
 from sparse_sam.tracking.stages import STAGES as TABLE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -113,7 +114,10 @@ class Clone:
 
 @pytest.fixture(scope="session")
 def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]:
-    """Make a clone of the working tree as it is, with small parameters committed."""
+    """Make a clone of the working tree, with a small form of the reference protocol committed.
+
+    What somebody's params.yaml says is not tested.
+    """
 
     def make(name: str = "clone", params: Mapping[str, Any] = SMALL) -> Clone:
         path = tmp_path_factory.mktemp(name) / "sparse-sam"
@@ -131,6 +135,7 @@ def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]
                 continue
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, path / file)
+        shutil.copy(REFERENCE, path / "params.yaml")
         clone = Clone(path)
         clone.run("git", "init", "-q", "-b", "main")
         clone.set_all(params)

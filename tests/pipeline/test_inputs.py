@@ -25,7 +25,7 @@ import json, os, runpy, sys
 stage = sys.argv[1]
 sys.argv = [stage]
 try:
-    runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"sparse_sam.stages.{stage}", run_name="__main__", alter_sys=True)
 except SystemExit as end:
     assert not end.code, end.code
 modules = {name: getattr(one, "__file__", None) for name, one in list(sys.modules.items())}
@@ -60,7 +60,7 @@ def loaded(clone: Clone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         report = folder / f"{stage}.json"
         clone.run(sys.executable, "-c", RUN, stage, LOADED=str(report), **alone)
         names = json.loads(report.read_text())
-        found[stage] = {name for name in names if name.startswith(("sparse_sam", "stages"))}
+        found[stage] = {name for name in names if name.startswith("sparse_sam")}
     return found
 
 
@@ -72,7 +72,7 @@ def test_whatever_a_stage_loads_stands_in_its_inputs(
         name
         for name in loaded[stage]
         if not name.startswith(OBSERVERS)
-        and name not in {"stages.runner", "stages.inputs"}
+        and name not in {"sparse_sam.stages.runner", "sparse_sam.stages.inputs"}
         and not name.endswith(".registry")
     }
     # To check params.yaml a stage loads all sections, which are no part of what it computes; and

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import sparse_sam
+from sparse_sam.evaluation.gate import Subject, compare_metrics, load_rules
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.prunable import prunable_parameters
 from sparse_sam.pruning.ranking import pruned_count
@@ -38,6 +41,22 @@ def test_the_summary_has_its_documented_schema(clone: Clone) -> None:
     assert evaluations["pruned"] == 0
     dense = summary["arms"]["dense"]["accuracy"]["mean"]
     assert dense > 0.3, "two epochs on 1,050 digits learn more than chance"
+
+
+def test_the_gates_rules_find_their_metrics_and_what_results_are_of(clone: Clone) -> None:
+    template = Path(sparse_sam.__file__).parent / "template" / "gate.yaml"
+    rules = load_rules(template)
+    contents = {
+        path.relative_to(clone.path).as_posix(): json.loads(path.read_text())
+        for path in clone.path.glob("metrics/*.json")
+    }
+    rows = compare_metrics(rules, contents, contents)
+    assert len(rows) == 4 * 5
+    assert {found.outcome for found in rows} == {"same"}
+    subject = Subject.of(contents)
+    assert len(subject.data) == 64
+    assert subject.source == "mnist-sample"
+    assert re.fullmatch(r"mlpnet \(\d+ multiply-adds\)", subject.network)
 
 
 def test_every_saved_sparse_model_has_exactly_the_asked_zeros(clone: Clone) -> None:

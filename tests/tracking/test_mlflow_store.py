@@ -10,6 +10,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from sparse_sam.config import REFERENCE
 from sparse_sam.errors import TrackingError
 from sparse_sam.tracking.journal import PIPELINE, Journal
 from sparse_sam.tracking.mlflow_runs import Replay
@@ -18,8 +19,6 @@ from sparse_sam.tracking.pipelines import place
 from sparse_sam.tracking.publish import publish
 from sparse_sam.tracking.stages import STAGES
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
@@ -27,7 +26,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "clone with a space"
     folder.mkdir()
-    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copy(REFERENCE, folder)
     shutil.copy(empty_store, folder)
     monkeypatch.chdir(folder)
     return folder

@@ -21,6 +21,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from sparse_sam.config import REFERENCE
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData
 from sparse_sam.data.stratify import build_dataset
@@ -32,7 +33,7 @@ from sparse_sam.tracking.model_registry import champion, register_export
 from sparse_sam.training.checkpoint import Checkpoint, save_checkpoint
 from tests.trained_networks import trained, write_data
 
-ROOT = Path(__file__).resolve().parents[2]
+NAME = "our-digits"
 OURS = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
 GATE = """
 metrics: [{file: metrics/evaluate.json, metric: "*.test_accuracy", better: higher, absolute: 0}]
@@ -46,8 +47,9 @@ class Clone:
         self.path, self.data, self.networks = path, data, networks
         (path / ".dvc").mkdir()
         (path / "gate.yaml").write_text(GATE)
-        params = (ROOT / "params.yaml").read_text().replace("seeds: [0, 1, 2, 3, 4]", "seeds: [0]")
+        params = REFERENCE.read_text().replace("seeds: [0, 1, 2, 3, 4]", "seeds: [0]")
         params = params.replace("  name: classifier", "  name: lenet-300-100")
+        params = params.replace("  name: sparse-sam", f"  name: {NAME}")
         (path / "params.yaml").write_text(params)
         self.accuracy = {}
         for arm, network in networks.items():
@@ -89,7 +91,7 @@ class Clone:
         subprocess.run(["git", *identity, *arguments], cwd=self.path, check=True)
 
     def champion(self) -> str | None:
-        return champion(Tracker(self.path))
+        return champion(Tracker(self.path), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,16 @@ def test_metrics_of_other_networks_open_no_gate(clone: Clone) -> None:
     clone.write_tested()
 
 
+def test_results_of_other_data_open_no_gate(clone: Clone) -> None:
+    before = clone.champion()
+    clone.write("download", {"source": "digits", "fingerprint": "f" * 64})
+    code, said = command("--register")
+    (clone.path / "metrics" / "download.json").unlink()
+    assert code == 2
+    assert "of other data: " in said
+    assert clone.champion() == before
+
+
 def test_champion_moves_only_when_the_gate_passes(registered: Clone) -> None:
     assert registered.champion() == "2"
 
@@ -198,12 +210,12 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     code, said = command("--register")
     assert code == 0, said
     assert "exports/sam-seed-0/: lenet-300-100, sam, seed 0, 95.00% sparse" in said
-    assert "sparse-sam version 1\nThe gate passes: champion is version 1, was nobody." in said
+    assert f"{NAME} version 1\nThe gate passes: champion is version 1, was nobody." in said
 
     clone.write_tested(sgd_2x=0.5)  # a metric that the base does not have
     code, said = command("--register", "--arm", "sgd")
     assert code == 1
-    assert "sparse-sam version 2" in said
+    assert f"{NAME} version 2" in said
     assert "evaluate.json: sgd_2x.test_accuracy" in said
     assert "The gate fails: champion stays version 1." in said
     assert clone.champion() == "1"
@@ -211,13 +223,13 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     clone.write_tested()
     code, said = command("--register", "--arm", "sgd")
     assert code == 0
-    assert "sparse-sam version 2, which was there already" in said
+    assert f"{NAME} version 2, which was there already" in said
     assert "champion is version 2, was version 1." in said
     assert clone.champion() == "2"
     client = MlflowClient(Tracker(clone.path).uri)
-    versions = client.search_model_versions("name = 'sparse-sam'")
+    versions = client.search_model_versions(f"name = '{NAME}'")
     assert sorted(version.version for version in versions) == [1, 2]
-    tags = client.get_model_version("sparse-sam", "1").tags
+    tags = client.get_model_version(NAME, "1").tags
     assert tags["model"] == "lenet-300-100"
     assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
 
@@ -232,7 +244,7 @@ def test_the_command_that_serves_it_shows_no_secret(
     monkeypatch.setenv("PGPASSWORD", registered.path.name)
     code, said = command("--register", "--arm", "sgd")
     assert code == 0, said
-    assert "Serve it: mlflow models serve -m models:/sparse-sam@champion" in said
+    assert f"Serve it: mlflow models serve -m models:/{NAME}@champion" in said
     assert registered.path.name not in said
     assert "MLflow at sqlite:///" in said
 
@@ -246,11 +258,15 @@ def test_an_export_that_changed_is_not_registered(registered: Clone, tmp_path: P
 
     with pytest.raises(ExportError, match=r"model\.onnx has changed since it was verified"):
         register_export(
-            Tracker(clone.path), tmp_path / "export", pixels_of(clone.data)[:2], check_gate()[0]
+            Tracker(clone.path),
+            tmp_path / "export",
+            pixels_of(clone.data)[:2],
+            check_gate()[0],
+            NAME,
         )
     with pytest.raises(ExportError, match="the gate compared no metric"):
         register_export(
-            Tracker(clone.path), Path("exports/sam-seed-0"), pixels_of(clone.data)[:2], []
+            Tracker(clone.path), Path("exports/sam-seed-0"), pixels_of(clone.data)[:2], [], NAME
         )
 
 
@@ -264,7 +280,7 @@ def test_the_champion_loads_without_pickle(
 
     mlflow.set_tracking_uri(Tracker(clone.path).uri)
     try:
-        model = mlflow.pyfunc.load_model("models:/sparse-sam@champion")
+        model = mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     finally:
         mlflow.set_tracking_uri(None)
     pixels = pixels_of(clone.data)
@@ -292,7 +308,7 @@ def test_the_served_champion_answers_with_the_networks_predictions(
                 "models",
                 "serve",
                 "-m",
-                "models:/sparse-sam@champion",
+                f"models:/{NAME}@champion",
                 "--env-manager",
                 "local",
                 "--host",

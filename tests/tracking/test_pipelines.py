@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sparse_sam.config import load_params
+from sparse_sam.config import REFERENCE, load_params
 from sparse_sam.tracking.journal import Journal, Status, read_events
 from sparse_sam.tracking.pipelines import (
     enter_all,
@@ -188,7 +188,7 @@ def test_equal_stages_that_start_at_once_have_journals_of_their_own(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPARSE_SAM_PUBLISH", "later")
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    params = load_params(Path(__file__).resolve().parents[2] / "params.yaml")
+    params = load_params(REFERENCE)
     rounds, together = 10, 3
     context = multiprocessing.get_context("fork")
     barrier, paths = context.Barrier(together), context.SimpleQueue()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from sparse_sam.config import REFERENCE
 from sparse_sam.errors import RefusedError, TrackingError
 from sparse_sam.tracking import sender
 from sparse_sam.tracking.journal import Journal
@@ -37,7 +38,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / ".dvc").mkdir()
     shutil.copy(empty_store, tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(REFERENCE, tmp_path)
     yield tmp_path
     for process in sender._STARTED:
         process.kill()
@@ -126,7 +127,7 @@ def test_a_stage_that_mlflow_refuses_ends_well_and_says_what_to_do(
     code = (
         "from pathlib import Path\n"
         "from sparse_sam.tracking import STAGES\n"
-        "from stages import runner\n"
+        "from sparse_sam.stages import runner\n"
         "def work(stage):\n"
         "    for path in map(Path, STAGES[stage.name].outputs):\n"
         "        path.parent.mkdir()\n"
@@ -141,7 +142,7 @@ def test_a_stage_that_mlflow_refuses_ends_well_and_says_what_to_do(
             cwd=clone,
             env={
                 **os.environ,
-                "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+                "PYTHONPATH": str(ROOT / "src"),
                 f"MLFLOW_EXPERIMENT_{name}": value,
             },
             capture_output=True,

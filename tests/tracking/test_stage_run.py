@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sparse_sam.config import REFERENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = """
 import os, shutil, signal, sys
 from pathlib import Path
+from sparse_sam.stages import runner
 from sparse_sam.tracking import STAGES, stage_run
-from stages import runner
 
 moment, number, times = sys.argv.pop(), *map(int, os.environ["SIGNAL"].split())
 
@@ -58,7 +60,7 @@ runner.main("download", "", work)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(REFERENCE, tmp_path)
     (tmp_path / ".dvc").mkdir()
     return tmp_path
 
@@ -71,9 +73,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-c", STAGE, moment],
         cwd=folder,
-        env=clean
-        | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "SIGNAL": f"{int(number)} {times}"}
-        | env,
+        env=clean | {"PYTHONPATH": str(ROOT / "src"), "SIGNAL": f"{int(number)} {times}"} | env,
         stderr=subprocess.PIPE,
         text=True,
     )

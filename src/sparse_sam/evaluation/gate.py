@@ -2,6 +2,9 @@
 
 What is compared, in which direction and how far it may move, is declared in ``gate.yaml``. Prints
 a Markdown table; exits with 1 when a metric is worse by more than that, or missing on either side.
+
+Results of other data or of another network than the base's are no better and no worse: they are
+refused, unless ``gate.yaml`` accepts what they are of. The first results of a repository pass.
 """
 
 import argparse
@@ -10,7 +13,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +25,13 @@ from sparse_sam.errors import ConfigError, SparseSamError
 from sparse_sam.files import why_not, write_text
 
 RULES = Path("gate.yaml")
+NO_COMMIT = "no commit"
+"""The revision before the first, which holds nothing."""
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_DOWNLOAD, _SUMMARY = "metrics/download.json", "metrics/summary.json"
+_COMPRESSION = "metrics/compression.json"
+_IDENTITY = frozenset({_DOWNLOAD, _SUMMARY, _COMPRESSION})
+"""The files that say what results are of."""
 
 
 class Rule(BaseModel):
@@ -43,23 +52,70 @@ class Rule(BaseModel):
         return self
 
 
+class Accepted(BaseModel):
+    """What results may be of though the base's are of something else: a change on purpose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str | None = None
+    network: str | None = None
+
+
 class Rules(BaseModel):
     """The whole of ``gate.yaml``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metrics: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    accept: Accepted = Accepted()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What results are of, as far as they say it: "" where they do not.
+
+    Attributes:
+        data: fingerprint of the data set.
+        source: its name.
+        network: its name, and how large it is.
+    """
+
+    data: str
+    source: str
+    network: str
+
+    @classmethod
+    def of(cls, contents: Mapping[str, Any]) -> Self:
+        """Read it from the content of files by name."""
+        size = _said(contents, _COMPRESSION, "multiply_adds", "dense")
+        network = _said(contents, _SUMMARY, "model")
+        return cls(
+            _said(contents, _DOWNLOAD, "fingerprint"),
+            _said(contents, _SUMMARY, "dataset"),
+            f"{network} ({size} multiply-adds)" if network and size else network,
+        )
+
+
+def _said(contents: Mapping[str, Any], file: str, *keys: str) -> str:
+    content = contents.get(file)
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return "" if content is None else str(content)
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one metric did. ``base``, ``now`` and ``tolerance`` are None where they are missing."""
+    """How one metric did. ``base``, ``now`` and ``tolerance`` are None where they are missing.
+
+    ``new`` is one that there is nothing to compare with: the results are the first, or of what
+    gate.yaml accepts.
+    """
 
     metric: str
     base: float | None
     now: float | None
     tolerance: float | None
-    outcome: Literal["same", "within", "better", "WORSE", "MISSING"]
+    outcome: Literal["same", "within", "better", "new", "WORSE", "MISSING"]
 
     @property
     def fails(self) -> bool:
@@ -102,11 +158,43 @@ def compare_metrics(rules: Rules, base: Mapping[str, Any], now: Mapping[str, Any
     return rows
 
 
+def differences(rules: Rules, base: Subject, now: Subject) -> list[str]:
+    """What results are of and the base's are not, in words, but for what the rules accept."""
+    found = []
+    if (base.data, base.source) != (now.data, now.source) and now.data != rules.accept.data:
+        ours, theirs = (f"{one.source or 'unnamed'}, {one.data or '?'}" for one in (now, base))
+        found.append(f"of other data: {ours} (the base's: {theirs})")
+    if now.network not in {base.network, rules.accept.network}:
+        ours, theirs = (one.network or "one that is not named" for one in (now, base))
+        found.append(f"of another network: {ours} (the base's: {theirs})")
+    return found
+
+
+def _refusal(revision: str, differing: Sequence[str], base: Subject, now: Subject) -> str:
+    """Why results are not compared, and how a change that is meant is accepted."""
+    changed = {
+        "data": now.data if (base.data, base.source) != (now.data, now.source) else "",
+        "network": now.network if base.network != now.network else "",
+    }
+    lines = [f"  {name}: {json.dumps(value)}" for name, value in changed.items() if value]
+    return (
+        f"the results here are not compared with those of {revision[:10]}, for they are "
+        f"{' and '.join(differing)}. Compare with a revision that has the same (BASE=REV). Or, if "
+        f"the change is meant, accept it in {RULES}, and commit that with the results: nothing is "
+        "compared then, and later changes are compared with these.\n"
+        + "\n".join(["accept:", *lines])
+    )
+
+
 def gate_table(rows: Sequence[Row], base: str) -> str:
     """The rows as a table for a pull request, those that fail first."""
+    if not rows:
+        return f"**No results, here or in {base}: there is nothing to compare.**\n"
     failed = sum(row.fails for row in rows)
     better = sum(row.outcome == "better" for row in rows)
+    new = sum(row.outcome == "new" for row in rows)
     counts = f"{failed or 'none'} of {len(rows)} worse or missing, {better} better"
+    counts += f", {new} new, with nothing to compare with" if new else ""
     lines = [
         f"**Metrics against {base}: {counts}.**",
         "",
@@ -123,21 +211,28 @@ def gate_table(rows: Sequence[Row], base: str) -> str:
 def check_gate(base: str | None = None) -> tuple[list[Row], str]:
     """Compare the metrics in the working directory with a base revision's, as gate.yaml says.
 
-    Gives the rows and the revision that was compared with. Raises ConfigError if it cannot be told.
+    Gives the rows and the revision that was compared with. Raises ConfigError if it cannot be told,
+    and if the results are of other data or of another network, which the rules do not accept.
     """
     rules = load_rules(RULES)
     revision = base_revision(base)
-    files = {rule.file for rule in rules.metrics}
-    return compare_metrics(
-        rules, _base_content(revision, files), _workspace_content(files)
-    ), revision
+    files = frozenset(rule.file for rule in rules.metrics)
+    before, after = _base_content(revision, files), _workspace_content(files)
+    if not before:  # a rule that finds nothing is MISSING also where it has nothing to find
+        return [_as_new(row) for row in compare_metrics(rules, {}, after) if after], revision
+    then = Subject.of(_base_content(revision, _IDENTITY))
+    now = Subject.of(_workspace_content(_IDENTITY))
+    if differing := differences(rules, then, now):
+        raise ConfigError(_refusal(revision, differing, then, now))
+    rows = compare_metrics(rules, before, after)
+    return [_as_new(row) for row in rows] if then != now else rows, revision
 
 
 def base_revision(named: str | None) -> str:
     """The commit to compare with. Raises ConfigError if there is no such revision.
 
     Without a name it is where this branch left the main branch; on the main branch itself, the
-    commit before.
+    commit before; where that is the first, or none was made yet, ``NO_COMMIT``.
     """
     if named:
         found = _git("rev-parse", "--verify", "--quiet", f"{named}^{{commit}}")
@@ -150,9 +245,17 @@ def base_revision(named: str | None) -> str:
         if base and base != head:
             return base
     before = _git("rev-parse", "--verify", "--quiet", "HEAD^")
-    if not before:
+    if before:
+        return before
+    # "false" in a whole repository; nothing outside of one; in a shallow one the base may be cut.
+    if _git("rev-parse", "--is-shallow-repository") != "false":
         raise ConfigError("there is no base revision to compare with; name one with --base")
-    return before
+    return NO_COMMIT
+
+
+def _as_new(row: Row) -> Row:
+    """The row of a metric that has nothing to be compared with; missing here, it is missing."""
+    return row if row.now is None else replace(row, tolerance=None, outcome="new")
 
 
 def _find(content: Any, path: Sequence[str], name: str = "") -> Iterator[tuple[str, Any]]:
@@ -216,12 +319,12 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _base_content(revision: str, files: set[str]) -> dict[str, Any]:
+def _base_content(revision: str, files: frozenset[str]) -> dict[str, Any]:
     contents = {file: _git("show", f"{revision}:./{file}") for file in files}
     return {file: json.loads(text) for file, text in contents.items() if text}
 
 
-def _workspace_content(files: set[str]) -> dict[str, Any]:
+def _workspace_content(files: frozenset[str]) -> dict[str, Any]:
     found = {}
     for file in files:
         try:

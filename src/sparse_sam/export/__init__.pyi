@@ -24,4 +24,5 @@ from .onnxfile import load_onnx as load_onnx
 from .onnxfile import onnx_requirements as onnx_requirements
 from .onnxfile import onnx_session as onnx_session
 from .onnxfile import save_onnx as save_onnx
+from .params import RegistryParams as RegistryParams
 from .selection import select_best as select_best

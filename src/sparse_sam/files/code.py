@@ -31,10 +31,9 @@ from typing import Any, NamedTuple
 from sparse_sam.files.atomic import file_hash, file_state
 
 _LIBRARY = "sparse_sam"
-_PROJECT = (_LIBRARY, "stages")
 _OBSERVERS = (
     *("sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.tracking"),
-    *("stages.runner", "stages.inputs"),
+    *("sparse_sam.stages.runner", "sparse_sam.stages.inputs"),
 )
 """They report, check or name, and make no number: every value that they pass on is hashed."""
 _TABLE = "registry"
@@ -88,7 +87,7 @@ def _walked(roots: Iterable[str]) -> "_Walk":
     places = list(roots)
     modules = [root.partition(":")[0] for root in places]
     _located.cache_clear()  # modules come and go
-    walk = _Walk({*_PROJECT, *(name.partition(".")[0] for name in modules)})
+    walk = _Walk({_LIBRARY, *(name.partition(".")[0] for name in modules)})
     for name in modules:
         walk.enter(name)
     # Two choices may lie in one module.
@@ -145,7 +144,7 @@ class _Walk:
         spec = _spec(name)
         if spec is None:
             return
-        is_ours = top in _PROJECT
+        is_ours = top == _LIBRARY
         if top not in self._followed and _is_installed(spec, top, is_ours=is_ours):
             return
         for inner, path in _beside(top, spec):
@@ -198,7 +197,7 @@ class _Walk:
                 yield from (f"{module}.{name}" for name in one.names or ())
             return
         door = Path(spec.origin)
-        if _source(door, is_ours=top in _PROJECT).is_front_door:
+        if _source(door, is_ours=top == _LIBRARY).is_front_door:
             yield from _behind(door, module, one.names, is_ours=is_ours)
         elif one.names == ("*",) and not is_ours:  # and __all__ may name modules
             yield from (f"{module}.{found.name}" for found in pkgutil.iter_modules(list(folder)))
@@ -219,7 +218,7 @@ def _beside(top: str, spec: ModuleSpec) -> Iterator[tuple[str, Path]]:
     if not spec.has_location or not spec.submodule_search_locations or top in _OUTPUTS:
         return  # (a namespace may be any folder)
     for folder in map(Path, spec.submodule_search_locations):
-        for path in sorted(folder.glob("*.j2") if top in _PROJECT else folder.rglob("*")):
+        for path in sorted(folder.glob("*.j2") if top == _LIBRARY else folder.rglob("*")):
             inner = path.relative_to(folder)
             hidden = any(part[0] == "." or part == "__pycache__" for part in inner.parts)
             is_left = path.name.endswith(_LEFTOVERS) or path.name[0] == "#"

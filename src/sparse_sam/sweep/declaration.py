@@ -46,6 +46,7 @@ SET_BY_SWEEP: dict[str, Any] = {
         "latency_seconds": 0.0,
         "budget_seconds": dict.fromkeys(BudgetParams.model_fields, 0.0),
     },
+    "registry": {"name": "sparse-sam"},
 }
 """The parts of ``params.yaml`` that a base does not have: cells neither read nor need them."""
 

@@ -39,7 +39,7 @@ from sparse_sam.tracking.mlflow_store import (
 )
 from sparse_sam.training import parse_origin
 
-MODEL, CHAMPION = "sparse-sam", "champion"
+CHAMPION = "champion"
 _EXPORT = "sparse_sam.export"
 
 
@@ -67,7 +67,7 @@ def register_export(
     folder: Path,
     example: NDArray[np.uint8],
     gate: Sequence[Row],
-    name: str = MODEL,
+    name: str,
 ) -> Registered:
     """Register an export; move ``champion`` to it if no row of the gate fails.
 
@@ -76,7 +76,7 @@ def register_export(
         folder: an export whose files are as they were verified.
         example: a few images, bytes (N, C, H, W): the model's input example.
         gate: what ``check_gate`` found; at least one row.
-        name: of the registered model.
+        name: of the registered model (``registry.name``).
 
     Raises:
         ExportError: the export is incomplete or has changed, or the gate compared nothing.
@@ -140,7 +140,7 @@ def _named(version: str | None) -> str:
     return "nobody" if version is None else f"version {version}"
 
 
-def champion(tracker: Tracker, name: str = MODEL) -> str | None:
+def champion(tracker: Tracker, name: str) -> str | None:
     """The version that ``champion`` names; None if there is none. Raises TrackingError."""
     with as_tracking_error(tracker.shown):
         try:

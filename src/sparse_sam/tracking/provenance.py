@@ -9,7 +9,11 @@ from sparse_sam.evaluation import Provenance
 from sparse_sam.tracking.journal import read_events
 from sparse_sam.tracking.stages import PipelineStage
 
-_CODE = ("src", "stages", "params.yaml", "dvc.yaml", "pyproject.toml")
+_CODE = (
+    *("*.py", "src", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.txt"),
+    *(":!tests", ":!docs", ":!benchmarks"),
+)
+"""What makes results, in git's words: code of one's own may lie anywhere."""
 
 
 def provenance() -> dict[str, str]:

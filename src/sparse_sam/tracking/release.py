@@ -42,6 +42,7 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
 
 def register(folder: Path, manifest: dict[str, Any], rows: Any, revision: str) -> int:
     """Register, and say what became of ``champion``: 0 if it moved, 1 if the gate forbade it."""
+    from sparse_sam.config import load_params
     from sparse_sam.data import load_test_data
     from sparse_sam.export import check_belongs, pixels_of
     from sparse_sam.files import read_json
@@ -55,7 +56,8 @@ def register(folder: Path, manifest: dict[str, Any], rows: Any, revision: str) -
     check_belongs(manifest, evaluated, read_json(layout.summary, cure)["seeds"])
     example = pixels_of(load_test_data(layout.dataset))[:EXAMPLES]
     tracker = Tracker(repository_root())
-    made = register_export(tracker, folder, example, rows)
+    name = load_params(layout.params).registry.name
+    made = register_export(tracker, folder, example, rows, name)
     print(describe_registered(tracker, made, rows, revision))
     return int(any(row.fails for row in rows))
 

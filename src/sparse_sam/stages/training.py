@@ -12,6 +12,7 @@ from tqdm import tqdm
 from sparse_sam.data import DataInfo
 from sparse_sam.errors import DivergenceError
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
+from sparse_sam.stages.runner import Stage
 from sparse_sam.tracking import (
     RUN,
     STAGES,
@@ -50,7 +51,6 @@ from sparse_sam.training import (
     training_data_on,
     training_metrics,
 )
-from stages.runner import Stage
 
 
 def train_stage(stage: Stage) -> None:

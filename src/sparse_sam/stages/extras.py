@@ -12,9 +12,9 @@ from sparse_sam.data import TestData
 from sparse_sam.evaluation import finetuning_cost, measure_arms, step_memory
 from sparse_sam.export import compression_metrics
 from sparse_sam.files import NotMeasured, gaps, write_csv, write_json
+from sparse_sam.stages.runner import Stage
 from sparse_sam.tracking import MADE_BY, layout
 from sparse_sam.training import Checkpoint
-from stages.runner import Stage
 
 PICTURED = ("sgd", "sam")
 """The arms whose loss surfaces are taken."""

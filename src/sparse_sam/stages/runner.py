@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 else:
     Stage = Any  # whose import takes time, and `--help` none
 
-__all__ = ["Stage", "explained", "main"]
+__all__ = ["Stage", "command", "explained", "main"]
 
 
 def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
     """Run a stage and exit: 0 when its outputs are written, whether MLflow was reached or not."""
-    argparse.ArgumentParser(prog=f"python -m stages.{name}", description=description).parse_args()
+    argparse.ArgumentParser(prog=command(name), description=description).parse_args()
     # From here on, for `--help` answers at once.
     from sparse_sam.config import load_params
     from sparse_sam.redaction import guard_output
@@ -39,6 +39,12 @@ def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
             f"{name} was stopped. Run it again, and it goes on from its last whole epoch.\n"
         )
         sys.exit(128 + stopped.number)
+
+
+def command(name: str) -> str:
+    """How this process was started: a repository may have its own way to a stage, as ours has."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name if spec else f'sparse_sam.stages.{name}'}"
 
 
 @contextmanager
@@ -65,7 +71,7 @@ def explained() -> "Iterator[None]":
 
 def _unchanged(work: "Callable[[Stage], None]", params: "Params", stage: Stage) -> None:
     """Do a stage's work; under DVC, only as what DVC will say that made it."""
-    from stages.inputs import check_unchanged
+    from sparse_sam.stages.inputs import check_unchanged
 
     is_recorded = "DVC_STAGE" in os.environ
     if is_recorded:

@@ -1,6 +1,6 @@
-"""Finetune every pruned network with sharpness-aware minimization."""
+"""Finetune every pruned network with SGD: for as many epochs as SAM, and for twice as many."""
 
-from stages.runner import Stage, main
+from sparse_sam.stages.runner import Stage, main
 
 
 def work(stage: Stage) -> None:
@@ -8,10 +8,10 @@ def work(stage: Stage) -> None:
     from sparse_sam.training import prepare_workers
 
     prepare_workers()
-    from stages.training import train_stage
+    from sparse_sam.stages.training import train_stage
 
     train_stage(stage)
 
 
 if __name__ == "__main__":
-    main("finetune_sam", __doc__, work)
+    main("finetune_sgd", __doc__, work)

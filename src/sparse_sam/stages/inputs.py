@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.runner import explained
+from sparse_sam.stages.runner import command, explained
 
 if TYPE_CHECKING:
     from sparse_sam.config import Params
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Write a file for every stage."""
-    argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog=command("inputs"), description=__doc__).parse_args()
     from sparse_sam.config import load_params
     from sparse_sam.files import Contents, write_json
     from sparse_sam.redaction import guard_output
@@ -77,7 +77,7 @@ def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
     from sparse_sam.errors import ConfigError
     from sparse_sam.files import MISSING, code_of
 
-    code = code_of([f"stages.{stage}", *_chosen(stage, params)])
+    code = code_of([f"sparse_sam.stages.{stage}", *_chosen(stage, params)])
     if stage == "download":
         return {"code": code, "files": {name: contents.of(path) for name, path in _data(params)}}
     files = {name: contents.of(Path(name)) for name in params.model.files}

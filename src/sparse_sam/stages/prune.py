@@ -1,6 +1,6 @@
 """Prune every dense network, as far as the schedule asks before finetuning."""
 
-from stages.runner import Stage, main
+from sparse_sam.stages.runner import Stage, main
 
 
 def work(stage: Stage) -> None:
@@ -11,6 +11,7 @@ def work(stage: Stage) -> None:
 
     from sparse_sam.data import load_training_data
     from sparse_sam.files import atomic_folder, write_json
+    from sparse_sam.stages.training import report_checkpoints
     from sparse_sam.tracking import layout
     from sparse_sam.training import (
         DENSE,
@@ -20,7 +21,6 @@ def work(stage: Stage) -> None:
         save_checkpoint,
         sparsity_metrics,
     )
-    from stages.training import report_checkpoints
 
     journal = stage.journal
     torch.set_num_threads(stage.params.threads)

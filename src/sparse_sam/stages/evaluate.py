@@ -4,11 +4,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from stages.runner import Stage, main
+from sparse_sam.stages.runner import Stage, main
 
 FINETUNED = ("sgd", "sgd_2x", "sam")
 """The arms whose histories are shown."""
-NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder")
+NOT_SHOWN = ("engine", "save_every_steps", "data.mirror", "data.folder", "registry")
 """Parameters, or sections of them, that change no result: this stage does not run again when they
 change, so the report would show what they were."""
 
@@ -24,8 +24,8 @@ def work(stage: Stage) -> None:
     from sparse_sam.data import load_test_data
     from sparse_sam.evaluation import base_in_words, compare_arms, headline
     from sparse_sam.files import read_json, write_json
+    from sparse_sam.stages.extras import measure_extras
     from sparse_sam.tracking import MADE_BY, PIPELINE, layout
-    from stages.extras import measure_extras
 
     params, journal, seeds, arms = stage.params, stage.journal, stage.params.seeds, tuple(MADE_BY)
     torch.set_num_threads(params.threads)

@@ -1,6 +1,6 @@
 """Get the images, split them, and write one typed data set."""
 
-from stages.runner import Stage, main
+from sparse_sam.stages.runner import Stage, main
 
 
 def work(stage: Stage) -> None:
