@@ -756,7 +756,7 @@ def test_a_network_without_arguments_says_so() -> None:
 
 def test_what_no_argument_can_be_called_is_named() -> None:
     message = fault(changed("model.arguments", {"wide st": 8}))
-    assert message == "params.yaml: model.arguments.'wide st' is no name of an argument"
+    assert message == "params.yaml: model.arguments.'wide st' = 8: is no name of an argument"
 
 
 def test_arguments_are_parameters_by_their_names() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import sparse_sam
 from sparse_sam.config import Params
-from sparse_sam.errors import SparseSamError
+from sparse_sam.errors import ConfigError, SparseSamError
 from sparse_sam.files import code_of
 from sparse_sam.sweep.cells import Cell, choosing_cells, find, possible_cells, reporting_cells
 from sparse_sam.sweep.declaration import FlatnessParams, Sweep, parse_sweep
@@ -39,6 +39,23 @@ ELSEWHERE: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def cells(small: Sweep) -> list[Cell]:
     return list(possible_cells(small, known_as(small, "numbered")))
+
+
+def test_arguments_of_networks_are_an_axis_like_others(
+    declared: Callable[..., dict[str, Any]],
+) -> None:
+    content = declared(axes={"model.arguments.width": [4, 8], "prune.sparsity": [0.5]})
+    content["base"]["model"] |= {"name": "vgg-16-bn"}
+    sweep = parse_sweep(content)
+    cells = list(possible_cells(sweep, known_as(sweep, "numbered")))
+    keys: dict[int, set[str]] = {4: set(), 8: set()}
+    for cell in cells:
+        keys[cell.work.dense.model.arguments["width"]].add(cell.key)
+    assert len(keys[4]) == len(keys[8]) > 0
+    assert not keys[4] & keys[8]
+    content["axes"]["model.arguments.width"] = [4, 0]
+    with pytest.raises(ConfigError, match=r"model\.arguments\.width = 0: must be a whole number"):
+        parse_sweep(content)
 
 
 def test_cells_are_those_of_the_declaration(small: Sweep) -> None:

@@ -59,19 +59,22 @@ class Network:
 def check_plain(arguments: Mapping[Any, Any]) -> None:
     """Raise ValueError unless these can be keyword arguments, of values that JSON has.
 
-    The message begins with the name of the first that cannot, and what is wrong with it; nothing
-    is computed of a value that is not plain.
+    The message begins with the name and the value of the first that cannot, and says why.
     """
     for name, value in arguments.items():
         if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
-            raise ValueError(f"{_shown(name)} is no name of an argument")
+            raise ValueError(f"{_shown(name)} = {_shown(value)}: is no name of an argument")
         if not _is_plain(value):
             raise ValueError(
                 f"{name} = {_shown(value)}: must be a finite number, text in one line, true, "
                 "false, null, or a list of these"
             )
     if len(json.dumps(arguments)) > MOST_TEXT:
-        raise ValueError(f"all arguments together are longer than {MOST_TEXT} characters")
+        name = max(arguments, key=lambda one: len(json.dumps(arguments[one])))
+        raise ValueError(
+            f"{name} = {_shown(arguments[name])}: together with the others longer than {MOST_TEXT} "
+            "characters"
+        )
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
