@@ -24,6 +24,7 @@ from sparse_sam.training import (
     DENSE,
     KIND,
     PRUNED,
+    Behind,
     Cost,
     Dense,
     Diverged,
@@ -42,7 +43,6 @@ from sparse_sam.training import (
     mean_history,
     origin_of,
     select_device,
-    state_behind,
     take_training,
     train_all,
     training_data_on,
@@ -72,7 +72,7 @@ def train_stage(stage: Stage) -> None:
             if engine
             else Environment.here(select_device(device), params.threads)
         )
-        states = {job: state_behind(task) for job, task in tasks.items()}
+        behind = {job: Behind.of(task) for job, task in tasks.items()}
         codes: dict[tuple[str, ...], str] = {}
         keys = {job: key_of(task, environment, codes) for job, task in tasks.items()}
         folders = {arm: stack.enter_context(atomic_folder(layout.models(arm))) for arm in arms}
@@ -83,7 +83,7 @@ def train_stage(stage: Stage) -> None:
             dataset=layout.dataset,
             device=device,
             tasks=tasks,
-            states=states,
+            behind=behind,
             pruned={seed: layout.checkpoint(PRUNED, seed) for seed in seeds},
             checkpoints=places,
             points=points,

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparse_sam
-from sparse_sam.files.code import code_of, state_of
+from sparse_sam.files.code import code_of, files_behind, state_of
 
 LIBRARY = Path(sparse_sam.__file__).parent
 SOURCES = sorted(LIBRARY.rglob("*.py"))
@@ -390,12 +390,21 @@ def test_a_file_that_was_touched_and_put_back_is_another_state(
     write: Write, tmp_path: Path
 ) -> None:
     write(mine_a="import mine_b", mine_b="x = 1")
-    before, code = state_of(["mine_a"]), code_of(["mine_a"])
-    assert state_of(["mine_a"]) == before
+    files, are_ours = files_behind(["mine_a"])
+    assert not are_ours
+    before, code = state_of(files), code_of(["mine_a"])
+    assert state_of(files_behind(["mine_a"])[0]) == before
     (tmp_path / "mine_b.py").write_text("x = 2")
     (tmp_path / "mine_b.py").write_text("x = 1")
     assert code_of(["mine_a"]) == code
-    assert state_of(["mine_a"]) != before
+    assert state_of(files) != before
+
+
+def test_the_files_of_this_library_are_known_once_they_were_looked_for() -> None:
+    files, are_ours = files_behind(["sparse_sam.training.experiment"])
+    assert are_ours
+    assert any(path.name == "experiment.py" for path in files)
+    assert any(path.name == "masks.py" for path in files)
 
 
 def test_huge_numbers_are_read(write: Write, tmp_path: Path) -> None:

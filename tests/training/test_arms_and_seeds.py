@@ -20,7 +20,7 @@ from sparse_sam.training.devices import training_data_on
 from sparse_sam.training.engines import Cost, Engine, Sequential
 from sparse_sam.training.experiment import initial_checkpoint, origin_of, prune
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Dense, Finetuning, state_behind
+from sparse_sam.training.made_by import Behind, Dense, Finetuning
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from tests.recipes import prune_params, sam_params
@@ -58,7 +58,7 @@ def trainings(dataset: Path, tmp_path: Path, make_recipe: Recipe) -> Trainings:
         dataset=dataset,
         device="cpu",
         tasks=tasks,
-        states={job: state_behind(task) for job, task in tasks.items()},
+        behind={job: Behind.of(task) for job, task in tasks.items()},
         pruned=pruned,
         checkpoints={job: tmp_path / "made" / f"{job[0]} {job[1]}" for job in tasks},
         points={job: ResumePoint(tmp_path / "points", f"{job[0]} {job[1]}") for job in tasks},
@@ -139,15 +139,18 @@ def test_a_dense_network_needs_no_start(trainings: Trainings, make_recipe: Recip
     params = DenseParams(**recipe, optimizer="sgd", sam=sam_params())
     job = ("sam", 0)
     task = Dense(data.info.fingerprint, "mlpnet", params, 0)
-    states = {job: state_behind(task)}
-    dense = replace(trainings, tasks={job: task}, states=states, pruned={})
+    behind = {job: Behind.of(task)}
+    dense = replace(trainings, tasks={job: task}, behind=behind, pruned={})
     for engine in (None, Sequential()):
         assert list(train(dense, engine).done) == [job]
 
 
 def test_a_training_that_is_no_more_what_its_key_says_is_none(trainings: Trainings) -> None:
     for changed in (
-        replace(trainings, states=dict.fromkeys(trainings.states, "of before")),
+        replace(
+            trainings,
+            behind={job: replace(one, state="of before") for job, one in trainings.behind.items()},
+        ),
         replace(
             trainings, tasks={j: replace(t, start="0" * 64) for j, t in trainings.tasks.items()}
         ),

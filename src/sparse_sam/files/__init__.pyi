@@ -7,6 +7,7 @@ from .atomic import write_csv as write_csv
 from .atomic import write_json as write_json
 from .atomic import write_text as write_text
 from .code import code_of as code_of
+from .code import files_behind as files_behind
 from .code import state_of as state_of
 from .content import MISSING as MISSING
 from .content import Contents as Contents

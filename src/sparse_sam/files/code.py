@@ -66,9 +66,19 @@ def code_of(roots: Iterable[str]) -> dict[str, str]:
     return dict(sorted(_walked(roots).found.items()))
 
 
-def state_of(roots: Iterable[str]) -> str:
-    """A text that changes when a file behind ``code_of`` is touched, and be it put back since."""
-    marks = [f"{path} {file_state(path)}" for path in sorted(_walked(roots).files)]
+def files_behind(roots: Iterable[str]) -> tuple[tuple[Path, ...], bool]:
+    """The files behind ``code_of``, and whether they are this project's alone.
+
+    Which those are does not change while none of them does. Code of the user's own may find a
+    module in another place, where something was put beside it.
+    """
+    walk = _walked(roots)
+    return tuple(sorted(walk.files)), not walk.own
+
+
+def state_of(files: Iterable[Path]) -> str:
+    """A text that changes when one of the files is touched, and be it put back since."""
+    marks = [f"{path} {file_state(path)}" for path in files]
     return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -47,6 +47,7 @@ from .loop import Epoch as Epoch
 from .loop import Evaluation as Evaluation
 from .loop import evaluate as evaluate
 from .loop import train as train
+from .made_by import Behind as Behind
 from .made_by import Dense as Dense
 from .made_by import Environment as Environment
 from .made_by import Finetuning as Finetuning
@@ -56,7 +57,6 @@ from .made_by import finetuning_code as finetuning_code
 from .made_by import hashes_of as hashes_of
 from .made_by import identity as identity
 from .made_by import key_of as key_of
-from .made_by import state_behind as state_behind
 from .measuring import check_budget as check_budget
 from .measuring import layer_by_layer as layer_by_layer
 from .measuring import measured as measured

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sparse_sam.training.engines import Cost, Done, Engine, Failed, Large, Task,
 from sparse_sam.training.experiment import OnEpoch, origin_of
 from sparse_sam.training.jobs import run_jobs
 from sparse_sam.training.loop import Epoch
-from sparse_sam.training.made_by import Dense, Finetuning, hashes_of, state_behind
+from sparse_sam.training.made_by import Behind, Dense, Finetuning, hashes_of, load_code
 from sparse_sam.training.once import epochs_of, train_one
 from sparse_sam.training.params import Device
 from sparse_sam.training.resume import ResumePoint
@@ -40,7 +39,7 @@ class Trainings:
         dataset: the file of the data set.
         device: where to train.
         tasks: what each training is.
-        states: of the files behind each, when its key was made (``made_by.state_behind``).
+        behind: code and files of each, as they were when its key was made.
         pruned: where the network lies that a seed's finetuning starts from.
         checkpoints: where each trained network goes.
         points: where each training is saved on its way.
@@ -50,7 +49,7 @@ class Trainings:
     dataset: Path
     device: Device
     tasks: Mapping[Job, Dense | Finetuning]
-    states: Mapping[Job, str]
+    behind: Mapping[Job, Behind]
     pruned: Mapping[int, Path]
     checkpoints: Mapping[Job, Path]
     points: Mapping[Job, ResumePoint]
@@ -62,8 +61,7 @@ class Trainings:
         if isinstance(task, Dense) and data.info.fingerprint != task.data:
             raise self.changed(job, str(self.dataset))
         start = self.start(job, data.info)
-        for place in task.code():
-            import_module(place.partition(":")[0])
+        load_code(task)
         self.check(job)  # now that all is loaded
         done = train_one(task, data, start, report, self.points[job])
         try:
@@ -76,7 +74,7 @@ class Trainings:
 
     def check(self, job: Job) -> None:
         """Raise SparseSamError if a training is no more what its key says."""
-        if state_behind(self.tasks[job]) != self.states[job]:
+        if not self.behind[job].is_as_it_was():
             raise self.changed(job, "its code, or a file in model.files,")
 
     def changed(self, job: Job, what: str) -> SparseSamError:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sparse_sam.files import Contents, chosen_places, code_of, files_state, state_of
+from sparse_sam.files import Contents, chosen_places, code_of, files_behind, files_state, state_of
 from sparse_sam.networks import NETWORKS
 from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import VARIANTS
@@ -207,13 +208,47 @@ def hashes_of(files: Sequence[str]) -> dict[str, str]:
     return {name: Contents().of(Path(name)) for name in files}
 
 
-def state_behind(task: Made) -> str:
-    """A text that changes when code or a file behind a task is touched, and be it put back since.
+def load_code(task: Made) -> None:
+    """Import what a task runs; not what made its data, which has run, and takes a second."""
+    for module in {place.partition(":")[0] for place in task.code()} - {*_DATA}:
+        import_module(module)
 
-    What was loaded while it stays the same is what the task's key says.
+
+@dataclass(frozen=True)
+class Behind:
+    """Code and files behind a task, as they were when its key was made.
+
+    What is loaded while they stay the same is what the key says. A worker is given this, so that it
+    need not find out anew, in a second, which files those are.
+
+    Attributes:
+        roots: where the code begins.
+        named: the files that parameters name.
+        known: the files of the code; None where they must be looked for each time.
+        state: a text that changes when one is touched, and be it put back since.
     """
-    marks = [state_of(sorted(set(task.code())))]
-    marks += [mark for name in task.files for mark in files_state(Path(name))]
+
+    roots: tuple[str, ...]
+    named: tuple[str, ...]
+    known: tuple[Path, ...] | None
+    state: str
+
+    @classmethod
+    def of(cls, task: Made) -> "Behind":
+        """That of a task now."""
+        roots = tuple(sorted(set(task.code())))
+        files, are_ours = files_behind(roots)
+        known = files if are_ours else None
+        return cls(roots, task.files, known, _state(files, task.files))
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was touched since."""
+        files = files_behind(self.roots)[0] if self.known is None else self.known
+        return _state(files, self.named) == self.state
+
+
+def _state(code: Sequence[Path], named: Sequence[str]) -> str:
+    marks = [state_of(code), *(mark for name in named for mark in files_state(Path(name)))]
     return hashlib.sha256("\n".join(marks).encode()).hexdigest()
 
 
