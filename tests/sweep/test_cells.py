@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 import sparse_sam
 from sparse_sam.config import Params
-from sparse_sam.errors import ConfigError, SparseSamError
+from sparse_sam.errors import ConfigError, DivergenceError, SparseSamError
 from sparse_sam.files import code_of
+from sparse_sam.sweep import compute
 from sparse_sam.sweep.cells import Cell, choosing_cells, find, possible_cells, reporting_cells
 from sparse_sam.sweep.declaration import FlatnessParams, Sweep, parse_sweep
 from sparse_sam.sweep.work import Work
 from sparse_sam.training.engines import Sequential
+from sparse_sam.training.experiment import Trained
 from sparse_sam.training.made_by import Dense, code_hash, identity, key_of
 from sparse_sam.training.params import DenseParams, FinetuneParams
 from tests.recipes import NOT_DISTILLED, prune_params, sam_params
@@ -229,6 +231,26 @@ def test_all_code_that_computing_a_cell_loads_is_in_its_key(
     assert computing - counted <= ASIDE, computing - counted - ASIDE
     assert {"sparse_sam.sam.momentum", "sparse_sam.sweep.compute"} <= counted
     assert not {f"sparse_sam.sam.{name}" for name in ("gsam", "asam", "periodic")} & counted
+
+
+def test_a_cell_whose_sharpness_is_no_number_is_not_lost(
+    small: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, known = known_of(small)
+    cell = next(one for one in possible_cells(small, known) if one.purpose == "report")
+    data, test = read.training[cell.work.dense.data], read.test[cell.work.dense.data]
+    dense = compute.dense_network(cell.work.dense, data)
+    assert isinstance(dense, Trained)
+    whole = compute.measure(cell.work, dense.checkpoint, data, test)
+    assert whole.sharpness is not None
+
+    def diverges(*_: object) -> None:
+        raise DivergenceError("the loss is nan")
+
+    monkeypatch.setattr(compute, "sharpness", diverges)
+    assert compute.measure(cell.work, dense.checkpoint, data, test) == replace(
+        whole, sharpness=None
+    )
 
 
 def test_a_new_table_or_report_is_no_other_code(cells: list[Cell]) -> None:
