@@ -16,6 +16,7 @@ from sparse_sam.sweep.one_cell import reproduce
 from sparse_sam.sweep.store import Store
 from sparse_sam.sweep.sweeping import Swept, run_sweep
 from sparse_sam.training.engines import Event, Sequential
+from tests.sweep.conftest import arm as an_arm
 from tests.sweep.conftest import read_table
 
 
@@ -300,3 +301,34 @@ def test_failures_end_the_command_badly(
     assert "16 of 32 cells" in said.out
     assert "error: 16 failed: ZeroDivisionError: broken" in said.err
     assert "tries again what failed" in said.err
+
+
+def test_recipes_are_varied_as_any_parameter(
+    declared: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Distillation has its dense network in every cell, and AdamW is a base like another."""
+    content = declared(
+        seeds={"choosing": [], "reporting": [0]},
+        axes={
+            "finetune.distillation.weight": [0.0, 0.5],
+            "base": {
+                "sgd": {"finetune.training.base_optimizer": "sgd"},
+                "adamw": {
+                    "finetune.training.base_optimizer": "adamw",
+                    "finetune.training.momentum": 0.0,
+                    "finetune.training.warmup_epochs": 0.5,
+                },
+            },
+        },
+        arms={"sgd": an_arm("sgd", {}), "sam": an_arm("sam", {})},
+    )
+    sweep = parse_sweep(content)
+    found = run_sweep(sweep, Store(tmp_path), Sequential())
+    assert not found.failures
+    rows = [dict(zip(table.columns(sweep), row, strict=True)) for row in found.table]
+    assert len({row["cell"] for row in rows}) == len(rows) == 2 * 2 * 2
+    assert len({row["train_loss"] for row in rows}) == len(rows)
+    assert len({row["dense_test_accuracy"] for row in rows}) == 1
+    distilled = next(row for row in rows if "0.5" in map(str, row.values()))
+    again = json.loads(reproduce(sweep, distilled["cell"]))
+    assert str(again["train_loss"]) == str(distilled["train_loss"])

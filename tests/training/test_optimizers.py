@@ -388,7 +388,7 @@ def test_a_clipped_step_by_hand() -> None:
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == 12.5
+    assert float(optimizer.step(closure).detach()) == 12.5
     assert weight.tolist() == pytest.approx([3.0 - 0.6, 4.0 - 0.8], rel=1e-5)
 
 
