@@ -28,8 +28,9 @@ def executed(output: str) -> set[str]:
 
 def test_the_summary_has_its_documented_schema(clone: Clone) -> None:
     summary = json.loads((clone.path / "metrics/summary.json").read_text())
-    assert list(summary) == ["dataset", "model", "seeds", "arms", "comparisons"]
+    assert list(summary) == ["dataset", "model", "base_optimizer", "seeds", "arms", "comparisons"]
     assert (summary["dataset"], summary["model"]) == ("mnist-sample", "mlpnet")
+    assert summary["base_optimizer"] == "SGD"
     assert list(summary["arms"]) == ["dense", "pruned", "sgd", "sgd_2x", "sam"]
     for arm in summary["arms"].values():
         assert list(arm) == ["accuracy", "sparsity", "gradient_evaluations", "seconds"]
