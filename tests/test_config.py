@@ -219,7 +219,11 @@ BAD: list[tuple[str, list[Any], str]] = [
     ("data.mirror", [1, True, {}], "text or null"),
     ("data.test_fraction", [-0.1, 1.0, None, "all"], BELOW_ONE),
     ("data.channels", [2, "3", 0], "one of 1, 3 or null"),
-    ("data.image_size", [0, 4097, "32", 3.5, [32, 32]], "a whole number"),
+    (
+        "data.image_size",
+        [0, 4097, "32", 3.5, [32, 32]],
+        f"{WHOLE} or null, at least 1 and at most 4096",
+    ),
     (
         "engine",
         [None, [], "ray", 3],
@@ -768,6 +772,7 @@ def test_arguments_are_parameters_by_their_names() -> None:
         "model.arguments.width": 8,
         "model.arguments.shortcut": "B",
         "model.files": [],
+        "model.checkpoint": None,
     }
     assert parse_params(content).model.network == Network.of("resnet-20", **given)
     assert parse_params(GOOD).model.network == Network.of("classifier")

@@ -160,7 +160,7 @@ class TestFolder:
         raw = load_raw(data_params(source="idx", folder=str(idx_folder)))
         arrays, files = idx.read_folder(idx_folder)
         for key, array in arrays.items():
-            np.testing.assert_array_equal(getattr(raw, key), array)
+            np.testing.assert_array_equal(getattr(raw, key).reshape(array.shape), array)
         assert raw.source == "idx"
         assert raw.files == {path.name: file_hash(path, "sha256") for path in files.values()}
 
@@ -195,7 +195,7 @@ class TestFolder:
     def test_all_of_mnist_is_read(self, shared_mnist: Path, data_params: MakeParams) -> None:
         raw = load_raw(data_params(source="idx", folder=str(shared_mnist)))
         assert raw.train_images.shape == (60_000, 1, 28, 28)
-        assert raw.test_images.shape == (10_000, 28, 28)
+        assert raw.test_images.shape == (10_000, 1, 28, 28)
         official = {
             line.split()[1]: line.split()[0]
             for line in (shared_mnist / "SHA256SUMS").read_text().splitlines()

@@ -31,7 +31,7 @@ class DataParams(Section):
     folder: str | None
     mirror: str | None
     channels: Literal[1, 3] | None
-    image_size: Annotated[int, Field(ge=1, le=4096)] | None
+    image_size: Annotated[int | None, Field(ge=1, le=4096)]
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> Self:
