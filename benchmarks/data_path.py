@@ -7,9 +7,9 @@ run: ``DataLoader`` over the same tensors, and over images with a transform for 
 to a tensor, normalised), as torchvision's MNIST class and its users do, without and with workers.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from digits import reference
 from harness import Value, arguments_of, in_turn, machine, ratios, report, value
 from torch import Tensor
@@ -25,14 +25,13 @@ BATCH = 64
 class Images(Dataset[tuple[Tensor, int]]):
     """Bytes, made a PIL image and transformed when asked for, as torchvision's MNIST does."""
 
-    def __init__(self, part: Split, mean: float, std: float) -> None:
+    def __init__(self, part: Split, mean: Sequence[float], std: Sequence[float]) -> None:
         import_torchvision()
         from torchvision import transforms
 
-        pixels = (part.images * std + mean).mul(255).round().to(torch.uint8)
-        self.pixels, self.labels = pixels[:, 0].numpy(), part.labels.tolist()
+        self.pixels, self.labels = part.images[:, 0].numpy(), part.labels.tolist()
         self.transform: Any = transforms.Compose(
-            [transforms.ToTensor(), transforms.Normalize((mean,), (std,))]
+            [transforms.ToTensor(), transforms.Normalize(mean, std)]
         )
 
     def __len__(self) -> int:
@@ -49,7 +48,7 @@ def ours(part: Split) -> int:
     """One epoch of batches as the training loop takes them; how many images there were."""
     order = batch_order(len(part), 0, "benchmark", 1)
     return sum(
-        len(part.images[batch]) + 0 * len(part.labels[batch]) for batch in split_order(order, BATCH)
+        len(part.taken(batch)) + 0 * len(part.labels[batch]) for batch in split_order(order, BATCH)
     )
 
 
@@ -65,7 +64,9 @@ def measure(*, quick: bool) -> list[Value]:
     images = Images(part, info.mean, info.std)
     options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True}
     loaders = {
-        "DataLoader, tensors": DataLoader(TensorDataset(part.images, part.labels), **options),
+        "DataLoader, tensors": DataLoader(
+            TensorDataset(part.taken(slice(None)), part.labels), **options
+        ),
         "DataLoader, an image at a time": DataLoader(images, **options),
     }
     if not quick:

@@ -32,16 +32,16 @@ def training_of(count: int) -> tuple[Any, Any]:
     """Data and recipe, as the plain loop has them."""
     import plain_epoch
 
-    from sparse_sam.data import DataInfo, Split, TrainingData
+    from sparse_sam.data import DataInfo, Scale, Split, TrainingData
     from sparse_sam.training import TrainingParams
 
     images = plain_epoch.Images(count)
-    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(one).view(-1, 1, 1) for one in (plain_epoch.MEAN, plain_epoch.STD))
+    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous()
     labels = torch.tensor(images.labels)
     counts = {"train": one_hot(labels, 10).sum(0).tolist()}
-    info = DataInfo("made-up", "", (3, 32, 32), 10, 0.47, 0.25, counts, {})
-    data = TrainingData(Split(((pixels - mean) / std).contiguous(), labels), None, info)
+    mean, std = tuple(plain_epoch.MEAN), tuple(plain_epoch.STD)
+    info = DataInfo("made-up", "", (3, 32, 32), tuple("0123456789"), mean, std, counts, {})
+    data = TrainingData(Split(pixels, labels, Scale.of(mean, std)), None, info)
     recipe = TrainingParams(
         epochs=1,
         batch_size=BATCH,

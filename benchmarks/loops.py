@@ -62,7 +62,9 @@ def measure(*, quick: bool) -> list[Value]:
             return make_sgd(self.net, recipe)
 
     def theirs() -> None:
-        loader = DataLoader(TensorDataset(part.images, part.labels), batch_size=64, shuffle=True)
+        loader = DataLoader(
+            TensorDataset(part.taken(slice(None)), part.labels), batch_size=64, shuffle=True
+        )
         lightning.Trainer(
             max_epochs=1,
             accelerator="cpu",

@@ -173,7 +173,7 @@ def data_params() -> Callable[..., DataParams]:
 @pytest.fixture(scope="session")
 def digits(data_params: Callable[..., DataParams]) -> RawData:
     """5,000 genuine digits, 4,000 of them for training."""
-    from sparse_sam.data.raw import load_raw
+    from sparse_sam.data.loading import load_raw
 
     return load_raw(data_params())
 

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from sparse_sam.data.dataset import DataInfo
-from sparse_sam.data.tensors import Split, TestData, TrainingData
+from sparse_sam.data.tensors import Scale, Split, TestData, TrainingData
 from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS
 
-CLASSES = 3
+NAMES = ("ant", "bee", "cat")
+CLASSES = len(NAMES)
 SMALL: dict[str, dict[str, Any]] = {
     "resnet-20": {"width": 4},
     "resnet-56": {"width": 2},
@@ -40,7 +41,8 @@ def make_split(count: int, shape: tuple[int, int, int], seed: int) -> Split:
     band = shape[1] // CLASSES
     for image, label in zip(pixels, labels.tolist(), strict=True):
         image[label % shape[0], label * band : (label + 1) * band] += 130
-    return Split(standardised(pixels), labels)
+    scale = Scale.of([MEAN] * shape[0], [STD] * shape[0])
+    return Split(pixels.to(torch.uint8), labels, scale)
 
 
 def standardised(pixels: Tensor) -> Tensor:
@@ -50,7 +52,8 @@ def standardised(pixels: Tensor) -> Tensor:
 
 def make_info(shape: tuple[int, int, int], counts: dict[str, list[int]]) -> DataInfo:
     """What is known of the images."""
-    return DataInfo("made-for-tests", "0" * 64, shape, CLASSES, MEAN, STD, counts, {})
+    means, stds = (MEAN,) * shape[0], (STD,) * shape[0]
+    return DataInfo("made-for-tests", "0" * 64, shape, NAMES, means, stds, counts, {})
 
 
 def training_data(shape: tuple[int, int, int], count: int = 24) -> TrainingData:

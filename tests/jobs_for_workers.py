@@ -123,4 +123,10 @@ def hard_checkpoint(
         model = build_model(place, shape, classes)
     if arm != "dense":
         attach(model, magnitude_masks(model, 0.5))
-    return Checkpoint.of(model, Origin(place, shape, classes, 0.0, 1.0, "none", arm, seed))
+    return Checkpoint.of(model, _origin(place, shape, classes, arm, seed))
+
+
+def _origin(place: str, shape: tuple[int, int, int], classes: int, arm: str, seed: int) -> Origin:
+    names = tuple(map(str, range(classes)))
+    scale = (0.0,) * shape[0], (1.0,) * shape[0]
+    return Origin(place, shape, names, *scale, "none", arm, seed)

@@ -24,7 +24,7 @@ from sparse_sam.training.experiment import finetune, initial_checkpoint, prune, 
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from tests.every_network import EVERY, training_data, unseen_data
-from tests.recipes import prune_params, sam_params
+from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
 SHAPE = (3, 32, 32)
 SEED = 3
@@ -74,7 +74,9 @@ def tuned(
     resume: ResumePoint | None = None,
     report: Callable[[Any], None] = lambda _: None,
 ) -> Checkpoint:
-    params = FinetuneParams(training=TrainingParams(**recipe), sam=sam_params())
+    params = FinetuneParams(
+        training=TrainingParams(**recipe), distillation=NOT_DISTILLED, sam=sam_params()
+    )
     return finetune(start, data, params, arm, report, resume).checkpoint
 
 
@@ -134,7 +136,9 @@ def test_a_checkpoint_brings_back_its_network_from_the_file_and_its_name(
     assert checkpoint.masks is not None
     assert same(dict(masks), dict(checkpoint.masks))
     with torch.no_grad():
-        assert torch.equal(built(data.train.images), model(data.train.images))
+        assert torch.equal(
+            built(data.train.taken(slice(None))), model(data.train.taken(slice(None)))
+        )
 
 
 @each_network
@@ -177,7 +181,7 @@ def test_every_file_of_an_export_gives_the_same_predictions(
     folder = tmp_path / "export"
     manifest = export_network(checkpoint, tested, folder, {})
     assert load_manifest(folder) == manifest
-    images = tested.test.images
+    images = tested.test.taken(slice(None))
     with torch.no_grad():
         expected = checkpoint.build().eval()(images).argmax(1)
         for name in (DENSE, NARROW):
@@ -222,7 +226,7 @@ def test_weights_are_counted_and_can_be_stored_sparse(
     checkpoint = pruned(network, "unstructured")
     total, kept = multiply_adds(checkpoint)
     assert 0 < kept < 0.7 * total
-    model, images = folded(checkpoint), unseen_data(SHAPE, 6).test.images
+    model, images = folded(checkpoint), unseen_data(SHAPE, 6).test.taken(slice(None))
     with torch.no_grad():
         sparse = with_sparse_linears(model, images)
         torch.testing.assert_close(sparse(images), model(images), rtol=1e-3, atol=1e-4)

@@ -174,7 +174,8 @@ def test_a_network_of_ones_own_is_named_by_the_caller(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_has_the_arguments_that_its_file_says(kind: str, tmp_path: Path) -> None:
     network = Network.of("vgg-16-bn", width=2)
-    origin = replace(ORIGIN, model=network, image_shape=(3, 4, 4))
+    scale = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
+    origin = replace(ORIGIN, model=network, image_shape=(3, 4, 4), **scale)
     path = write(tmp_path, origin)[kind]
     assert load(kind, path) == load(kind, path, model=network) == origin
     for other in ("vgg-16-bn", Network.of("vgg-16-bn", width=3), Network.of("vit", width=2)):
@@ -195,7 +196,9 @@ def test_a_network_has_the_arguments_that_its_file_says(kind: str, tmp_path: Pat
 def test_arguments_that_do_not_fit_are_refused(
     kind: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
-    origin = replace(ORIGIN, model=Network.of("vgg-16-bn", width=2), image_shape=(3, 4, 4))
+    scale = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
+    network = Network.of("vgg-16-bn", width=2)
+    origin = replace(ORIGIN, model=network, image_shape=(3, 4, 4), **scale)
     path = with_origin(write(tmp_path, origin)[kind], tmp_path / "file", arguments=arguments)
     if kind in {"dense", "narrow"} and arguments in ({"width": 3}, {}):
         return  # (it may be a narrow form of these)
@@ -441,7 +444,6 @@ def test_a_header_does_not_make_loading_take_memory(kind: str, tmp_path: Path) -
                 {"image_shape": [1000000, 28, 28], "mean": [0.1] * 10**6, "std": [0.1] * 10**6},
                 {"image_shape": [1, 2000, 2000]},
                 {"classes": list(map(str, range(10_000)))},
-                {"image_shape": [1, 2**31 - 1, 2**31 - 1]},
             )
         ):
             path = with_origin(sound, folder / f"{number}", **changes)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparse_sam.data.dataset import Dataset, save_dataset
-from sparse_sam.data.tensors import TestData, load_test_data
+from sparse_sam.data.tensors import Scale, TestData, load_test_data
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import Masks, attach
@@ -44,12 +44,11 @@ def trained(
         attach(model, magnitude_masks(model, sparsity))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pixels, labels = dataset.parts["train"]
+    scale = Scale.of(info.mean, info.std)
     order = np.random.default_rng(0).permutation(len(labels))
     for batch in order[: 32 * 64].reshape(-1, 64):
-        inputs = torch.from_numpy(pixels[batch]).unsqueeze(1).float()
-        loss = nn.functional.cross_entropy(
-            model((inputs / 255 - info.mean) / info.std), torch.from_numpy(labels[batch])
-        )
+        inputs = scale.standardised(torch.from_numpy(pixels[batch]))
+        loss = nn.functional.cross_entropy(model(inputs), torch.from_numpy(labels[batch]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

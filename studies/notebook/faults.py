@@ -123,7 +123,7 @@ def _stale(
             optimizer.zero_grad()
             # In training mode the forward pass updates BatchNorm's running statistics: the only
             # thing in this network that still moves.
-            loss = cross_entropy(model(data.train.images[batch]), data.train.labels[batch])
+            loss = cross_entropy(model(data.train.taken(batch)), data.train.labels[batch])
             loss.backward()
             optimizer.step()
         history.append(_accuracy(model, data))

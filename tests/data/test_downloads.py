@@ -17,8 +17,8 @@ import pytest
 
 from sparse_sam.data import downloads
 from sparse_sam.data.idx import NAMES, read_folder
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import load_raw
 from sparse_sam.data.torchvision_files import import_torchvision, resources
 from sparse_sam.errors import DataError
 from sparse_sam.files.atomic import file_hash

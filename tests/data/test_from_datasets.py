@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from sparse_sam.data.from_datasets import from_datasets
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import load_raw
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.data.torchvision_files import import_torchvision
 from sparse_sam.errors import DataError

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import RawData, load_raw
+from sparse_sam.data.raw import RawData
 from sparse_sam.data.torchvision_files import import_torchvision
 from sparse_sam.errors import DataError
 

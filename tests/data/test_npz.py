@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import RawData, load_raw
+from sparse_sam.data.raw import RawData
 from sparse_sam.errors import DataError
 
 MakeParams = Callable[..., DataParams]

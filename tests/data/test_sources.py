@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from sparse_sam.data import idx
 from sparse_sam.data.idx import NAMES
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.outer import cache_folder
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import RawData, Source, load_raw
+from sparse_sam.data.raw import RawData, Source
 from sparse_sam.data.registry import SOURCES
 from sparse_sam.data.torchvision_files import import_torchvision
 from sparse_sam.errors import ConfigError, DataError

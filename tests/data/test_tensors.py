@@ -15,8 +15,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sparse_sam.data.dataset import DataInfo, Dataset, save_dataset
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import RawData, load_raw
+from sparse_sam.data.raw import RawData
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.data.tensors import Split, load_test_data, load_training_data
 from sparse_sam.errors import DataError, SparseSamError

@@ -98,8 +98,9 @@ def test_a_network_that_fails_there_is_said_to_and_one_that_prints_is_measured(
     mood: str, why: str | None, monkeypatch: pytest.MonkeyPatch, make_recipe: Any
 ) -> None:
     monkeypatch.setenv("MOOD", mood)
-    origin = Origin("tests.hard_networks:moody", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
-    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    network, classes = "tests.hard_networks:moody", tuple("0123456789")
+    origin = Origin(network, (1, 2, 2), classes, (0.13,), (0.31,), "0123abcd", "pruned", 4)
+    params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint.of(moody((1, 2, 2), 10), origin)
     before = children()
     with step_memory(pruned, params, 1.0 if mood == "slow" else 120.0) as result:
@@ -114,9 +115,10 @@ def test_a_network_that_fails_there_is_said_to_and_one_that_prints_is_measured(
 def test_a_mistake_of_ours_there_is_one_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_recipe: Any
 ) -> None:
-    origin = Origin("mlpnet", (1, 2, 2), 10, 0.13, 0.31, "0123abcd", "pruned", 4)
+    classes = tuple("0123456789")
+    origin = Origin("mlpnet", (1, 2, 2), classes, (0.13,), (0.31,), "0123abcd", "pruned", 4)
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
-    params = FinetuneParams(training=make_recipe(), sam=sam_params())
+    params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     monkeypatch.setattr(
         "sparse_sam.evaluation.peak_memory._OPTIMIZERS", {"sgd": 7, "sgd_2x": 7, "sam": 7}
     )

@@ -140,7 +140,8 @@ def content() -> Content:
         ],
         labels=labels,
         predictions=predictions,
-        images=rng.random((IMAGES, 28, 28), dtype=np.float32),
+        images=rng.integers(0, 256, (IMAGES, 1, 28, 28), np.uint8),
+        classes=tuple("0123456789"),
     )
 
 
@@ -368,7 +369,7 @@ def test_confusion_and_disagreement_by_hand(content: Content) -> None:
     labels = np.array([0, 1, 2])
     sgd = np.array([[0, 1, 1], [0, 2, 1]])
     sam = np.array([[0, 1, 2], [0, 1, 2]])
-    assert confusion(labels, sgd).tolist() == [[2, 0, 0], [0, 1, 1], [0, 2, 0]]
+    assert confusion(labels, sgd, 3).tolist() == [[2, 0, 0], [0, 1, 1], [0, 2, 0]]
     both = replace(content, labels=labels, predictions={"sgd": sgd, "sam": sam})
     found = disagreements(both, "sgd", "sam", 5)
     assert found == [(2, 2, [1, 1], [2, 2]), (1, 1, [1, 2], [1, 1])]

@@ -233,7 +233,9 @@ def hard(name: str, shape: tuple[int, int, int] = (1, 8, 8)) -> tuple[Checkpoint
     """A network of ``tests.hard_networks``, dense and half pruned, for three classes."""
     torch.manual_seed(0)
     model = build_model(f"tests.hard_networks:{name}", shape, 3)
-    origin = replace(ORIGIN, model=f"tests.hard_networks:{name}", image_shape=shape, num_classes=3)
+    origin = replace(
+        ORIGIN, model=f"tests.hard_networks:{name}", image_shape=shape, classes=tuple("012")
+    )
     dense = Checkpoint.of(model, origin)
     attach(model, magnitude_masks(model, 0.5))
     return dense, Checkpoint.of(model, origin)
@@ -264,7 +266,7 @@ def test_a_weight_that_is_used_otherwise_is_named() -> None:
     torch.manual_seed(0)
     model = build_model("tests.sample_networks:lstm", (1, 5, 5), 3)
     origin = replace(
-        ORIGIN, model="tests.sample_networks:lstm", image_shape=(1, 5, 5), num_classes=3
+        ORIGIN, model="tests.sample_networks:lstm", image_shape=(1, 5, 5), classes=tuple("012")
     )
     found = count_multiply_adds(Checkpoint.of(model, origin))
     assert (found.total, len(found.left_out)) == (WIDTH * 3, 4)

@@ -77,7 +77,8 @@ def data(
 ) -> TestData:
     path = tmp_path_factory.mktemp("data") / "data.safetensors"
     whole = write_data(path, build_dataset(digits, data_params()))
-    return TestData(Split(whole.test.images[:IMAGES], whole.test.labels[:IMAGES]), whole.info)
+    test = whole.test
+    return TestData(Split(test.images[:IMAGES], test.labels[:IMAGES], test.scale), whole.info)
 
 
 @pytest.fixture(autouse=True)

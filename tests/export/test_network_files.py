@@ -48,7 +48,7 @@ class Shipped:
 
     def logits(self) -> torch.Tensor:
         with torch.no_grad():
-            return self.checkpoint.build().eval()(self.data.test.images)  # type: ignore[no-any-return]
+            return self.checkpoint.build().eval()(self.data.test.taken(slice(None)))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,9 @@ def test_sparse_brings_back_the_same_bits(shipped: Shipped) -> None:
     loaded = load_sparse(shipped.folder / SPARSE)
     assert loaded.origin == shipped.checkpoint.origin
     with torch.no_grad():
-        assert torch.equal(loaded.build().eval()(shipped.data.test.images), shipped.logits())
+        assert torch.equal(
+            loaded.build().eval()(shipped.data.test.taken(slice(None))), shipped.logits()
+        )
     assert loaded.masks is not None
     assert loaded.masks.sparsity == pytest.approx(0.95, abs=1e-4)
 
@@ -111,7 +113,7 @@ def test_dense_gives_the_same_outputs(shipped: Shipped) -> None:
     model, origin = load_dense(shipped.folder / DENSE)
     assert (origin.mean, origin.std) == (shipped.data.info.mean, shipped.data.info.std)
     with torch.no_grad():
-        assert torch.equal(model(shipped.data.test.images), shipped.logits())
+        assert torch.equal(model(shipped.data.test.taken(slice(None))), shipped.logits())
     plain = build_model("classifier", (1, 28, 28), 10)
     plain.load_state_dict(safetensors.torch.load_file(shipped.folder / DENSE))  # without our code
 
@@ -121,7 +123,8 @@ def test_onnx_gives_the_same_predictions_for_bytes(shipped: Shipped, digits: Raw
     runtime = onnxruntime.InferenceSession(shipped.folder / ONNX)
     pixels = digits.test_images
     assert np.array_equal(pixels, pixels_of(shipped.data))
-    labels, logits = runtime.run(None, {"pixels": pixels})
+    labels, logits, names = runtime.run(None, {"pixels": pixels})
+    assert names.tolist() == [str(label) for label in labels]
     assert np.array_equal(labels, shipped.logits().argmax(1).numpy())
     np.testing.assert_allclose(logits, shipped.logits().numpy(), rtol=1e-3, atol=1e-3)
     for size in (1, 3):  # the number of images is free
@@ -162,9 +165,10 @@ def test_a_wrong_file_is_not_done(
     (tmp_path / "export" / "old").write_text("old")
     right = onnxfile.save_onnx
 
-    def wrong(path: Path, network: onnxfile.FromPixels, shape: tuple[int, int, int]) -> None:
+    def wrong(path: Path, network: onnxfile.FromPixels, *more: Any) -> None:
         path.write_bytes(b"")
-        right(path, onnxfile.FromPixels(network.network, 5.0, network.std), shape)
+        std = [float(network.scale.std)]
+        right(path, onnxfile.FromPixels(network.network, [5.0], std), *more)
 
     monkeypatch.setattr(onnxfile, "save_onnx", wrong)
     small = replace(shipped.checkpoint.origin, model="mlpnet")

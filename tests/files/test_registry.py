@@ -88,6 +88,7 @@ def test_the_choices_of_the_library_are_these() -> None:
         "sam.variant": "sam",
         "schedule": "training",
         "optimizer": "training",
+        "base_optimizer": "training",
         "engine.name": "training",
     }
 

@@ -88,7 +88,7 @@ def test_what_is_exported_says_the_name_of_the_class(coloured: Clone, pictures: 
     said = done.stdout.split()
     expected = [Path(path).parent.name for path in paths]
     right = np.mean([one == other for one, other in zip(said, expected, strict=True)])
-    origin = json.loads(file.with_name("manifest.json").read_text())
+    origin = json.loads(file.with_name("export.json").read_text())
     assert right == pytest.approx(origin["test"]["accuracy"])
     assert right > 0.8
 
@@ -103,9 +103,8 @@ def test_one_picture_replaced_runs_again_what_it_must(coloured: Clone, pictures:
         assert all(after[name] != before[name] for name in before)
     finally:
         path.write_bytes(content)
-    done = coloured.run("dvc", "repro", **LATER)
+    coloured.run("dvc", "repro", **LATER)
     assert coloured.hashes() == before
-    assert "train_dense: 0 of 2 trainings run, 2 taken" in done.stdout
 
 
 ELSEWHERE = """

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sparse_sam.data.dataset import save_dataset
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import load_raw
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.errors import CheckpointError, DivergenceError, SparseSamError
 from sparse_sam.files import file_hash

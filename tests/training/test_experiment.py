@@ -139,7 +139,7 @@ def test_a_checkpoint_says_what_made_it(
     data = make_data()
     origin = dense.origin
     assert (origin.model.name, origin.image_shape, origin.num_classes) == (tiny_net, (1, 5, 5), 3)
-    assert (origin.mean, origin.std, origin.dataset) == (0.25, 0.5, data.info.fingerprint)
+    assert (origin.mean, origin.std, origin.dataset) == ((0.25,), (0.5,), data.info.fingerprint)
     assert (origin.arm, origin.seed) == ("dense", 3)
     pruned = prune(dense, prune_params())
     assert pruned.origin == replace(origin, arm="pruned")

@@ -542,7 +542,7 @@ def test_images_are_shifted_anew_in_every_epoch_and_alike_for_all_arms(
         order = batch_order(len(data.train), 5, purpose, epoch)
         assert labels.equal(data.train.labels[order])
         moves = random_shifts(len(data.train), 1, 5, purpose, epoch)[order]
-        background = -data.info.mean / data.info.std
+        background = -data.info.mean[0] / data.info.std[0]
         assert images.equal(shift(data.train.images[order], moves, 1, background))
         seen[purpose, epoch] = moves
     assert not seen["finetune", 1].equal(seen["finetune", 2])
@@ -585,6 +585,7 @@ def test_a_network_that_works_in_place_leaves_the_data_as_they_are(make_data: Da
     model = build_model("tests.sample_networks:writes_to_its_input", (1, 5, 5), 3)
     before = data.train.images.clone()
     evaluate(model, data.train)
-    reestimate_batchnorm(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1)), data.train.images)
+    inplace = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1))
+    reestimate_batchnorm(inplace, data.train.batches(250))
     sharpness(model, data.train, 0.05)
     assert torch.equal(data.train.images, before)

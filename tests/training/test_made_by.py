@@ -114,7 +114,14 @@ def test_every_parameter_of_the_recipe_makes_a_difference(key: str) -> None:
     ],
 )
 def test_every_field_of_a_dense_network_makes_a_difference(change: dict[str, Any]) -> None:
-    assert {one.name for one in fields(Dense)} == {"data", "model", "recipe", "seed", "files"}
+    assert {one.name for one in fields(Dense)} == {
+        "data",
+        "model",
+        "recipe",
+        "seed",
+        "files",
+        "start",
+    }
     assert key_of(replace(DENSE, **change), HERE) != key_of(DENSE, HERE)
 
 

@@ -163,7 +163,7 @@ OBSERVERS = {"sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.files.regi
     f"sparse_sam.{room}.registry" for room in ("networks", "pruning", "sam", "training")
 }
 """They are loaded and make no number: words, and tables of names whose choices count."""
-SCALED = {f"sparse_sam.data.{name}" for name in ("params", "raw", "stratify")}
+SCALED = {f"sparse_sam.data.{name}" for name in ("params", "stratify")}
 """How the data set was made, which its fingerprint does not say."""
 
 

@@ -1,6 +1,7 @@
 from .augmentation import Augmentation as Augmentation
 from .augmentation import random_shifts as random_shifts
 from .augmentation import shift as shift
+from .loading import load_raw as load_raw
 from .dataset import DataInfo as DataInfo
 from .dataset import save_dataset as save_dataset
 from .outer import outer_path as outer_path
@@ -10,7 +11,6 @@ from .raw import MOST_CLASSES as MOST_CLASSES
 from .raw import RawData as RawData
 from .raw import Source as Source
 from .raw import is_class_name as is_class_name
-from .raw import load_raw as load_raw
 from .registry import SOURCES as SOURCES
 from .seeding import batch_order as batch_order
 from .seeding import derive_seed as derive_seed

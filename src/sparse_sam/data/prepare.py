@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from sparse_sam.data.dataset import save_dataset
+from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import load_raw
 from sparse_sam.data.stratify import build_dataset
 from sparse_sam.data.tensors import TestData, TrainingData, load_test_data, load_training_data
 

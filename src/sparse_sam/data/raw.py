@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_sam.data.registry import SOURCES
 from sparse_sam.errors import DataError
 
 if TYPE_CHECKING:
@@ -167,20 +166,3 @@ class Source:
     def __call__(self, params: "DataParams") -> RawData:
         """Read the data. Raises DataError."""
         return self.read(params)
-
-
-def load_raw(params: "DataParams") -> RawData:
-    """The data set that ``params.source`` names.
-
-    What a function of one's own gives may be ``RawData``, or what ``from_datasets`` takes.
-
-    Raises:
-        ConfigError: the source cannot be imported.
-        DataError: it has no sound data, or a function of one's own gives something else.
-    """
-    found = SOURCES.load(params.source)(params)
-    if isinstance(found, RawData):
-        return found
-    from sparse_sam.data.from_datasets import from_datasets
-
-    return from_datasets(found, params)

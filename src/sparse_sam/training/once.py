@@ -42,7 +42,10 @@ def train_one(
     if isinstance(task, Dense) and task.start:
         if start is None:
             raise CheckpointError("a dense network that is taken over must be given")
-        return as_trained(start, data)
+        taken = as_trained(start, data)
+        for row in taken.history:
+            report(row)
+        return taken
     if isinstance(task, Dense):
         return train_dense(data, task.model, task.recipe, task.seed, report, resume)
     if start is None:
