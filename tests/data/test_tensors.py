@@ -283,7 +283,7 @@ def test_digits_are_split_and_written_without_torch(tmp_path: Path) -> None:
         "import sparse_sam.stages.download, sparse_sam.stages.runner\n"
         "from sparse_sam.config import REFERENCE, load_params\n"
         "from sparse_sam.data.dataset import save_dataset\n"
-        "from sparse_sam.data.raw import load_raw\n"
+        "from sparse_sam.data.loading import load_raw\n"
         "from sparse_sam.data.stratify import build_dataset\n"
         "params = load_params(REFERENCE).data\n"
         f"save_dataset(Path({str(tmp_path / 'data')!r}), build_dataset(load_raw(params), params))\n"
