@@ -191,7 +191,8 @@ ASIDE = {
     *("sparse_sam.files.content", "sparse_sam.files.sections"),
     # What reads the data set of one cell; its fingerprint is of what was read.
     *("sparse_sam.data.idx", "sparse_sam.data.sources", "sparse_sam.data.outer"),
-    "sparse_sam.data.prepare",
+    *("sparse_sam.data.prepare", "sparse_sam.data.loading", "sparse_sam.data.from_datasets"),
+    *("sparse_sam.data.image_folder", "sparse_sam.data.pictures"),
 }
 
 

@@ -67,7 +67,13 @@ class Clone:
 
     def predictions(self, arm: str) -> Any:
         with torch.no_grad():
-            return self.networks[arm].build().eval()(self.data.test.images).argmax(1).numpy()
+            return (
+                self.networks[arm]
+                .build()
+                .eval()(self.data.test.taken(slice(None)))
+                .argmax(1)
+                .numpy()
+            )
 
     @staticmethod
     def validation(value: float) -> dict[str, Any]:
@@ -286,7 +292,7 @@ def test_the_champion_loads_without_pickle(
     pixels = pixels_of(clone.data)
     assert np.array_equal(model.predict(pixels)["label"], clone.predictions("sgd"))
     assert [tuple(one.shape) for one in model.metadata.signature.inputs] == [(-1, 1, 28, 28)]
-    assert model.metadata.signature.outputs.input_names() == ["label", "logits"]
+    assert model.metadata.signature.outputs.input_names() == ["label", "logits", "class"]
     assert np.array_equal(model.input_example, pixels[:2])
     assert model.metadata.metadata["export"]["origin"]["arm"] == "sgd"
 
@@ -335,7 +341,9 @@ def test_the_served_champion_answers_with_the_networks_predictions(
                 {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-                answers += json.load(response)["predictions"]["label"]
+                found = json.load(response)["predictions"]
+            answers += found["label"]
+            assert found["class"] == [str(label) for label in found["label"]]
         assert answers == clone.predictions("sgd").tolist()
     finally:
         os.killpg(server.pid, signal.SIGTERM)
