@@ -70,25 +70,12 @@ def tiny_net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def make_recipe() -> Callable[..., TrainingParams]:
     """A short training recipe, with what the test says otherwise."""
     from sparse_sam.training.params import TrainingParams
+    from tests.recipes import training_values
+
+    short = {"epochs": 2, "batch_size": 8, "lr": 0.1, "momentum": 0.0}
 
     def make(**changes: Any) -> TrainingParams:
-        values = {
-            "epochs": 2,
-            "batch_size": 8,
-            "base_optimizer": "sgd",
-            "lr": 0.1,
-            "momentum": 0.0,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup_epochs": 0.0,
-            "clip_norm": None,
-            "label_smoothing": 0.0,
-            "shift_pixels": 0,
-            "flip": False,
-            "cutout_pixels": 0,
-            "precision": "float32",
-        }
-        return TrainingParams(**{**values, **changes})
+        return TrainingParams(**training_values(**{**short, **changes}))
 
     return make
 

@@ -24,24 +24,15 @@ from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES
 from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training.registry import ENGINES
-from tests.recipes import NOT_DISTILLED, prune_values, sam_params, sam_values
+from tests.recipes import (
+    NOT_DISTILLED,
+    prune_values,
+    sam_params,
+    sam_values,
+    training_values,
+)
 
-TRAINING: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 64,
-    "base_optimizer": "sgd",
-    "lr": 0.05,
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "schedule": "constant",
-    "warmup_epochs": 0.0,
-    "clip_norm": None,
-    "label_smoothing": 0.0,
-    "shift_pixels": 0,
-    "flip": False,
-    "cutout_pixels": 0,
-    "precision": "float32",
-}
+TRAINING = training_values(momentum=0.0)
 BUDGETS = tuple(BudgetParams.model_fields)
 GOOD: dict[str, Any] = {
     "seeds": [0, 1],

@@ -6,7 +6,6 @@ README run in it, and so do the linters.
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.pipeline.conftest import ROOT, Clone
+from tests.pipeline.conftest import ROOT, Clone, working_tree
 
 pytestmark = pytest.mark.slow
 
@@ -51,17 +50,9 @@ def net( s,n ):
 def theirs(tmp_path: Path) -> Clone:
     """A clone with parameters, a network, a file, a stage and results of one's own, committed."""
     path = tmp_path / "clone"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for file in filter(None, listed.split("\0")):
-        if (ROOT / file).is_file():
-            (path / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, path / file, follow_symlinks=False)
+    for file in working_tree():
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, path / file, follow_symlinks=False)
     clone = Clone(path)
     clone.set_all(CHANGED)
     (path / "mine.py").write_text(MINE)

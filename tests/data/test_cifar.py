@@ -61,13 +61,19 @@ def test_images_labels_and_names_are_read(
     np.testing.assert_array_equal(raw.train_images[:each], pixels.reshape(-1, 3, 32, 32))
 
 
-def test_another_archive_than_the_authors_is_refused(
-    data_params: MakeParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cifar, Path]:
+    """CIFAR-10's layout, and where a mirror has its archive; nothing is cached."""
     monkeypatch.setenv("SPARSE_SAM_CACHE", str(tmp_path / "cache"))
     layout: Cifar = cifar.CIFAR_10.read.__self__  # type: ignore[attr-defined]
     (tmp_path / "mirror").mkdir()
-    path = tmp_path / "mirror" / layout.archive
+    return layout, tmp_path / "mirror" / layout.archive
+
+
+def test_another_archive_than_the_authors_is_refused(
+    data_params: MakeParams, tmp_path: Path, ten: tuple[Cifar, Path]
+) -> None:
+    layout, path = ten
     archive(path, layout, 10)
     params = data_params(source="cifar10", mirror=str(tmp_path / "mirror"))
     with pytest.raises(DataError, match="wrong checksum"):
@@ -78,12 +84,9 @@ def test_another_archive_than_the_authors_is_refused(
 
 
 def test_an_archive_without_a_file_is_named(
-    data_params: MakeParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_params: MakeParams, tmp_path: Path, ten: tuple[Cifar, Path]
 ) -> None:
-    monkeypatch.setenv("SPARSE_SAM_CACHE", str(tmp_path / "cache"))
-    layout: Cifar = cifar.CIFAR_10.read.__self__  # type: ignore[attr-defined]
-    (tmp_path / "mirror").mkdir()
-    path = tmp_path / "mirror" / layout.archive
+    layout, path = ten
     md5 = archive(path, replace(layout, test=()), 10)
     params = data_params(source="cifar10", mirror=str(tmp_path / "mirror"))
     with pytest.raises(DataError, match=r"lacks test_batch\.bin"):

@@ -112,6 +112,18 @@ class Clone:
         }
 
 
+def working_tree() -> list[str]:
+    """The files of this working tree, committed or not, that git does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [file for file in listed.split("\0") if file and (ROOT / file).is_file()]
+
+
 @pytest.fixture(scope="session")
 def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]:
     """Make a clone of the working tree, with a small form of the reference protocol committed.
@@ -122,16 +134,9 @@ def make_clone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Clone]
     def make(name: str = "clone", params: Mapping[str, Any] = SMALL) -> Clone:
         path = tmp_path_factory.mktemp(name) / "sparse-sam"
         path.mkdir()
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
         results = ("metrics/", "plots/", "inputs/", "dvc.lock")  # the small pipeline has its own
-        for file in filter(None, listed.split("\0")):
-            if file.startswith(results) or not (ROOT / file).is_file():
+        for file in working_tree():
+            if file.startswith(results):
                 continue
             (path / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / file, path / file)
