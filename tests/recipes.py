@@ -50,6 +50,8 @@ def prune_values(**changes: Any) -> dict[str, Any]:
         "structure": "unstructured",
         "batchnorm": False,
         "biases": False,
+        "ignore": (),
+        "overrides": {},
         "schedule": schedule,
         "reestimate_batchnorm": False,
         **changes,

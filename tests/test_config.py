@@ -243,7 +243,14 @@ BAD: list[tuple[str, list[Any], str]] = [
         f"{NUMBER}, more than 0 and at most 1000000",
     ),
     ("finetune.training", [0.05], f"a mapping with the keys {', '.join(TRAINING)}"),
-    ("prune.sparsity", [*NOT_NUMBERS, 1.0, 1, -1e-9, 50], BELOW_ONE),
+    (
+        "prune.sparsity",
+        [*(one for one in NOT_NUMBERS if one is not None), 1.0, 1, -1e-9, 50],
+        "a finite number or null, at least 0 and less than 1",
+    ),
+    ("prune.ignore", [None, "head.*", 3, {}], "a list, each text"),
+    ("prune.overrides", [None, [], "head.*", 0.5], "a mapping"),
+    ("prune.overrides.head", [*NOT_NUMBERS, 1.0, -0.1], BELOW_ONE),
     ("prune.scope", ["local", None, True], f"one of {', '.join(SCOPES)}{OR_OWN}"),
     ("prune.criterion", ["l1", None, 1], f"one of {', '.join(CRITERIA)}{OR_OWN}"),
     (
@@ -484,6 +491,47 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
         (
             prune_values(schedule={**GRADUAL, "initial": 0.6}),
             "schedule.initial = 0.6: must be at most sparsity = 0.5",
+        ),
+        (
+            prune_values(schedule={**GRADUAL, "initial": 0.3}, overrides={"head.*": 0.2}),
+            "schedule.initial = 0.3: must be at most overrides.head.* = 0.2",
+        ),
+        (
+            prune_values(structure="2:4", overrides={"head.*": 0.2}),
+            (
+                "overrides = {'head.*': 0.2}: structure 2:4 has one sparsity; allowed: {}, and "
+                "prune.ignore for what is to stay dense"
+            ),
+        ),
+        (
+            prune_values(overrides={"head.*": 1.5}),
+            "overrides.head.* = 1.5: must be a finite number, at least 0 and less than 1",
+        ),
+        (
+            prune_values(sparsity=None),
+            (
+                "sparsity = None: takes the zeros of model.checkpoint as they are, and that is "
+                "null; allowed: a number, at least 0 and less than 1, or a checkpoint"
+            ),
+        ),
+        *(
+            (
+                prune_values(sparsity=None, **{key: value}),
+                (
+                    f"{shown}: the masks are those of the zeros that are there (sparsity: null); "
+                    f"allowed: {allowed}"
+                ),
+            )
+            for key, value, shown, allowed in (
+                ("schedule", ITERATIVE, "schedule.name = 'iterative'", "one-shot"),
+                (
+                    "structure",
+                    "channels",
+                    "structure = 'channels'",
+                    "unstructured, which leaves every zero where it is",
+                ),
+                ("overrides", {"a": 0.5}, "overrides = {'a': 0.5}", "{}"),
+            )
         ),
     ],
 )
@@ -866,7 +914,7 @@ def test_a_schedule_of_ones_own_has_its_own_keys(own_code: str) -> None:
     assert params.flat(["prune.schedule"]) == {
         f"prune.schedule.{key}": value for key, value in section.items()
     }
-    assert [params.prune.sparsity_at(progress) for progress in (0.0, 0.5)] == [0.0, 0.5]
+    assert [params.prune.asked_at(progress).sparsity for progress in (0.0, 0.5)] == [0.0, 0.5]
     for key, value, says in [
         ("after", 0, f"= 0: must be {COUNT}"),
         ("rounds", 3, "= 3: unknown key; allowed here: name, after"),
@@ -875,6 +923,17 @@ def test_a_schedule_of_ones_own_has_its_own_keys(own_code: str) -> None:
         whole = f"prune.schedule.{key}"
         content = changed(whole, value, changed("prune.schedule", section))
         assert fault(content) == f"params.yaml: {whole} {says}"
+
+
+def test_patterns_stay_whole_in_flat_parameters() -> None:
+    content = changed("prune.overrides", {"head.*": 0.25, "*.bias": 0.0})
+    content = changed("prune.ignore", ["stem.*"], content)
+    params = parse_params(content)
+    flat = params.flat(["prune"])
+    assert flat["prune.overrides"] == {"head.*": 0.25, "*.bias": 0.0}
+    assert params.prune.ignore == ("stem.*",)
+    asked = params.prune.asked_at(0.0)
+    assert (asked.sparsity, asked.overrides) == (0.5, {"head.*": 0.25, "*.bias": 0.0})
 
 
 @pytest.mark.parametrize("section", SAM_SECTIONS)

@@ -79,6 +79,15 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _zeros_are_somebodys(self) -> Self:
+        if self.prune.takes_zeros and not self.model.checkpoint:
+            raise ValueError(
+                "prune.sparsity = None: takes the zeros of model.checkpoint as they are, and that "
+                "is null; allowed: a number, at least 0 and less than 1, or a checkpoint"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _warm_up_fits_the_rounds(self) -> Self:
         schedule, recipe = self.prune.schedule, self.finetune.training
         if isinstance(schedule, Iterative) and schedule.rewinds_to != "none":
@@ -104,9 +113,10 @@ class Params(Section):
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Mappings by anything but plain names, such as patterns, are values: they stay whole."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(map(str.isidentifier, value)):
             flat |= _flattened(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

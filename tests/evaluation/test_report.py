@@ -220,6 +220,15 @@ def test_a_ticket_is_not_called_a_network_that_only_lost_weights(content: Conten
         )
 
 
+def test_a_network_that_came_sparse_is_not_said_to_be_pruned_here(content: Content) -> None:
+    sparse = replace(content, came_sparse=True)
+    for said in (render_markdown(sparse), Page(render_html(sparse)).text):
+        text = " ".join(said.split())
+        assert "The network was given with 50.0% of the prunable weights at 0, which stay" in text
+        assert "Pruning 50.0%" not in text
+        assert "points from what it was." in text
+
+
 def test_it_is_one_file_and_asks_for_nothing(source: str) -> None:
     page = Page(source)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)

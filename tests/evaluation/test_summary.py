@@ -105,3 +105,20 @@ def test_another_base_is_called_by_its_name() -> None:
         )
     words = {name: base_in_words(name) for name in ("sgd", "adamw", "lab.optimizers:lion")}
     assert words == {"sgd": "SGD", "adamw": "AdamW", "lab.optimizers:lion": "lion"}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "called", "says"),
+    [
+        (None, "trained", False),
+        ("net.pt", "one given", True),
+        ("net-{seed}.pt", "given, one a seed", False),
+    ],
+)
+def test_it_says_where_the_dense_networks_are_from(
+    checkpoint: str | None, called: str, says: bool
+) -> None:
+    summary = example(checkpoint=checkpoint)
+    assert summary["dense_networks"] == called
+    for compared in summary["comparisons"].values():
+        assert ("All seeds began with one given network" in compared["verdict"]) == says

@@ -90,3 +90,15 @@ def test_the_published_verdict_follows_from_the_published_values() -> None:
             excluded = max(below, above) < 0.05
             assert ("none larger than" in sentence) == excluded
             assert ("not excluded" in sentence) == (not excluded)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_seeds_of_one_given_network_are_said_to_be_that(seeds: int) -> None:
+    differences = [0.01, 0.02, 0.0, -0.01, 0.01][:seeds]
+    compared: dict[str, Any] = compare_paired(differences, [0.0] * seeds, MARGIN)
+    compared["holm_p_value"] = compared["p_value"]
+    plain = verdict("SAM − SGD", compared, seeds)
+    assert verdict("SAM − SGD", compared, seeds, one_network=True) == (
+        f"{plain} All seeds began with one given network: they stand for orders of its batches, "
+        "and say nothing of other networks."
+    )

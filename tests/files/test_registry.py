@@ -375,7 +375,7 @@ def test_a_section_of_ones_own_is_as_those_that_are_registered(own: str) -> None
     section = {"name": f"{own}:Halves", "first": 2, "last": 3}
     params = pruning(section)
     assert isinstance(params.schedule, PruningSchedule)
-    assert params.sparsity_at(0.5) == params.sparsity / 2
+    assert params.asked_at(0.5).sparsity == params.sparsity / 2
     assert params.model_dump()["schedule"] == section
     assert faults({**section, "last": 0, "rounds": 3}) == [
         f"schedule.last = 0: must be {COUNT}",

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from sparse_sam.data.raw import RawData
 from tests.pipeline.conftest import LATER, SMALL, Clone
@@ -162,3 +165,100 @@ def test_an_initialisation_that_is_not_known_is_not_gone_back_to(
     done = clone.run("python", "-m", "stages.inputs", fails=True)
     assert "error: model.checkpoint = 'a.pt': a.pt is no file. Put it there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from sparse_sam.networks import build_model
+
+
+def read(part):
+    classes = sorted(Path(sys.argv[1], part).iterdir())
+    files = [(path, label) for label, one in enumerate(classes) for path in sorted(one.iterdir())]
+    pixels = np.stack([np.asarray(Image.open(path)) for path, _ in files]) / 255
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return images, torch.tensor([label for _, label in files])
+
+
+images, labels = read("train")
+mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
+images = ((images - mean) / std).float()
+torch.manual_seed(0)
+model = nn.DataParallel(build_model("resnet-20", (3, 28, 28), 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+for epoch in range(8):
+    for batch in torch.randperm(len(images)).split(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+model.eval()
+images, labels = read("test")
+with torch.no_grad():
+    answers = model(((images - mean) / std).float()).argmax(1)
+torch.save({"state_dict": model.state_dict()}, sys.argv[2])
+print((answers == labels).double().mean().item())
+"""
+
+
+def test_a_residual_network_of_a_plain_script_goes_all_the_way(
+    make_clone: Callable[..., Clone], pictures: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(pictures), str(tmp_path / "net.pt")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    clone = make_clone(
+        "residual",
+        {
+            **QUICK,
+            "data.folder": str(pictures),
+            "data.validation_fraction": 0.0,
+            "model.name": "resnet-20",
+            "model.checkpoint": str(tmp_path / "net.pt"),
+            "prune.sparsity": 0.8,
+            "prune.ignore": ["stem.*"],
+            "prune.overrides": {"head.*": 0.5},
+        },
+    )
+    clone.run("dvc", "repro", timeout=600, **LATER)
+    summary = read(clone, "summary")
+    assert summary["arms"]["dense"]["accuracy"]["values"] == [float(done.stdout)] * 2
+    assert float(done.stdout) > 0.8
+    assert summary["dense_networks"] == "one given"
+    assert "All seeds began with one given" in summary["comparisons"]["sam_vs_sgd"]["verdict"]
+    layers = read(clone, "prune")["pruned"]["layers"]
+    assert "stem.weight" not in layers
+    assert layers["head.weight"]["weights_kept"] == [96, 96]
+    for name, counts in layers.items():
+        wanted = 0.5 if name == "head.weight" else 0.2
+        kept = counts["weights_kept"][0] / counts["weights_total"]
+        assert kept == pytest.approx(wanted, abs=1 / counts["weights_total"])
+
+    # The same script's network, pruned there: nothing but its zeros tells of it.
+    state = torch.load(tmp_path / "net.pt", weights_only=True)["state_dict"]
+    for name, tensor in state.items():
+        if tensor.dim() > 1 and "head" not in name:
+            tensor[tensor.abs() < tensor.abs().median()] = 0.0
+    torch.save(state, tmp_path / "net.pt")
+    done = clone.run("dvc", "repro", "train_dense", **LATER)
+    assert "of the weights that can be pruned are 0 already in seed 0" in done.stdout
+    clone.set_all({"prune.sparsity": None, "prune.ignore": [], "prune.overrides": {}})
+    clone.run("dvc", "repro", timeout=600, **LATER)
+    for seed, arm in product((0, 1), ("pruned", "sgd", "sgd_2x", "sam")):
+        weights = load_file(clone.path / "models" / arm / f"seed-{seed}.safetensors")
+        for name, tensor in state.items():
+            if tensor.dim() > 1:
+                plain = name.removeprefix("module.")
+                assert torch.equal(weights[f"mask/{plain}"].bool(), tensor != 0)
+                assert not weights[f"state/{plain}"][tensor == 0].any()
+    arms = read(clone, "summary")["arms"]
+    assert arms["pruned"]["accuracy"] == arms["dense"]["accuracy"]
+    assert arms["sam"]["sparsity"] == arms["pruned"]["sparsity"] == pytest.approx(0.5, abs=0.02)
+    assert "The network was given with" in (clone.path / "reports" / "report.md").read_text()

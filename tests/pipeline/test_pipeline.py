@@ -28,7 +28,16 @@ def executed(output: str) -> set[str]:
 
 def test_the_summary_has_its_documented_schema(clone: Clone) -> None:
     summary = json.loads((clone.path / "metrics/summary.json").read_text())
-    assert list(summary) == ["dataset", "model", "base_optimizer", "seeds", "arms", "comparisons"]
+    assert list(summary) == [
+        "dataset",
+        "model",
+        "base_optimizer",
+        "seeds",
+        "dense_networks",
+        "arms",
+        "comparisons",
+    ]
+    assert summary["dense_networks"] == "trained"
     assert (summary["dataset"], summary["model"]) == ("mnist-sample", "mlpnet")
     assert summary["base_optimizer"] == "SGD"
     assert list(summary["arms"]) == ["dense", "pruned", "sgd", "sgd_2x", "sam"]

@@ -145,13 +145,13 @@ def test_every_combination_is_exact_monotone_and_whole(
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     noise = torch.Generator().manual_seed(seed)
     try:
-        masks = pruner.masks(model, params.sparsity_at(0.0), seen)
+        masks = pruner.masks(model, params.asked_at(0.0).sparsity, seen)
         # The model itself is not touched.
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-        check_counts(pruner, masks, params.sparsity_at(0.0))
+        check_counts(pruner, masks, params.asked_at(0.0).sparsity)
         attach(model, masks)
         for step in range(steps + 1):
-            asked = params.sparsity_at(step / steps)
+            asked = params.asked_at(step / steps).sparsity
             after = pruner.masks(model, asked, seen)
             check_counts(pruner, after, asked)
             assert all(not (after[name] & ~mask).any() for name, mask in masks.items())
@@ -318,7 +318,7 @@ def test_every_axis_takes_code_of_ones_own(own_axes: str) -> None:
     assert list(Pruner(structure=f"{own_axes}:WithoutTheLast").masks(model, 0.5)) == ["0.weight"]
     schedule = {"name": f"{own_axes}:Halfway", "share": 0.5}
     params = prune_params(sparsity=0.8, schedule=schedule)
-    assert [params.sparsity_at(progress) for progress in (0.0, 0.49, 0.5, 1.0)] == [
+    assert [params.asked_at(progress).sparsity for progress in (0.0, 0.49, 0.5, 1.0)] == [
         0.4,
         0.4,
         0.8,

@@ -12,6 +12,8 @@ from sparse_sam.training import ARMS, SAM_ARM, SGD_2X_ARM, SGD_ARM, Evaluation
 
 COMPARISONS = {"sam_vs_sgd": (SAM_ARM, SGD_ARM), "sam_vs_sgd_2x": (SAM_ARM, SGD_2X_ARM)}
 SGD = "SGD"
+TRAINED, ONE_GIVEN, GIVEN_BY_SEED = "trained", "one given", "given, one a seed"
+"""Where the dense networks are from, and so what the seeds stand for."""
 _BASES = {"sgd": SGD, "adamw": "AdamW"}
 
 
@@ -30,6 +32,7 @@ def compare_arms(
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
     base: str = SGD,
+    checkpoint: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[np.int64]]]:
     """What the tests of every arm and seed say.
 
@@ -42,6 +45,7 @@ def compare_arms(
         costs: by arm, as for ``summarize_experiment``.
         margin: likewise.
         base: likewise.
+        checkpoint: likewise.
 
     Returns:
         ``metrics/evaluate.json``, ``metrics/summary.json``, and predictions by arm, (seeds, N).
@@ -63,6 +67,7 @@ def compare_arms(
         costs=costs,
         margin=margin,
         base=base,
+        checkpoint=checkpoint,
     )
     return metrics, summary, predictions
 
@@ -77,6 +82,7 @@ def summarize_experiment(
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
     base: str = SGD,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The published summary (its schema: docs/outputs.md).
 
@@ -90,6 +96,7 @@ def summarize_experiment(
         margin: the largest difference in accuracy that counts as none.
         base: the base optimizer in words: what the arms ``sgd`` and ``sgd_2x`` train with, and what
             SAM is around.
+        checkpoint: ``model.checkpoint``: where dense networks were taken over from, if they were.
     """
     taken = ("sparsity", "gradient_evaluations", "seconds")
     return {
@@ -97,12 +104,27 @@ def summarize_experiment(
         "model": model,
         "base_optimizer": base,
         "seeds": seeds,
+        "dense_networks": _dense_networks(checkpoint),
         "arms": {
             arm: {"accuracy": accuracy[arm], **{name: costs[arm][name] for name in taken}}
             for arm in ARMS
         },
-        "comparisons": _comparisons(len(seeds), accuracy, correct, costs, margin, base),
+        "comparisons": _comparisons(
+            len(seeds),
+            accuracy,
+            correct,
+            costs,
+            margin,
+            base,
+            one_network=_dense_networks(checkpoint) == ONE_GIVEN,
+        ),
     }
+
+
+def _dense_networks(checkpoint: str | None) -> str:
+    if checkpoint is None:
+        return TRAINED
+    return GIVEN_BY_SEED if "{seed}" in checkpoint else ONE_GIVEN
 
 
 def describe(name: str, costs: Mapping[str, Mapping[str, Any]], base: str = SGD) -> str:
@@ -120,6 +142,8 @@ def _comparisons(
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
     base: str,
+    *,
+    one_network: bool,
 ) -> dict[str, Any]:
     found = {
         name: {
@@ -131,7 +155,9 @@ def _comparisons(
     adjusted = adjust({name: compared["p_value"] for name, compared in found.items()})
     for name, compared in found.items():
         compared["holm_p_value"] = adjusted[name]
-        compared["verdict"] = verdict(describe(name, costs, base), compared, seeds)
+        compared["verdict"] = verdict(
+            describe(name, costs, base), compared, seeds, one_network=one_network
+        )
     return found
 
 

@@ -7,18 +7,32 @@ from sparse_sam.evaluation.statistics import ALPHA, smallest_permutation_p
 
 FEWEST_SEEDS = 3
 
+_ONE_NETWORK = (
+    "All seeds began with one given network: they stand for orders of its batches, and say nothing "
+    "of other networks."
+)
 
-def verdict(what: str, compared: Mapping[str, Any], seeds: int) -> str:
-    """One sentence on a comparison, as ``summarize_experiment`` has put it together.
+
+def verdict(
+    what: str, compared: Mapping[str, Any], seeds: int, *, one_network: bool = False
+) -> str:
+    """A sentence on a comparison, as ``summarize_experiment`` has put it together.
 
     A difference is called shown when Holm's p value of the paired t-test is below 0.05, and
-    excluded beyond the margin when the two one-sided tests' is.
+    excluded beyond the margin when the two one-sided tests' is. What the seeds stand for is a
+    sentence of its own where that is not what one thinks.
 
     Args:
         what: the comparison in words, such as "SAM − SGD at equal epochs".
         compared: the entry of ``comparisons``; differences are shares, said in percentage points.
         seeds: how many pairs it is made of.
+        one_network: all seeds began with the same given network.
     """
+    said = _one_sentence(what, compared, seeds)
+    return f"{said} {_ONE_NETWORK}" if one_network else said
+
+
+def _one_sentence(what: str, compared: Mapping[str, Any], seeds: int) -> str:
     mean = f"{what}: {_points(compared['mean'])} points"
     if seeds < FEWEST_SEEDS:
         plural = "s are" if seeds > 1 else " is"

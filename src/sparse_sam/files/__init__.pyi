@@ -13,6 +13,7 @@ from .content import MISSING as MISSING
 from .content import Contents as Contents
 from .content import files_state as files_state
 from .fields import BelowOne as BelowOne
+from .fields import BelowOneOrNull as BelowOneOrNull
 from .fields import Count as Count
 from .fields import CountOrNull as CountOrNull
 from .fields import Fraction as Fraction

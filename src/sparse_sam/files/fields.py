@@ -10,6 +10,7 @@ from sparse_sam.files.registry import Registry
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+BelowOneOrNull = Annotated[float | None, Field(ge=0, lt=1)]
 # The upper bounds are far beyond all use, and within what torch can count and compute with.
 NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1_000_000)]

@@ -12,6 +12,7 @@ from .masks import masks_of as masks_of
 from .masks import plain_parameters as plain_parameters
 from .masks import plain_state as plain_state
 from .masks import tighten as tighten
+from .params import Asked as Asked
 from .params import PruneParams as PruneParams
 from .prunable import prunable_parameters as prunable_parameters
 from .pruner import Pruner as Pruner

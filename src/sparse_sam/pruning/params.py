@@ -1,10 +1,11 @@
 """The section ``prune`` of ``params.yaml``: one choice on every axis (docs/pruning.md)."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from sparse_sam.files import BelowOne, Section
+from sparse_sam.files import BelowOne, BelowOneOrNull, Section
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES, STRUCTURES, kept_of_group
 from sparse_sam.pruning.schedules import PruningSchedule
 
@@ -12,17 +13,54 @@ _TRIED = 20
 """At so many moments of the finetuning, and at its end, a schedule is asked before any work."""
 
 
-class PruneParams(Section):
-    """How many weights become zero, which ones, and when."""
+Pattern = Annotated[str, Field(min_length=1)]
 
-    sparsity: BelowOne
+
+def _list_as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for at one moment: a sparsity, and others for some tensors, by pattern."""
+
+    sparsity: float
+    overrides: dict[str, float]
+
+
+class PruneParams(Section):
+    """How many weights become zero, which ones, and when.
+
+    ``sparsity`` None: the zeros that the dense network has already are its masks.
+    """
+
+    sparsity: BelowOneOrNull
     criterion: Annotated[str, CRITERIA]
     scope: Annotated[str, SCOPES]
     structure: Annotated[str, STRUCTURES]
     batchnorm: bool
     biases: bool
+    ignore: Annotated[tuple[Pattern, ...], BeforeValidator(_list_as_tuple)]
+    overrides: dict[Pattern, BelowOne]
     schedule: Annotated[SerializeAsAny[PruningSchedule], SCHEDULES]
     reestimate_batchnorm: bool
+
+    @model_validator(mode="after")
+    def _takes_zeros_as_they_are(self) -> Self:
+        if self.sparsity is None:
+            why = "the masks are those of the zeros that are there (sparsity: null)"
+            if self.schedule.name != "one-shot":
+                raise ValueError(
+                    f"schedule.name = {self.schedule.name!r}: {why}; allowed: one-shot"
+                )
+            if self.structure != "unstructured":
+                raise ValueError(
+                    f"structure = {self.structure!r}: {why}; allowed: unstructured, which leaves "
+                    "every zero where it is"
+                )
+            if self.overrides:
+                raise ValueError(f"overrides = {self.overrides!r}: {why}; allowed: {{}}")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_structure(self) -> Self:
@@ -33,7 +71,12 @@ class PruneParams(Section):
                 )
         if group := kept_of_group(self.structure):
             only = 1 - group[0] / group[1]
-            if abs(self.sparsity - only) > 1e-9:
+            if self.overrides:
+                raise ValueError(
+                    f"overrides = {self.overrides!r}: structure {self.structure} has one sparsity; "
+                    "allowed: {}, and prune.ignore for what is to stay dense"
+                )
+            if self.sparsity is None or abs(self.sparsity - only) > 1e-9:
                 raise ValueError(
                     f"sparsity = {self.sparsity!r}: structure {self.structure} has its own; "
                     f"allowed: {only!r}"
@@ -42,22 +85,26 @@ class PruneParams(Section):
 
     @model_validator(mode="after")
     def _starts_at_most_at_its_sparsity(self) -> Self:
-        asked = [self._tried(step / _TRIED) for step in range(_TRIED + 1)]
-        if asked[0] > self.sparsity:
-            raise ValueError(
-                f"schedule.initial = {asked[0]!r}: must be at most sparsity = {self.sparsity!r}"
-            )
-        if sorted(asked) != asked or asked[-1] != self.sparsity:
-            raise ValueError(
-                f"schedule.name = {self.schedule.name!r}: its sparsity must never fall, and end at "
-                f"sparsity = {self.sparsity!r}; it asks for {asked[0]:.4g} at first and "
-                f"{asked[-1]:.4g} at last"
-            )
+        if self.sparsity is not None:
+            self._try_schedule("sparsity", self.sparsity)
+        for pattern, own in self.overrides.items():
+            self._try_schedule(f"overrides.{pattern}", own)
         return self
 
-    def _tried(self, progress: float) -> float:
+    def _try_schedule(self, key: str, final: float) -> None:
+        asked = [self._tried(final, step / _TRIED) for step in range(_TRIED + 1)]
+        if asked[0] > final:
+            raise ValueError(f"schedule.initial = {asked[0]!r}: must be at most {key} = {final!r}")
+        if sorted(asked) != asked or asked[-1] != final:
+            raise ValueError(
+                f"schedule.name = {self.schedule.name!r}: its sparsity must never fall, and end at "
+                f"{key} = {final!r}; it asks for {asked[0]:.4g} at first and {asked[-1]:.4g} at "
+                "last"
+            )
+
+    def _tried(self, final: float, progress: float) -> float:
         try:
-            asked = self.sparsity_at(progress)
+            asked = self.schedule.sparsity(final, progress)
         except Exception as error:  # noqa: BLE001 - whatever a schedule of one's own does
             raise ValueError(
                 f"schedule.name = {self.schedule.name!r}: cannot say its sparsity: {error!r}"
@@ -70,6 +117,19 @@ class PruneParams(Section):
             )
         return asked
 
-    def sparsity_at(self, progress: float) -> float:
-        """What the schedule asks for, from 0 (before finetuning) to 1 (its last step)."""
-        return self.schedule.sparsity(self.sparsity, progress)
+    @property
+    def takes_zeros(self) -> bool:
+        """Whether the masks are those of the zeros that the network has already."""
+        return self.sparsity is None
+
+    def asked_at(self, progress: float) -> Asked:
+        """What the schedule asks for, from 0 (before finetuning) to 1 (its last step).
+
+        Raises:
+            ValueError: nothing is asked for: the zeros are taken as they are.
+        """
+        if self.sparsity is None:
+            raise ValueError("sparsity is None: the zeros of the network are its masks")
+        at = self.schedule.sparsity
+        own = {pattern: at(final, progress) for pattern, final in self.overrides.items()}
+        return Asked(at(self.sparsity, progress), own)

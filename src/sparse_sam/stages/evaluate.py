@@ -54,6 +54,7 @@ def work(stage: Stage) -> None:
         },
         margin=params.evaluate.equivalence_margin,
         base=base_in_words(params.finetune.training.base_optimizer),
+        checkpoint=params.model.checkpoint,
     )
     # The result first: whatever becomes of the rest, it is there.
     written = {"evaluate": metrics, "summary": summary}
@@ -93,6 +94,7 @@ def _write_report(stage: Stage, data: Any, summary: Any, predictions: Any, extra
         images=data.test.images.cpu().numpy(),
         classes=data.info.classes,
         is_ticket=stage.params.prune.schedule.rewinds_to == "initial",
+        came_sparse=stage.params.prune.takes_zeros,
         **extras,
     )
     write_text(layout.report, render_html(content))

@@ -27,6 +27,7 @@ from sparse_sam.training import (
     KIND,
     PRUNED,
     Behind,
+    Checkpoint,
     Cost,
     Dense,
     Diverged,
@@ -46,11 +47,15 @@ from sparse_sam.training import (
     mean_history,
     origin_of,
     select_device,
+    share_of_zeros,
     take_training,
     train_all,
     training_data_on,
     training_metrics,
 )
+
+_CHANCE = 0.01
+"""Fewer zeros than this share of the weights may be there by chance."""
 
 
 def train_stage(stage: Stage) -> None:
@@ -262,6 +267,8 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
     metrics = {}
     for arm in arms:
         networks = [layout.load_arm(arm, seed, info, stage.params.model.network) for seed in seeds]
+        if arm == DENSE and stage.params.model.checkpoint and not stage.params.prune.takes_zeros:
+            _tell_of_zeros(stage, networks[0])
         trained = [
             Trained(one, histories[arm, seed]) for seed, one in zip(seeds, networks, strict=True)
         ]
@@ -275,6 +282,16 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
             journal.metrics(values, step=step, seconds=means["seconds"])
         journal.metrics({f"{prefix}sparsity": metrics[arm]["sparsity"]})
     write_json(layout.metrics(stage.name), metrics)
+
+
+def _tell_of_zeros(stage: Stage, given: Checkpoint) -> None:
+    """A network that was pruned elsewhere would lose those masks without a word."""
+    zeros = share_of_zeros(given)
+    if zeros > _CHANCE:
+        sys.stdout.write(
+            f"{stage.name}: {zeros:.1%} of the weights that can be pruned are 0 already in seed "
+            f"{given.origin.seed}. To keep these zeros as the masks, set prune.sparsity to null\n"
+        )
 
 
 def report_checkpoints(stage: Stage) -> None:

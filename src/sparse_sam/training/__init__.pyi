@@ -84,6 +84,7 @@ from .params import DistillationParams as DistillationParams
 from .params import FinetuneParams as FinetuneParams
 from .params import Threads as Threads
 from .params import TrainingParams as TrainingParams
+from .taken_over import share_of_zeros as share_of_zeros
 from .taken_over import given_path as given_path
 from .registry import BASE_OPTIMIZERS as BASE_OPTIMIZERS
 from .registry import ENGINES as ENGINES

@@ -21,7 +21,15 @@ from sparse_sam.networks import (
     build_model,
     reestimate_batchnorm,
 )
-from sparse_sam.pruning import Evidence, PruneParams, Pruner, attach, check_dense, load_plain
+from sparse_sam.pruning import (
+    Evidence,
+    Masks,
+    PruneParams,
+    Pruner,
+    attach,
+    check_dense,
+    load_plain,
+)
 from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.distillation import Teacher
@@ -88,8 +96,7 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     check_dense(model)
     origin = dense.origin
     evidence = Evidence(origin.seed, data.train if data else None, origin.image_shape)
-    masks = Pruner.of(params).masks(model, params.sparsity_at(0.0), evidence)
-    attach(model, masks)
+    attach(model, _first_masks(model, params, evidence))
     if params.schedule.rewinds_to == "initial":
         untrained = _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
         load_plain(model, untrained.state_dict())
@@ -98,6 +105,14 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
             raise MaskError("reestimate_batchnorm needs training data, and none is given")
         reestimate_batchnorm(model, data.train.batches(BATCHNORM_BATCH))
     return Checkpoint.of(model, replace(dense.origin, arm=PRUNED))
+
+
+def _first_masks(model: nn.Module, params: PruneParams, evidence: Evidence) -> Masks:
+    pruner = Pruner.of(params)
+    if params.takes_zeros:
+        return pruner.masks_of_zeros(model, evidence)
+    asked = params.asked_at(0.0)
+    return pruner.masks(model, asked.sparsity, evidence, asked.overrides)
 
 
 def arm_recipe(recipe: TrainingParams, arm: str) -> TrainingParams:
@@ -133,7 +148,9 @@ def finetune(
     model = pruned.build().to(data.train.labels.device)
     optimizer = OPTIMIZERS.load(arm_optimizer(arm))(model, recipe, params.sam)
     steps = recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
-    scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps) if pruning else None
+    scheduled = None
+    if pruning and not pruning.takes_zeros:
+        scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps)
     history = train(
         model,
         optimizer,

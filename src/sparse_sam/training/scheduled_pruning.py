@@ -6,7 +6,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import MaskError
-from sparse_sam.pruning import Evidence, PruneParams, Pruner, load_plain, masks_of, tighten
+from sparse_sam.pruning import (
+    Asked,
+    Evidence,
+    Masks,
+    PruneParams,
+    Pruner,
+    load_plain,
+    masks_of,
+    tighten,
+)
 from sparse_sam.training.optimizers import forget_everything, forget_pruned
 
 
@@ -38,7 +47,7 @@ class ScheduledPruning:
     ) -> None:
         self._pruner, self._asked_at, self._evidence = (
             Pruner.of(params),
-            params.sparsity_at,
+            params.asked_at,
             evidence,
         )
         self._model, self._optimizer, self._steps = model, optimizer, steps
@@ -55,7 +64,7 @@ class ScheduledPruning:
         """
         if not self._shrinks_at(step):
             return False
-        masks = self._pruner.masks(self._model, self._asked(step), self._evidence)
+        masks = self._masks(self._asked(step))
         if self._rewind_to is not None:
             load_plain(self._model, self._rewind_to)
             forget_everything(self._optimizer)
@@ -74,14 +83,19 @@ class ScheduledPruning:
         """Raise MaskError if the model has not exactly the sparsity that the schedule ends at."""
         asked = self._asked_at(1.0)
         masks = masks_of(self._model)
-        wanted = self._pruner.masks(self._model, asked, self._evidence)
-        if masks is None or masks.kept != wanted.kept:
-            raise MaskError(f"the network was to have a sparsity of {asked} and is {masks!r}")
+        wanted = self._masks(asked)
+        if masks is None or any(masks[one].sum() != wanted[one].sum() for one in wanted):
+            raise MaskError(
+                f"the network was to have a sparsity of {asked.sparsity} and is {masks!r}"
+            )
+
+    def _masks(self, asked: Asked) -> Masks:
+        return self._pruner.masks(self._model, asked.sparsity, self._evidence, asked.overrides)
 
     def _shrinks_at(self, step: int) -> bool:
         before = self._asked(step - 1) if step else self._asked_at(0.0)
         return self._asked(step) != before
 
-    def _asked(self, step: int) -> float:
+    def _asked(self, step: int) -> Asked:
         # Of the last step the progress is 1, so that a training of any length ends well.
         return self._asked_at(step / (self._steps - 1) if self._steps > 1 else 1.0)

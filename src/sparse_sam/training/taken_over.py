@@ -10,6 +10,7 @@ from sparse_sam.data import TrainingData, outer_path, seeded
 from sparse_sam.errors import CheckpointError
 from sparse_sam.files import load_weights
 from sparse_sam.networks import build_model
+from sparse_sam.pruning import prunable_parameters
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained
 from sparse_sam.training.loop import Epoch, evaluate
@@ -102,6 +103,13 @@ def as_trained(taken: Checkpoint, data: TrainingData) -> Trained:
         validation_accuracy=found.accuracy if found else None,
     )
     return Trained(taken, [row])
+
+
+def share_of_zeros(checkpoint: Checkpoint) -> float:
+    """The share of the weights that can be pruned that are 0, in [0, 1]."""
+    weights = prunable_parameters(checkpoint.build()).values()
+    total = sum(one.numel() for one in weights)
+    return 1 - sum(int(one.count_nonzero()) for one in weights) / total if total else 0.0
 
 
 def _stripped(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

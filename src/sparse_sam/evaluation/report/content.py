@@ -45,6 +45,7 @@ class Content:
         images: the test images, uint8 (N, channels, height, width).
         classes: their names, in the order of the labels.
         is_ticket: whether the arm ``pruned`` has initial weights under its masks, not trained ones.
+        came_sparse: whether the dense network was given with the zeros that are its masks.
     """
 
     summary: Mapping[str, Any]
@@ -62,6 +63,7 @@ class Content:
     images: NDArray[np.uint8]
     classes: Sequence[str]
     is_ticket: bool = False
+    came_sparse: bool = False
 
 
 def read_rows(path: Path) -> Rows:

@@ -27,16 +27,19 @@ def sparse_networks(content: Content) -> list[str]:
     ticket = content.is_ticket
     how = ", and putting the others back to their initial values," if ticket else ""
     when, then = ("", "Trained from there") if ticket else (" before finetuning", "Finetuned")
+    share = f"{arms['pruned']['sparsity']:.1%} of the prunable weights"
     said = [
-        (
-            f"Pruning {arms['pruned']['sparsity']:.1%} of the prunable weights{how}{when} "
-            f"takes the test accuracy from {dense:.2f} % to {pruned:.2f} %."
-        )
+        f"The network was given with {share} at 0, which stay there: its test accuracy is "
+        f"{pruned:.2f} %."
+        if content.came_sparse
+        else f"Pruning {share}{how}{when} takes the test accuracy from {dense:.2f} % to "
+        f"{pruned:.2f} %."
     ]
     for arm in ("sgd", "sgd_2x", "sam"):
         mean = 100 * arms[arm]["accuracy"]["mean"]
         said.append(
-            f"{then} with {NAMES[arm]} it is {mean:.2f} %, {mean - dense:+.2f} points from dense."
+            f"{then} with {NAMES[arm]} it is {mean:.2f} %, {mean - dense:+.2f} points from "
+            + ("what it was." if content.came_sparse else "dense.")
         )
     if content.compression:
         said += _sizes(content.compression)

@@ -1,0 +1,42 @@
+"""Parameters that are chosen by patterns of their names: ``prune.ignore``, ``prune.overrides``."""
+
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+
+from sparse_sam.errors import MaskError
+
+_SHOWN = 8
+
+
+def match_each(names: Collection[str], patterns: Iterable[str], key: str) -> dict[str, str]:
+    """The pattern of every name that one matches, by name.
+
+    Args:
+        names: of the parameters that can be pruned.
+        patterns: such as ``head.*``: ``*`` stands for any text, dots too, ``?`` for a character.
+        key: where the patterns are from, to name in errors.
+
+    Raises:
+        MaskError: a pattern matches no name, or two match the same.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
+            raise MaskError(
+                f"{key}: {pattern!r} matches no parameter that can be pruned; they are "
+                f"{listed(names)}. A pattern is of whole names: '*' stands for any text"
+            )
+        for name in matched:
+            if name in found:
+                raise MaskError(
+                    f"{key}: {name} is matched by {found[name]!r} and by {pattern!r}; one may"
+                )
+            found[name] = pattern
+    return found
+
+
+def listed(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(list(names)[:_SHOWN]) + more
