@@ -96,7 +96,8 @@ def test_channels_have_sparsities_of_their_own_too() -> None:
             ["had.*"],
             (
                 "prune.ignore: 'had.*' matches no parameter that can be pruned; they are "
-                "stem.weight, blocks.0.weight, blocks.2.weight, head.weight. A pattern is of whole names"
+                "stem.weight, blocks.0.weight, blocks.2.weight, head.weight. A pattern is of whole "
+                "names"
             ),
         ),
         (["head"], "'head' matches no parameter"),
