@@ -1,0 +1,1 @@
+"""A residual network on photographs in class folders, through the whole pipeline."""
