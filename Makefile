@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep new repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-status study-recheck
+.PHONY: help setup setup-sweep new repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-colour study-status study-recheck
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -139,6 +139,9 @@ study-lenet: setup ## error of the LeNets against compression, beside published 
 
 study-regimes: setup-sweep ## where SAM pays, over sparsity and dense training (studies/regimes; two hours)
 	@dvc repro studies/regimes/dvc.yaml
+
+study-colour: setup ## a residual network on your photographs (FOLDER=… with train/ and test/, PROJECT=…; half an hour)
+	@python -m studies.colour.run "$(FOLDER)" "$(PROJECT)"
 
 study-status: setup ## what has changed since the studies' published numbers were computed
 	@dvc status studies/notebook/dvc.yaml studies/lenet/dvc.yaml studies/regimes/dvc.yaml

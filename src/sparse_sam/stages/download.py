@@ -16,6 +16,7 @@ def work(stage: Stage) -> None:
     write_json(layout.metrics("download"), {"images": images, **info.to_json()})
     stage.journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
     stage.journal.metrics({f"images.{part}": float(count) for part, count in images.items()})
+    stage.journal.artifact(layout.metrics("download"))  # the names of the classes are there
 
 
 if __name__ == "__main__":
