@@ -45,8 +45,8 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     params = FinetuneParams(
         training=make_recipe(batch_size=16), distillation=NOT_DISTILLED, sam=sam_params()
     )
-    with step_memory(Checkpoint.of(model, origin), params, 120.0) as result:
-        found = result()
+    with step_memory() as measure:
+        found = measure(Checkpoint.of(model, origin), params, 120.0)()
     assert list(found) == ["sgd", "sgd_2x", "sam"]
     sgd, sgd_2x, sam = found.values()
     assert isinstance(sgd, int)
@@ -78,11 +78,11 @@ def test_where_no_process_can_be_started_that_is_said(
     )
     params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)
-    with step_memory(pruned, params, 120.0) as result:
-        assert why_none(result()).startswith("FileNotFoundError: ")
+    with step_memory() as measure:
+        assert why_none(measure(pruned, params, 120.0)()).startswith("FileNotFoundError: ")
     monkeypatch.setattr("sparse_sam.evaluation.peak_memory._FORGET", tmp_path / "nothing")
-    with step_memory(pruned, params, 120.0) as result:
-        assert "this system does not tell" in why_none(result())
+    with step_memory() as measure:
+        assert "this system does not tell" in why_none(measure(pruned, params, 120.0)())
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_a_network_that_fails_there_is_said_to_and_one_that_prints_is_measured(
     params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint.of(moody((1, 2, 2), 10), origin)
     before = children()
-    with step_memory(pruned, params, 1.0 if mood == "slow" else 120.0) as result:
-        found = result()
+    with step_memory() as measure:
+        found = measure(pruned, params, 1.0 if mood == "slow" else 120.0)()
     assert children() == before
     if why is None:
         assert all(isinstance(one, int) for one in found.values())
@@ -124,10 +124,10 @@ def test_a_mistake_of_ours_there_is_one_here(
     )
     monkeypatch.setattr(FinetuneParams, "model_dump", lambda *_, **__: {"no": "recipe"})
     with (
-        step_memory(pruned, params, 120.0) as result,
+        step_memory() as measure,
         pytest.raises(subprocess.CalledProcessError),
     ):
-        result()
+        measure(pruned, params, 120.0)()
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -147,10 +147,14 @@ def test_a_process_that_fails_says_why_and_one_that_nobody_asks_ends(make_recipe
     params = FinetuneParams(training=make_recipe(), distillation=NOT_DISTILLED, sam=sam_params())
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
     before = children()
-    with step_memory(pruned, params, 120.0) as result:
-        assert "do not fit the model mlpnet" in why_none(result())
-    with step_memory(pruned, params, 120.0):
+    with step_memory() as measure:
+        assert "do not fit the model mlpnet" in why_none(measure(pruned, params, 120.0)())
+    with step_memory():
         pass
-    with step_memory(pruned, params, 0.0) as result:
-        assert result() == of_all("its budget is 0 s (evaluate.budget_seconds.step_memory)")
+    with step_memory() as measure:
+        measure(pruned, params, 120.0)
+    with step_memory() as measure:
+        assert measure(pruned, params, 0.0)() == of_all(
+            "its budget is 0 s (evaluate.budget_seconds.step_memory)"
+        )
     assert children() == before

@@ -15,6 +15,7 @@ from .gate import check_gate as check_gate
 from .gate import gate_table as gate_table
 from .params import BudgetParams as BudgetParams
 from .params import EvaluateParams as EvaluateParams
+from .peak_memory import MeasureMemory as MeasureMemory
 from .peak_memory import step_memory as step_memory
 from .report.content import Content as Content
 from .report.content import Provenance as Provenance

@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,56 +44,89 @@ from sparse_sam.training import (
 STEPS = 2  # the second has momentum
 KEY = "evaluate.budget_seconds.step_memory"
 _OPTIMIZERS = {SGD_ARM: SGD_ARM, SGD_2X_ARM: SGD_ARM, SAM_ARM: SAM_ARM}
+_SAID = "stderr"
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 _Peaks = dict[str, int | NotMeasured]
 
 
+MeasureMemory = Callable[[Checkpoint, FinetuneParams, float], Callable[[], _Peaks]]
+
+
 @contextmanager
-def step_memory(
-    pruned: Checkpoint, params: FinetuneParams, seconds: float
-) -> Iterator[Callable[[], _Peaks]]:
-    """Measure peak memory in a process beside; what this gives waits for it and returns the result.
+def step_memory() -> Iterator[MeasureMemory]:
+    """A process that measures peak memory, and is idle until it is told what of.
 
-    The result is the peak resident memory of two finetuning steps above the idle process, in
-    bytes, by arm. The idle process has torch and this library imported. What is counted on top is
-    the network with masks, gradients, activations, the optimizer's state, a batch of noise, and
-    what torch's kernels take at their first use; the last is the same for all arms. Where it cannot
-    be measured of one arm, it is not of any: only Linux tells a process its peak, and only on a CPU
-    is the peak the step's.
+    What this gives tells it, and gives in turn what waits for it and returns the result: the peak
+    resident memory of two finetuning steps above the idle process, in bytes, by arm. The idle
+    process has torch and this library imported. What is counted on top is the network with masks,
+    gradients, activations, the optimizer's state, a batch of noise, and what torch's kernels take
+    at their first use; the last is the same for all arms. Where it cannot be measured of one arm,
+    it is not of any: only Linux tells a process its peak, and only on a CPU is the peak the step's.
 
-    Args:
-        pruned: the network that is finetuned.
-        params: the recipe, of which batch size and optimizer matter.
-        seconds: the process is stopped when it has run for so long and somebody waits for it.
+    It is told: the network that is finetuned; the recipe, of which batch size and optimizer matter;
+    and a number of seconds, after which it is stopped when somebody waits for it.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "stderr"
-        begun = measured(lambda: _start(Path(folder), said, pruned, params, seconds))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        begun = measured(lambda: _start(folder))
         if isinstance(begun, NotMeasured):
-            yield lambda: _by_arm(begun)
+            yield lambda *_: lambda: _by_arm(begun)
             return
-        ends = time.monotonic() + seconds
         try:
-            yield lambda: _by_arm(measured(lambda: _answer(begun, said, ends, seconds)))
+            yield partial(_measure_in, begun, folder)
         finally:
             with begun:  # waits for its end
                 if begun.poll() is None:
                     os.killpg(begun.pid, signal.SIGKILL)  # with its forks
 
 
-def _start(
-    folder: Path, stderr: Path, pruned: Checkpoint, params: FinetuneParams, seconds: float
-) -> "subprocess.Popen[str]":
+def _start(folder: Path) -> "subprocess.Popen[str]":
     if not os.access(_FORGET, os.W_OK):
         raise SparseSamError("this system does not tell a process its peak memory (Linux does)")
+    modules = os.pathsep.join(path for path in sys.path if path)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": modules}
+    command = [sys.executable, "-m", "sparse_sam.evaluation.peak_memory"]
+    with (folder / _SAID).open("w", encoding="utf-8") as said:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def _measure_in(
+    process: "subprocess.Popen[str]",
+    folder: Path,
+    pruned: Checkpoint,
+    params: FinetuneParams,
+    seconds: float,
+) -> Callable[[], _Peaks]:
+    ends = time.monotonic() + seconds
+    told = measured(lambda: _tell(process, folder, pruned, params, seconds))
+    if isinstance(told, NotMeasured):
+        return lambda: _by_arm(told)
+    said = folder / _SAID
+    return lambda: _by_arm(measured(lambda: _answer(process, said, ends, seconds)))
+
+
+def _tell(
+    process: "subprocess.Popen[str]",
+    folder: Path,
+    pruned: Checkpoint,
+    params: FinetuneParams,
+    seconds: float,
+) -> None:
     if not seconds:
         raise OverBudgetError(f"its budget is 0 s ({KEY})")
     path = folder / "pruned.safetensors"
     save_checkpoint(path, pruned)
     origin = pruned.origin
-    job = folder / "job.json"
     content = {
         "path": str(path),
         "expected": {
@@ -105,20 +139,12 @@ def _start(
         "optimizers": sorted(set(_OPTIMIZERS.values())),
         "threads": torch.get_num_threads(),
     }
-    job.write_text(json.dumps(content), encoding="utf-8")
-    modules = os.pathsep.join(path for path in sys.path if path)
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": modules}
-    command = [sys.executable, "-m", "sparse_sam.evaluation.peak_memory"]
-    with job.open(encoding="utf-8") as given, stderr.open("w", encoding="utf-8") as said:
-        return subprocess.Popen(
-            command,
-            stdin=given,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env=environment,
-            text=True,
-            start_new_session=True,
-        )
+    ears, process.stdin = process.stdin, None
+    if ears is None:
+        raise ValueError("it measures once")
+    # One that has ended before says why when it is asked for its answer.
+    with suppress(BrokenPipeError), ears:
+        ears.write(json.dumps(content))
 
 
 def _answer(

@@ -22,7 +22,7 @@ def work(stage: Stage) -> None:
     from tqdm import tqdm
 
     from sparse_sam.data import load_test_data
-    from sparse_sam.evaluation import base_in_words, compare_arms, headline
+    from sparse_sam.evaluation import base_in_words, compare_arms, headline, step_memory
     from sparse_sam.files import read_json, write_json
     from sparse_sam.stages.extras import measure_extras
     from sparse_sam.tracking import MADE_BY, PIPELINE, layout
@@ -34,39 +34,41 @@ def work(stage: Stage) -> None:
     info = data.info
     journal.dataset(name=info.source, fingerprint=info.fingerprint, context="evaluation")
     load = partial(layout.load_arm, info=info, model=params.model.network)
-    tested = {}
-    for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
-        tested[job] = evaluate(load(*job).build().to(device), data.test)
-    for seed in seeds:
-        journal.child(f"seed {seed}", {"seed": seed})
-        values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in arms}
-        journal.metrics(values, child=f"seed {seed}")
-        journal.child_end(f"seed {seed}")
-    metrics, summary, predictions = compare_arms(
-        tested,
-        data.test.labels.cpu().numpy(),
-        dataset=info.source,
-        model=str(params.model.network),
-        seeds=seeds,
-        costs={
-            arm: read_json(layout.metrics(made_by), cure=f"Run `dvc repro {made_by}`.")[arm]
-            for arm, made_by in MADE_BY.items()
-        },
-        margin=params.evaluate.equivalence_margin,
-        base=base_in_words(params.finetune.training.base_optimizer),
-        checkpoint=params.model.checkpoint,
-    )
-    # The result first: whatever becomes of the rest, it is there.
-    written = {"evaluate": metrics, "summary": summary}
-    for name, content in written.items():
-        write_json(layout.metrics(name), content)
-    for target in (None, PIPELINE):
-        journal.metrics(headline(summary), child=target)
-    extras = measure_extras(stage, load, data, summary)
-    _write_report(stage, data, summary, predictions, extras)
-    journal.artifact(layout.report, child=PIPELINE)
-    for name in (*written, *extras):
-        journal.artifact(layout.metrics(name))
+    # (It imports torch while one core tests the networks, and measures when the result is there.)
+    with step_memory() as measure_memory:
+        tested = {}
+        for job in tqdm(list(product(arms, seeds)), desc=stage.name, unit="model", disable=None):
+            tested[job] = evaluate(load(*job).build().to(device), data.test)
+        for seed in seeds:
+            journal.child(f"seed {seed}", {"seed": seed})
+            values = {f"test_accuracy.{arm}": tested[arm, seed].accuracy for arm in arms}
+            journal.metrics(values, child=f"seed {seed}")
+            journal.child_end(f"seed {seed}")
+        metrics, summary, predictions = compare_arms(
+            tested,
+            data.test.labels.cpu().numpy(),
+            dataset=info.source,
+            model=str(params.model.network),
+            seeds=seeds,
+            costs={
+                arm: read_json(layout.metrics(made_by), cure=f"Run `dvc repro {made_by}`.")[arm]
+                for arm, made_by in MADE_BY.items()
+            },
+            margin=params.evaluate.equivalence_margin,
+            base=base_in_words(params.finetune.training.base_optimizer),
+            checkpoint=params.model.checkpoint,
+        )
+        # The result first: whatever becomes of the rest, it is there.
+        written = {"evaluate": metrics, "summary": summary}
+        for name, content in written.items():
+            write_json(layout.metrics(name), content)
+        for target in (None, PIPELINE):
+            journal.metrics(headline(summary), child=target)
+        extras = measure_extras(stage, load, data, summary, measure_memory)
+        _write_report(stage, data, summary, predictions, extras)
+        journal.artifact(layout.report, child=PIPELINE)
+        for name in (*written, *extras):
+            journal.artifact(layout.metrics(name))
 
 
 def shown(params: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sparse_sam.data import TestData
-from sparse_sam.evaluation import finetuning_cost, measure_arms, step_memory
+from sparse_sam.evaluation import MeasureMemory, finetuning_cost, measure_arms
 from sparse_sam.export import compression_metrics
 from sparse_sam.files import NotMeasured, gaps, write_csv, write_json
 from sparse_sam.stages.runner import Stage
@@ -25,6 +25,7 @@ def measure_extras(
     load: Callable[[str, int], Checkpoint],
     data: TestData,
     summary: Mapping[str, Any],
+    measure_memory: MeasureMemory,
 ) -> dict[str, Any]:
     """Measure flatness, cost and compression; give what was written, by the name of its file.
 
@@ -33,6 +34,7 @@ def measure_extras(
         load: reads an arm's network of a seed; picklable.
         data: the test set, whose images inference is timed with.
         summary: ``metrics/summary.json``.
+        measure_memory: as ``step_memory`` gives it.
     """
     params, seeds = stage.params, stage.params.seeds
     budget = params.evaluate.budget_seconds
@@ -44,23 +46,22 @@ def measure_extras(
         for why, names in gaps(content).items():
             sys.stderr.write(f"warning: {stage.name}: not measured: {names}: {why}\n")
 
-    # (Memory in a process beside, meanwhile.)
-    with step_memory(load("pruned", seeds[0]), params.finetune, budget.step_memory) as memory:
-        flatness, slices, surfaces = measure_arms(
-            load,
-            layout.dataset,
-            tuple(MADE_BY),
-            seeds,
-            pictured=PICTURED,
-            budget=budget,
-            threads=params.threads,
-            name=stage.name,
-        )
-        write("flatness", flatness)
-        write_csv(layout.slices, *_table(["arm", "seed", "x", "loss"], slices))
-        write_csv(layout.surfaces, *_table(["arm", "seed", "x", "y", "loss"], surfaces))
-        peaks = memory()
-    write("cost", finetuning_cost(summary, peaks))
+    # In a process beside, meanwhile.
+    memory = measure_memory(load("pruned", seeds[0]), params.finetune, budget.step_memory)
+    flatness, slices, surfaces = measure_arms(
+        load,
+        layout.dataset,
+        tuple(MADE_BY),
+        seeds,
+        pictured=PICTURED,
+        budget=budget,
+        threads=params.threads,
+        name=stage.name,
+    )
+    write("flatness", flatness)
+    write_csv(layout.slices, *_table(["arm", "seed", "x", "loss"], slices))
+    write_csv(layout.surfaces, *_table(["arm", "seed", "x", "y", "loss"], surfaces))
+    write("cost", finetuning_cost(summary, memory()))
     compression = compression_metrics(
         load("dense", seeds[0]),
         load("sgd", seeds[0]),
