@@ -147,3 +147,45 @@ def writes_to_its_input(image_shape: ImageShape, num_classes: int) -> nn.Module:
     """A first layer that works in place."""
     pixels = image_shape[0] * image_shape[1] * image_shape[2]
     return nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(pixels, num_classes))
+
+
+class WithInfiniteBuffer(nn.Module):
+    """A linear network that keeps the −inf of an attention mask."""
+
+    def __init__(self, pixels: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(pixels, num_classes)
+        self.register_buffer("unseen", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.linear(images.flatten(1))
+        return out
+
+
+def with_infinite_buffer(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    return WithInfiniteBuffer(image_shape[0] * image_shape[1] * image_shape[2], num_classes)
+
+
+def too_many_logits(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    pixels = image_shape[0] * image_shape[1] * image_shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, num_classes + 997))
+
+
+class Pair(nn.Module):
+    """Gives logits and something else."""
+
+    def __init__(self, pixels: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(pixels, num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(images.flatten(1)), images
+
+
+def pair(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    return Pair(image_shape[0] * image_shape[1] * image_shape[2], num_classes)
+
+
+def lazy_that_refuses(image_shape: ImageShape, num_classes: int) -> nn.Module:
+    del image_shape
+    return nn.Sequential(nn.LazyConv2d(4, 9), nn.Flatten(), nn.LazyLinear(num_classes))

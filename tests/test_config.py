@@ -222,7 +222,7 @@ BAD: list[tuple[str, list[Any], str]] = [
     ),
     ("engine.name", ["slurm", None, 0, [], {}], f"one of {', '.join(ENGINES)}{OR_OWN}"),
     ("engine.address", [6379, True, ["a:1"]], "text or null"),
-    ("model.checkpoint", [1, True, []], "text or null"),
+    ("model.checkpoint", [1, True, [], ""], "text or null"),
     (
         "model.arguments",
         [None, [], "width=8", 3, {3: 1}, {None: 1}],

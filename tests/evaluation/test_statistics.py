@@ -234,3 +234,40 @@ def test_a_difference_as_large_as_the_margin_is_called_none_in_five_percent() ->
 def test_no_difference_is_found_to_be_none_when_the_spread_is_small() -> None:
     found = simulate(0.0, margin=4 * SPREAD)
     assert sum(one["equivalence"]["p_value"] < 0.05 for one in found) > 0.95 * TRIALS
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_one_image_in_every_seed_is_no_gain_that_is_shown(seeds: int) -> None:
+    accuracies = [0.9 + 0.01 * seed for seed in range(seeds)]
+    gained = [one + 0.001 for one in accuracies]
+    found = compare_paired(gained, accuracies, 0.005, images=1000)
+    assert found["p_value"] >= found["permutation_p_value"] == pytest.approx(2 ** (1 - seeds))
+    low, high = found["ci95"]
+    assert low < 0.001 < high
+    assert high - low == pytest.approx(
+        2 * stats.t.ppf(0.975, seeds - 1) / (1000 * (6 * seeds) ** 0.5)
+    )
+
+
+def test_equal_answers_on_few_images_are_no_equivalence() -> None:
+    same = [0.75, 0.7917, 0.8333, 0.75, 0.75]
+    few = compare_paired(same, same, 0.005, images=24)
+    many = compare_paired(same, same, 0.005, images=10_000)
+    assert few["equivalence"]["p_value"] > 0.2
+    assert many["equivalence"]["p_value"] < 0.001
+    assert few["p_value"] == many["p_value"] == 1.0
+    assert few["ci95"][1] > 0.01
+
+
+@given(counts=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=8))
+def test_what_the_images_resolve_is_as_without_them(counts: list[tuple[int, int]]) -> None:
+    first, second = ([of[i] / 500 for of in counts] for i in (0, 1))
+    with_images = compare_paired(first, second, 0.005, images=500)
+    without = compare_paired(first, second, 0.005)
+    if np.std(np.subtract(first, second), ddof=1) >= 1 / (500 * 6**0.5):
+        assert with_images == without
+    else:
+        assert with_images["p_value"] >= without["p_value"]
+        within = abs(without["mean"]) < 0.005
+        p_values = [of["equivalence"]["p_value"] for of in (with_images, without)]
+        assert p_values[0] >= p_values[1] - 1e-12 if within else p_values[0] >= 0.5

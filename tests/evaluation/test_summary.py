@@ -67,7 +67,7 @@ def test_every_arm_has_its_own_accuracy_and_cost() -> None:
 def test_sam_is_compared_with_sgd_at_equal_epochs_and_at_equal_compute() -> None:
     compared = example()["comparisons"]
     assert list(compared) == ["sam_vs_sgd", "sam_vs_sgd_2x"]
-    own = compare_paired(ACCURACY["sam"], ACCURACY["sgd"], 0.005)
+    own = compare_paired(ACCURACY["sam"], ACCURACY["sgd"], 0.005, images=100)
     assert {name: compared["sam_vs_sgd"][name] for name in own} == own
     mcnemar = {"first_only": 6, "second_only": 0, "p_value": pytest.approx(2 / 2**6)}
     assert compared["sam_vs_sgd"]["mcnemar"] == mcnemar
@@ -108,17 +108,13 @@ def test_another_base_is_called_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "called", "says"),
-    [
-        (None, "trained", False),
-        ("net.pt", "one given", True),
-        ("net-{seed}.pt", "given, one a seed", False),
-    ],
+    ("given", "called", "says"),
+    [(None, "trained", False), (1, "one given", True), (2, "given, one a seed", False)],
 )
 def test_it_says_where_the_dense_networks_are_from(
-    checkpoint: str | None, called: str, says: bool
+    given: int | None, called: str, says: bool
 ) -> None:
-    summary = example(checkpoint=checkpoint)
+    summary = example(given=given)
     assert summary["dense_networks"] == called
     for compared in summary["comparisons"].values():
         assert ("All seeds began with one given network" in compared["verdict"]) == says

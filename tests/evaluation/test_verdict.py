@@ -98,7 +98,10 @@ def test_seeds_of_one_given_network_are_said_to_be_that(seeds: int) -> None:
     compared: dict[str, Any] = compare_paired(differences, [0.0] * seeds, MARGIN)
     compared["holm_p_value"] = compared["p_value"]
     plain = verdict("SAM − SGD", compared, seeds)
-    assert verdict("SAM − SGD", compared, seeds, one_network=True) == (
-        f"{plain} All seeds began with one given network: they stand for orders of its batches, "
-        "and say nothing of other networks."
-    )
+    for given, words in ((1, "one given network"), (2, "only 2 given networks")):
+        says = f" All seeds began with {words}: they stand for orders of the batches, and say "
+        same = given == seeds
+        assert verdict("SAM − SGD", compared, seeds, given=given) == (
+            plain if same else f"{plain}{says}nothing of other networks."
+        )
+    assert verdict("SAM − SGD", compared, seeds, given=seeds) == plain

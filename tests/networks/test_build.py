@@ -10,6 +10,8 @@ from torch import nn
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks.build import build_model
 from sparse_sam.networks.registry import NETWORKS, ImageShape
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach, plain_state
 
 MNIST: ImageShape = (1, 28, 28)
 
@@ -151,3 +153,32 @@ def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(NETWORKS.places, "extra", f"{__name__}:with_extra_state")
     with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
         build_model("extra", (1, 2, 2), 3)
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (
+            "too_many_logits",
+            "gives (2, 1000) for two images; it must map a batch (N, 1, 5, 5) to logits (N, 3)",
+        ),
+        ("pair", "gives tuple; it must map a batch (N, 1, 5, 5) to logits (N, 3), one tensor"),
+        ("lazy_that_refuses", "its lazy layers do not get their weights from images of shape"),
+    ],
+)
+def test_what_gives_no_logits_is_refused_before_it_costs_a_training(
+    factory: str, says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_model(f"tests.sample_networks:{factory}", (1, 5, 5), 3)
+    assert f"model.name = 'tests.sample_networks:{factory}': {says}" in str(caught.value)
+
+
+def test_lazy_layers_have_their_weights_when_a_network_is_built() -> None:
+    model = build_model("tests.sample_networks:lazy", (1, 5, 5), 3)
+    assert model.training
+    attach(model, magnitude_masks(model, 0.5))
+    other = build_model("tests.sample_networks:lazy", (1, 5, 5), 3)
+    other.load_state_dict(plain_state(model))
+    images = torch.rand(2, 1, 5, 5)
+    assert torch.equal(model(images), other(images))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.masks import Masks
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained
@@ -25,7 +26,9 @@ SECOND = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([[Tru
 
 
 def checkpoint(masks: dict[str, torch.Tensor] | None) -> Checkpoint:
-    return Checkpoint(ORIGIN, {}, Masks(masks) if masks else None)
+    if masks is None:
+        return Checkpoint.of(build_model("mlpnet", (1, 2, 2), 3), ORIGIN)
+    return Checkpoint(ORIGIN, {}, Masks(masks))
 
 
 def row(epoch: int, **changes: Any) -> Epoch:
@@ -44,6 +47,17 @@ def test_a_sparsity_is_counted() -> None:
         "weights_total": 6,
     }
     assert sparsity_metrics([checkpoint(None)]) == {"sparsity": 0.0}
+
+
+def test_zeros_that_a_dense_network_was_given_with_count() -> None:
+    dense = checkpoint(None)
+    weights = [name for name, tensor in dense.state.items() if tensor.dim() == 2]
+    total = sum(dense.state[name].numel() for name in weights)
+    dense.state[weights[0]][0] = 0.0
+    width = dense.state[weights[0]].shape[1]
+    assert sparsity_metrics([dense, checkpoint(None)]) == {
+        "sparsity": pytest.approx(width / total / 2)
+    }
 
 
 def test_seeds_may_bring_different_numbers_of_zeros_along() -> None:

@@ -12,15 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+from torch.optim.swa_utils import AveragedModel
 
 from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import CheckpointError
 from sparse_sam.networks.build import build_model
+from sparse_sam.networks.network import Network
+from sparse_sam.pruning.magnitude import magnitude_masks
+from sparse_sam.pruning.masks import attach
+from sparse_sam.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sparse_sam.training.experiment import train_dense
 from sparse_sam.training.loop import evaluate
 from sparse_sam.training.origin import Origin
+from sparse_sam.training.params import DenseParams
 from sparse_sam.training.taken_over import as_trained, given_path, take_over
+from tests.recipes import sam_params
 
 SCRIPT = """
 import sys
@@ -139,7 +148,8 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "a layer less": (lambda state: without(state, "4.weight"), "it lacks 4.weight. Name its"),
     "a layer more": (
         lambda state: {**state, "5.weight": state["4.weight"]},
-        "it has the unknown 5.weight. Name",
+        "holds more than the network tiny_nets_for_tests:with_batchnorm: it has the unknown "
+        "5.weight. Save the state dict of the network alone.",
     ),
     "another network": (
         lambda state: {f"fc{name}": tensor for name, tensor in state.items()},
@@ -148,6 +158,21 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "another shape": (
         lambda state: {**state, "4.weight": torch.zeros(5, 12)},
         "4.weight is of shape (5, 12), and in tiny_nets_for_tests:with_batchnorm for images",
+    ),
+    "a loss with weights beside": (
+        lambda state: {
+            **{f"model.{name}": tensor for name, tensor in state.items()},
+            "criterion.weight": torch.ones(3),
+        },
+        "it has the unknown criterion.weight. Save the state dict",
+    ),
+    "sparse": (
+        lambda state: {**state, "4.weight": state["4.weight"].to_sparse_csr()},
+        "4.weight is stored as torch.sparse_csr: save plain dense tensors",
+    ),
+    "no content": (
+        lambda state: {**state, "4.weight": state["4.weight"].to("meta")},
+        "4.weight has no content (meta)",
     ),
     "NaN": (
         lambda state: {**state, "4.bias": torch.tensor([0.0, torch.nan, 0.0])},
@@ -235,3 +260,80 @@ def test_seeds_differ_in_nothing_but_their_number(
     one, other = (take_over(tmp_path / "net.pt", replace(origin, seed=seed)) for seed in (0, 1))
     assert (one.origin.seed, other.origin.seed) == (0, 1)
     assert all(torch.equal(one.state[name], other.state[name]) for name in state)
+
+
+def pruned_by_torch(model: nn.Sequential) -> dict[str, Tensor]:
+    for one in (model[1], model[4]):
+        torch_prune.l1_unstructured(one, "weight", amount=0.5)
+    return model.state_dict()
+
+
+def pruned_by_us(model: nn.Sequential) -> dict[str, Tensor]:
+    attach(model, magnitude_masks(model, 0.5))
+    return model.state_dict()
+
+
+def averaged(model: nn.Sequential) -> dict[str, Tensor]:
+    return AveragedModel(model).state_dict()
+
+
+def parallel_and_pruned(model: nn.Sequential) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in pruned_by_torch(model).items()}
+
+
+@pytest.mark.parametrize("save", [pruned_by_torch, pruned_by_us, averaged, parallel_and_pruned])
+def test_masks_and_means_that_are_still_in_the_file_are_understood(
+    origin: Origin, save: Callable[[nn.Sequential], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    model = build_model(origin.model, origin.image_shape, 3)
+    assert isinstance(model, nn.Sequential)
+    torch.save(save(model), tmp_path / "net.pt")
+    taken = take_over(tmp_path / "net.pt", origin)
+    images = torch.rand(4, 1, 5, 5)
+    with torch.no_grad():
+        assert torch.equal(taken.build().eval()(images), model.eval()(images))
+
+
+def test_a_network_of_this_project_is_taken_over_with_its_zeros(
+    origin: Origin, tmp_path: Path
+) -> None:
+    model = build_model(origin.model, origin.image_shape, 3)
+    attach(model, magnitude_masks(model, 0.5))
+    ours = Checkpoint.of(model, replace(origin, arm="sam"))
+    save_checkpoint(tmp_path / "net.safetensors", ours)
+    taken = take_over(tmp_path / "net.safetensors", origin)
+    assert taken.masks is None
+    assert all(torch.equal(taken.state[name], ours.state[name]) for name in ours.state)
+
+
+def test_a_tensor_that_layers_share_may_stand_under_one_name(
+    origin: Origin, tmp_path: Path
+) -> None:
+    tied = replace(origin, model=Network.of("tests.sample_networks:tied"))
+    model = build_model(tied.model, tied.image_shape, 3)
+    save_model(model, str(tmp_path / "net.safetensors"))
+    whole = model.state_dict()
+    assert len(load_file(tmp_path / "net.safetensors")) < len(whole)
+    taken = take_over(tmp_path / "net.safetensors", tied)
+    assert all(torch.equal(taken.state[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_buffer_that_is_infinite_from_the_beginning_is_no_divergence(
+    origin: Origin, make_data: Callable[..., TrainingData], make_recipe: Any, tmp_path: Path
+) -> None:
+    network = Network.of("tests.sample_networks:with_infinite_buffer")
+    model = build_model(network, origin.image_shape, 3)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    taken = take_over(tmp_path / "net.pt", replace(origin, model=network))
+    save_checkpoint(tmp_path / "net.safetensors", taken)
+    of = {"arm": "dense", "seed": 7, "dataset": origin.dataset, "stage": "train_dense"}
+    again = load_checkpoint(tmp_path / "net.safetensors", model=network, **of)
+    assert torch.equal(again.state["unseen"], torch.tensor([0.0, -torch.inf]))
+    recipe = DenseParams(**make_recipe().model_dump(), optimizer="sgd", sam=sam_params())
+    done = train_dense(make_data(60, 30), network, recipe, 0, lambda _: None)
+    assert done.checkpoint.state["unseen"].isinf().any()
+    spoiled = {**model.state_dict(), "unseen": torch.tensor([torch.inf, 0.0])}
+    torch.save(spoiled, tmp_path / "net.pt")
+    with pytest.raises(CheckpointError, match="unseen is not finite"):
+        take_over(tmp_path / "net.pt", replace(origin, model=network))

@@ -39,14 +39,20 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 
 
 def compare_paired(
-    first: Sequence[float], second: Sequence[float], margin: float
+    first: Sequence[float], second: Sequence[float], margin: float, images: int | None = None
 ) -> dict[str, Any]:
     """What the paired differences first − second say, one pair a seed.
+
+    Accuracies on n images are multiples of 1/n, so seeds that agree to the image do not agree to
+    all digits. Where ``images`` are given, the differences' standard deviation is at least that of
+    rounding two accuracies, 1/(n√6). Where it would be less, the seeds say nothing of their spread:
+    then the t-test does not give a smaller p value than the permutation test, either.
 
     Args:
         first: a value for every seed.
         second: likewise, in the same order.
         margin: the largest difference that counts as none.
+        images: n, of how many images the values are shares; None for values that are not.
 
     Returns:
         ``mean``; the t interval ``ci95`` and the paired t-test's ``p_value``; the bootstrap's
@@ -54,20 +60,29 @@ def compare_paired(
         permutation test's ``permutation_p_value``, which cannot be below 2 / 2ⁿ; and
         ``equivalence``, two one-sided t-tests of |mean| < margin, with the interval at 90 % that
         they amount to. All but the mean are None for a single pair. Where all differences are
-        equal, intervals are points and p is 0 or 1.
+        equal, the bootstrap's interval is a point, and without ``images`` so are the others, and p
+        is 0 or 1.
     """
     differences = np.subtract(first, second, dtype=float)
-    several = len(differences) > 1
+    if len(differences) < 2:
+        nothing = {"margin": margin, "p_value": None, "ci90": None}
+        tests = dict.fromkeys(("ci95", "p_value", "bootstrap_ci95", "permutation_p_value"))
+        return {"mean": _mean(differences), **tests, "equivalence": nothing}
+    least = 1 / (images * 6**0.5) if images else 0.0
+    permutation = _permutation(differences)
+    p_value = _p_value(differences, least)
+    if _std(differences) < least:
+        p_value = max(p_value, permutation)
     return {
         "mean": _mean(differences),
-        "ci95": _interval(differences, CONFIDENCE) if several else None,
-        "p_value": _p_value(differences) if several else None,
-        "bootstrap_ci95": _bootstrap(differences) if several else None,
-        "permutation_p_value": _permutation(differences) if several else None,
+        "ci95": _interval(differences, CONFIDENCE, least),
+        "p_value": p_value,
+        "bootstrap_ci95": _bootstrap(differences),
+        "permutation_p_value": permutation,
         "equivalence": {
             "margin": margin,
-            "p_value": _equivalence(differences, margin) if several else None,
-            "ci90": _interval(differences, 1 - 2 * ALPHA) if several else None,
+            "p_value": _equivalence(differences, margin, least),
+            "ci90": _interval(differences, 1 - 2 * ALPHA, least),
         },
     }
 
@@ -116,18 +131,25 @@ def _std(sample: Sample) -> float:
     return 0.0 if np.ptp(sample) == 0 else float(sample.std(ddof=1))
 
 
-def _interval(sample: Sample, confidence: float) -> list[float]:
-    margin = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * _std(sample) / len(sample) ** 0.5
+def _interval(sample: Sample, confidence: float, least: float = 0.0) -> list[float]:
+    spread = max(_std(sample), least)
+    margin = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * spread / len(sample) ** 0.5
     return [_mean(sample) - float(margin), _mean(sample) + float(margin)]
 
 
-def _p_value(differences: Sample) -> float:
+def _p_value(differences: Sample, least: float) -> float:
+    if _std(differences) < least:
+        t = abs(_mean(differences)) * len(differences) ** 0.5 / least
+        return float(2 * stats.t.sf(t, len(differences) - 1))
     if np.ptp(differences) == 0:
         return float(not differences.any())
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def _equivalence(differences: Sample, margin: float) -> float:
+def _equivalence(differences: Sample, margin: float, least: float) -> float:
+    if _std(differences) < least:
+        t = (margin - abs(_mean(differences))) * len(differences) ** 0.5 / least
+        return float(stats.t.sf(t, len(differences) - 1))
     if np.ptp(differences) == 0:
         return float(abs(differences[0]) >= margin)
     return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])

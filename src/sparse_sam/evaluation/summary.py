@@ -12,8 +12,6 @@ from sparse_sam.training import ARMS, SAM_ARM, SGD_2X_ARM, SGD_ARM, Evaluation
 
 COMPARISONS = {"sam_vs_sgd": (SAM_ARM, SGD_ARM), "sam_vs_sgd_2x": (SAM_ARM, SGD_2X_ARM)}
 SGD = "SGD"
-TRAINED, ONE_GIVEN, GIVEN_BY_SEED = "trained", "one given", "given, one a seed"
-"""Where the dense networks are from, and so what the seeds stand for."""
 _BASES = {"sgd": SGD, "adamw": "AdamW"}
 
 
@@ -32,7 +30,7 @@ def compare_arms(
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
     base: str = SGD,
-    checkpoint: str | None = None,
+    given: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[np.int64]]]:
     """What the tests of every arm and seed say.
 
@@ -45,7 +43,7 @@ def compare_arms(
         costs: by arm, as for ``summarize_experiment``.
         margin: likewise.
         base: likewise.
-        checkpoint: likewise.
+        given: likewise.
 
     Returns:
         ``metrics/evaluate.json``, ``metrics/summary.json``, and predictions by arm, (seeds, N).
@@ -67,7 +65,7 @@ def compare_arms(
         costs=costs,
         margin=margin,
         base=base,
-        checkpoint=checkpoint,
+        given=given,
     )
     return metrics, summary, predictions
 
@@ -82,7 +80,7 @@ def summarize_experiment(
     costs: Mapping[str, Mapping[str, Any]],
     margin: float,
     base: str = SGD,
-    checkpoint: str | None = None,
+    given: int | None = None,
 ) -> dict[str, Any]:
     """The published summary (its schema: docs/outputs.md).
 
@@ -96,7 +94,7 @@ def summarize_experiment(
         margin: the largest difference in accuracy that counts as none.
         base: the base optimizer in words: what the arms ``sgd`` and ``sgd_2x`` train with, and what
             SAM is around.
-        checkpoint: ``model.checkpoint``: where dense networks were taken over from, if they were.
+        given: how many different dense networks were taken over; None if they were trained.
     """
     taken = ("sparsity", "gradient_evaluations", "seconds")
     return {
@@ -104,7 +102,7 @@ def summarize_experiment(
         "model": model,
         "base_optimizer": base,
         "seeds": seeds,
-        "dense_networks": _dense_networks(checkpoint),
+        "dense_networks": _dense_networks(given, len(seeds)),
         "arms": {
             arm: {"accuracy": accuracy[arm], **{name: costs[arm][name] for name in taken}}
             for arm in ARMS
@@ -116,15 +114,18 @@ def summarize_experiment(
             costs,
             margin,
             base,
-            one_network=_dense_networks(checkpoint) == ONE_GIVEN,
+            given=given,
         ),
     }
 
 
-def _dense_networks(checkpoint: str | None) -> str:
-    if checkpoint is None:
-        return TRAINED
-    return GIVEN_BY_SEED if "{seed}" in checkpoint else ONE_GIVEN
+def _dense_networks(given: int | None, seeds: int) -> str:
+    """Where the dense networks are from, and so what the seeds stand for."""
+    if given is None:
+        return "trained"
+    if given == seeds > 1:
+        return "given, one a seed"
+    return "one given" if given == 1 else f"{given} given"
 
 
 def describe(name: str, costs: Mapping[str, Mapping[str, Any]], base: str = SGD) -> str:
@@ -143,11 +144,16 @@ def _comparisons(
     margin: float,
     base: str,
     *,
-    one_network: bool,
+    given: int | None,
 ) -> dict[str, Any]:
     found = {
         name: {
-            **compare_paired(accuracy[first]["values"], accuracy[second]["values"], margin),
+            **compare_paired(
+                accuracy[first]["values"],
+                accuracy[second]["values"],
+                margin,
+                images=correct[first].shape[-1],
+            ),
             "mcnemar": compare_predictions(correct[first], correct[second]),
         }
         for name, (first, second) in COMPARISONS.items()
@@ -155,9 +161,7 @@ def _comparisons(
     adjusted = adjust({name: compared["p_value"] for name, compared in found.items()})
     for name, compared in found.items():
         compared["holm_p_value"] = adjusted[name]
-        compared["verdict"] = verdict(
-            describe(name, costs, base), compared, seeds, one_network=one_network
-        )
+        compared["verdict"] = verdict(describe(name, costs, base), compared, seeds, given=given)
     return found
 
 

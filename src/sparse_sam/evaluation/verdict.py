@@ -7,15 +7,8 @@ from sparse_sam.evaluation.statistics import ALPHA, smallest_permutation_p
 
 FEWEST_SEEDS = 3
 
-_ONE_NETWORK = (
-    "All seeds began with one given network: they stand for orders of its batches, and say nothing "
-    "of other networks."
-)
 
-
-def verdict(
-    what: str, compared: Mapping[str, Any], seeds: int, *, one_network: bool = False
-) -> str:
+def verdict(what: str, compared: Mapping[str, Any], seeds: int, *, given: int | None = None) -> str:
     """A sentence on a comparison, as ``summarize_experiment`` has put it together.
 
     A difference is called shown when Holm's p value of the paired t-test is below 0.05, and
@@ -26,10 +19,17 @@ def verdict(
         what: the comparison in words, such as "SAM − SGD at equal epochs".
         compared: the entry of ``comparisons``; differences are shares, said in percentage points.
         seeds: how many pairs it is made of.
-        one_network: all seeds began with the same given network.
+        given: with how many different networks the seeds began, if those were given and not
+            trained.
     """
     said = _one_sentence(what, compared, seeds)
-    return f"{said} {_ONE_NETWORK}" if one_network else said
+    if given is None or given == seeds:
+        return said
+    began = "one given network" if given == 1 else f"only {given} given networks"
+    return (
+        f"{said} All seeds began with {began}: they stand for orders of the batches, and say "
+        "nothing of other networks."
+    )
 
 
 def _one_sentence(what: str, compared: Mapping[str, Any], seeds: int) -> str:

@@ -53,13 +53,19 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} holds {type(found).__name__}, and no state dict: save model.state_dict()"
         )
-    for name, tensor in found.items():
-        if not (isinstance(name, str) and isinstance(tensor, Tensor)):
-            raise CheckpointError(
-                f"{path} is no state dict: {str(name)[:60]!a} is {type(tensor).__name__}, not a "
-                "tensor. Save model.state_dict()"
-            )
-    return dict(found)
+    return {str(name): _checked(path, name, tensor) for name, tensor in found.items()}
+
+
+def _checked(path: Path, name: Any, tensor: Any) -> Tensor:
+    if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+        raise CheckpointError(
+            f"{path} is no state dict: {str(name)[:60]!a} is {type(tensor).__name__}, not a "
+            "tensor. Save model.state_dict()"
+        )
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "has no content (meta)" if tensor.is_meta else f"is stored as {tensor.layout}"
+        raise CheckpointError(f"{path}: {name[:80]} {kind}: save plain dense tensors")
+    return tensor
 
 
 def _torch_file(path: Path) -> Any:

@@ -6,11 +6,13 @@ A factory takes ``(image_shape, num_classes)``, and what ``model.arguments`` giv
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files import brief
 from sparse_sam.networks.arguments import check_arguments
+from sparse_sam.networks.modes import in_evaluation_mode
 from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS, ImageShape
 
@@ -18,8 +20,12 @@ from sparse_sam.networks.registry import NETWORKS, ImageShape
 def build_model(network: str | Network, image_shape: ImageShape, num_classes: int) -> nn.Module:
     """A freshly initialised network, from torch's global generator; a name has no arguments.
 
+    A network of one's own is shown two empty images: lazy layers draw their weights then, and what
+    gives no logits is refused before it costs a training.
+
     Raises:
-        ConfigError: there is no such network, or it takes no such arguments or images.
+        ConfigError: there is no such network, it takes no such arguments or images, or it does not
+            map a batch to logits.
     """
     network = Network.of(network)
     name, arguments = network.name, network.arguments
@@ -40,4 +46,31 @@ def build_model(network: str | Network, image_shape: ImageShape, num_classes: in
                 f"model.name = {name!r}: {key} is {type(value).__name__} and no tensor, as "
                 "get_extra_state gives it; checkpoints hold tensors only: register a buffer instead"
             )
+    if name not in NETWORKS and not any(one.is_meta for one in model.parameters()):
+        _try(model, name, image_shape, num_classes)
     return model
+
+
+def _try(model: nn.Module, name: str, image_shape: ImageShape, num_classes: int) -> None:
+    with in_evaluation_mode(model), torch.no_grad():
+        try:
+            logits = model(torch.zeros(2, *image_shape))
+        except Exception as error:  # whatever somebody's code does
+            # (A network may have its reasons to refuse two images, or empty ones.)
+            if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+                raise ConfigError(
+                    f"model.name = {name!r}: its lazy layers do not get their weights from images "
+                    f"of shape {image_shape}: {' '.join(str(error).split())[:200]}"
+                ) from error
+            return
+    wanted = f"it must map a batch (N, {', '.join(map(str, image_shape))}) to logits (N, "
+    if not isinstance(logits, Tensor):
+        raise ConfigError(
+            f"model.name = {name!r}: gives {type(logits).__name__}; {wanted}{num_classes}), one "
+            "tensor"
+        )
+    if logits.shape != (2, num_classes):
+        raise ConfigError(
+            f"model.name = {name!r}: gives {tuple(logits.shape)} for two images; {wanted}"
+            f"{num_classes}), one for each class of the data set"
+        )

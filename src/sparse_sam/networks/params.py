@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.files import Section
@@ -28,7 +28,7 @@ class ModelParams(Section):
     name: Annotated[str, NETWORKS]
     arguments: Annotated[dict[str, Any], BeforeValidator(_by_name)]
     files: Annotated[tuple[str, ...], BeforeValidator(_files)]
-    checkpoint: str | None
+    checkpoint: Annotated[str | None, Field(min_length=1)]
 
     @model_validator(mode="after")
     def _arguments_are_the_factorys(self) -> Self:

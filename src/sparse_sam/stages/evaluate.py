@@ -56,7 +56,7 @@ def work(stage: Stage) -> None:
             },
             margin=params.evaluate.equivalence_margin,
             base=base_in_words(params.finetune.training.base_optimizer),
-            checkpoint=params.model.checkpoint,
+            given=_different(load, seeds) if params.model.checkpoint else None,
         )
         # The result first: whatever becomes of the rest, it is there.
         written = {"evaluate": metrics, "summary": summary}
@@ -69,6 +69,15 @@ def work(stage: Stage) -> None:
         journal.artifact(layout.report, child=PIPELINE)
         for name in (*written, *extras):
             journal.artifact(layout.metrics(name))
+
+
+def _different(load: Any, seeds: Any) -> int:
+    """How many different dense networks the seeds have."""
+    from hashlib import sha256
+
+    from sparse_sam.files import tensors_to_bytes
+
+    return len({sha256(tensors_to_bytes(load("dense", seed).state)).digest() for seed in seeds})
 
 
 def shown(params: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,7 @@ from .metrics import history_table as history_table
 from .metrics import layer_counts as layer_counts
 from .metrics import mean_history as mean_history
 from .metrics import sparsity_metrics as sparsity_metrics
+from .metrics import share_of_zeros as share_of_zeros
 from .metrics import training_metrics as training_metrics
 from .on_ray import OnRay as OnRay
 from .once import checkpoint_hash as checkpoint_hash
@@ -84,7 +85,6 @@ from .params import DistillationParams as DistillationParams
 from .params import FinetuneParams as FinetuneParams
 from .params import Threads as Threads
 from .params import TrainingParams as TrainingParams
-from .taken_over import share_of_zeros as share_of_zeros
 from .taken_over import given_path as given_path
 from .registry import BASE_OPTIMIZERS as BASE_OPTIMIZERS
 from .registry import ENGINES as ENGINES

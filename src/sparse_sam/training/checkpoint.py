@@ -50,6 +50,14 @@ class Checkpoint:
         return model
 
 
+def is_made_so(name: str, tensor: Tensor, origin: Origin) -> bool:
+    """Whether a network has just this buffer from the beginning, as the −inf of a mask."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(origin.model, origin.image_shape, origin.num_classes)
+    own = dict(model.named_buffers()).get(name)
+    return own is not None and own.dtype == tensor.dtype and torch.equal(own, tensor)
+
+
 @contextmanager
 def _fitting(origin: Origin) -> Iterator[None]:
     """Say whose weights do not fit, and what to do, when they do not."""
@@ -115,7 +123,7 @@ def load_checkpoint(
             raise CheckpointError(f"{path} is of {what} {found}, not {expected}. {cure}")
     for name, tensor in state.items():
         try:
-            fault = _fault(name, tensor, masks.get(name))
+            fault = _fault(name, tensor, masks.get(name), origin)
         except RuntimeError as error:  # of a type that torch keeps and does not compute with
             fault = f"{name} cannot be read: {error}"
         if fault:
@@ -146,9 +154,13 @@ def load_expected(path: Path, expected: Origin, *, stage: str) -> Checkpoint:
     return found
 
 
-def _fault(name: str, tensor: Tensor, mask: Tensor | None) -> str:
+def _fault(name: str, tensor: Tensor, mask: Tensor | None, origin: Origin) -> str:
     """What no tensor of a network may be; "" if it is sound."""
-    if tensor.is_floating_point() and not tensor.isfinite().all():
+    if (
+        tensor.is_floating_point()
+        and not tensor.isfinite().all()
+        and not is_made_so(name, tensor, origin)
+    ):
         return f"{name} is not finite"
     if mask is not None and (mask.shape != tensor.shape or tensor[~mask].count_nonzero()):
         return f"pruned weights of {name} are not 0"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from sparse_sam.data import DataInfo, TrainingData, seeded
@@ -200,14 +199,7 @@ def _initialised(
     network: str | Network, image_shape: ImageShape, num_classes: int, seed: int
 ) -> nn.Module:
     with seeded(seed, "initialisation"):
-        model = build_model(network, image_shape, num_classes)
-        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
-            # Lazy layers draw their weights when they see an input.
-            model.eval()
-            with torch.no_grad():
-                model(torch.zeros(1, *image_shape))
-            model.train()
-        return model
+        return build_model(network, image_shape, num_classes)
 
 
 def initial_checkpoint(data: TrainingData, network: str | Network, seed: int) -> Checkpoint:

@@ -142,6 +142,7 @@ def train(
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
     schedule = _made_schedule(optimizer, recipe, steps, restarts)
+    made_so = _not_finite(model)  # such as the −inf of an attention mask
     history, begun = _resumed(resume, model, optimizer, schedule)
     for row in history:
         on_epoch(row)
@@ -194,7 +195,8 @@ def train(
             train_loss, bad_step = mean_loss(progress.losses, batches.sizes)
             if bad_step is not None:
                 raise divergence(f"the loss in epoch {epoch}, step {bad_step},", optimizer, recipe)
-            if name := _not_finite(model):
+            if infinite := _not_finite(model) - made_so:
+                name = min(infinite)
                 raise divergence(f"{name} in epoch {epoch}, step {steps},", optimizer, recipe)
             check_pruned_weights_are_zero(model)
             untrained.check(epoch, partial(_first_loss, model, batches, recipe, teacher))
@@ -216,10 +218,10 @@ def _made_schedule(
     return made
 
 
-def _not_finite(model: nn.Module) -> str | None:
+def _not_finite(model: nn.Module) -> set[str]:
     plain = {one.keys[0]: one.name for one in attached_masks(model, every_name=True)}
     state = model.state_dict().items()
-    return next((plain.get(key, key) for key, tensor in state if not tensor.isfinite().all()), None)
+    return {plain.get(key, key) for key, tensor in state if not tensor.isfinite().all()}
 
 
 def _first_loss(

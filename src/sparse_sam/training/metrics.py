@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparse_sam.pruning import prunable_parameters
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained
 from sparse_sam.training.loop import Epoch
@@ -18,13 +19,13 @@ from sparse_sam.training.loop import Epoch
 def sparsity_metrics(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
     """The share of prunable weights that are 0, and the counts, which all seeds share.
 
-    Dense networks have a sparsity of 0 and no counts.
+    Dense networks have no counts; zeros that one was given with count, too.
 
     Where the seeds keep different numbers, as with whole channels of different sizes or with zeros
     that given networks brought along, the weights that are kept are a mean over the seeds.
     """
     if not checkpoints[0].masks:
-        return {"sparsity": 0.0}
+        return {"sparsity": fmean(share_of_zeros(one) for one in checkpoints)}
     masks = [one.masks for one in checkpoints if one.masks]
     counts = {one.kept for one in masks}
     total = masks[0].total
@@ -34,6 +35,13 @@ def sparsity_metrics(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
         "weights_kept": kept,
         "weights_total": total,
     }
+
+
+def share_of_zeros(checkpoint: Checkpoint) -> float:
+    """The share of the weights that can be pruned that are 0, in [0, 1]."""
+    weights = prunable_parameters(checkpoint.build()).values()
+    total = sum(one.numel() for one in weights)
+    return 1 - sum(int(one.count_nonzero()) for one in weights) / total if total else 0.0
 
 
 def layer_counts(checkpoints: Sequence[Checkpoint]) -> dict[str, dict[str, Any]]:

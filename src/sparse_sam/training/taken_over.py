@@ -1,5 +1,6 @@
 """A dense network that was trained elsewhere, taken over: ``model.checkpoint``."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from sparse_sam.data import TrainingData, outer_path, seeded
 from sparse_sam.errors import CheckpointError
 from sparse_sam.files import load_weights
 from sparse_sam.networks import build_model
-from sparse_sam.pruning import prunable_parameters
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained
 from sparse_sam.training.loop import Epoch, evaluate
@@ -18,6 +18,11 @@ from sparse_sam.training.origin import Origin
 
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.")
 _SHOWN = 4
+_PRUNED = (
+    (r"(^|.*\.)parametrizations\.([^.]+)\.original$", r"\1parametrizations.\2.0.mask", r"\1\2"),
+    (r"_orig$", "_mask", ""),
+)
+"""How a weight is called that is pruned, its mask, and both together in a dense network."""
 
 
 def given_path(checkpoint: str, seed: int) -> Path:
@@ -40,7 +45,8 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
 
     Names may have the prefixes that wrappers give them, as ``module.`` of DataParallel and
     ``_orig_mod.`` of ``torch.compile``. Weights of half or double precision become those of the
-    network.
+    network; masks that are still attached become zeros; a tensor that layers share may stand under
+    one of its names.
 
     Args:
         path: a state dict (``files.load_weights``).
@@ -58,16 +64,17 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
     with seeded(origin.seed, "initialisation"):
         model = build_model(origin.model, origin.image_shape, origin.num_classes)
     own = model.state_dict()
-    state = _stripped(found, own)
+    state = _with_shared(_stripped(_without_masks(found), own), own)
     # Files of before 2018 lack these; they start at 0.
     lacking = [name for name in own if name not in state and not name.endswith("batches_tracked")]
     unknown = [name for name in state if name not in own]
     if lacking or unknown:
         said = [f"lacks {_listed(lacking)}"] if lacking else []
         said += [f"has the unknown {_listed(unknown)}"] if unknown else []
+        what = "is of another network than" if lacking else "holds more than the network"
         raise CheckpointError(
-            f"model.checkpoint: {path} is of another network than {origin.model}: it "
-            f"{' and '.join(said)}. {cure}"
+            f"model.checkpoint: {path} {what} {origin.model}: it {' and '.join(said)}. "
+            + (cure if lacking else "Save the state dict of the network alone.")
         )
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
@@ -80,7 +87,8 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
             raise CheckpointError(
                 f"model.checkpoint: {path}: {name} is {tensor.dtype}, not {own[name].dtype}. {cure}"
             )
-        if not tensor.to(own[name].dtype).isfinite().all():
+        given = tensor.to(own[name].dtype)
+        if not given.isfinite().all() and not torch.equal(given, own[name]):
             raise CheckpointError(
                 f"model.checkpoint: {path}: {name} is not finite: that training diverged."
             )
@@ -105,18 +113,44 @@ def as_trained(taken: Checkpoint, data: TrainingData) -> Trained:
     return Trained(taken, [row])
 
 
-def share_of_zeros(checkpoint: Checkpoint) -> float:
-    """The share of the weights that can be pruned that are 0, in [0, 1]."""
-    weights = prunable_parameters(checkpoint.build()).values()
-    total = sum(one.numel() for one in weights)
-    return 1 - sum(int(one.count_nonzero()) for one in weights) / total if total else 0.0
+def _without_masks(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pruned weights under their plain names, with zeros.
+
+    Masks are those of ``pruning.attach``, of torch.nn.utils.prune, and of our own checkpoints.
+    """
+    state = dict(found)
+    if all(name.startswith(("state/", "mask/")) for name in state):
+        state = {n.removeprefix("state/"): t for n, t in state.items() if n.startswith("state/")}
+    for name in list(state):
+        for original, mask, plain in _PRUNED:
+            key = re.sub(original, mask, name)
+            if key != name and key in state and state[key].shape == state[name].shape:
+                weight, kept = state.pop(name), state.pop(key)
+                state[re.sub(original, plain, name)] = weight.masked_fill(kept == 0, 0.0)
+                break
+    return state
+
+
+def _with_shared(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the further names of tensors that several layers share, which some files leave out."""
+    given = {(own[name].data_ptr(), own[name].shape): name for name in state if name in own}
+    for name, tensor in own.items():
+        other = given.get((tensor.data_ptr(), tensor.shape))
+        if name not in state and other is not None and tensor.numel():
+            state[name] = state[other]
+    return state
 
 
 def _stripped(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that all names have, and the network's have not."""
+    """Without the prefixes that the network's names have in the file, and not in the network."""
     state = dict(found)
+    if all(name.startswith("module.") for name in state.keys() - {"n_averaged"}):
+        state.pop("n_averaged", None)  # torch.optim.swa_utils.AveragedModel counts there
     while not state.keys() & own.keys():
-        prefix = next((one for one in _PREFIXES if all(key.startswith(one) for key in state)), None)
+        # Beside the network's there may be others: they stay, and are unknown.
+        whole = [one for one in _PREFIXES if all(f"{one}{name}" in state for name in own)]
+        every = [one for one in _PREFIXES if all(name.startswith(one) for name in state)]
+        prefix = next(iter(whole + every), None)
         if prefix is None:
             break
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}

@@ -6,7 +6,7 @@ be measured, the others would be compared with nothing.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -277,7 +277,10 @@ def measure_arms(
         arm: [Flatness(**{SHARPNESS: (), **_without(found[arm, seed], missing)}) for seed in seeds]
         for arm in arms
     }
-    metrics = flatness_metrics(measurements, settings, time.perf_counter() - began, missing)
+    used = replace(
+        settings, images=min(settings.images, len(training_data_on(dataset, "cpu").train))
+    )
+    metrics = flatness_metrics(measurements, used, time.perf_counter() - began, missing)
     slices: list[Point] = []
     surfaces: list[Point] = []
     for arm, all_ in measurements.items():

@@ -155,11 +155,13 @@ def flatness(content: Content) -> list[str]:
     if why_not(arms["sam"]["sharpness"]) is None:
         said += _sharpness(arms)
     said += [f"Not measured: {names}: {why}." for why, names in gaps(content.flatness).items()]
-    budget = content.flatness["budget"]
-    said.append(
-        f"(Measured on {budget['images']} training images in {budget['seconds']:g} seconds; "
-        "Hessian, longer ascent and pictures are of the first seed alone.)"
-    )
+    budget, sam = content.flatness["budget"], arms["sam"]
+    numbers = (sam["sharpness"], sam["top_eigenvalues"], sam["trace"])
+    if content.slices or content.surfaces or any(why_not(one) is None for one in numbers):
+        said.append(
+            f"(Measured on {budget['images']} training images in {budget['seconds']:g} seconds; "
+            "Hessian, longer ascent and pictures are of the first seed alone.)"
+        )
     return said
 
 
