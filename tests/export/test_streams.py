@@ -75,12 +75,12 @@ FIRST = slice(0, 2)
         (
             lambda n, x: n.c((y := n.a(x)) / y.size(1)),
             {},
-            "the network's code asks how many there are",
+            "the network's code asks what they are",
         ),
         (
             lambda n, x: n.c((y := n.a(x)) / y.shape[-3]),
             {},
-            "the network's code asks how many there are",
+            "the network's code asks what they are",
         ),
         (
             lambda n, x: n.c(n.a(x) + torch.ones(4, 1, 1)),
@@ -115,6 +115,64 @@ def test_what_is_not_understood_stays_and_is_said(
     assert narrowed.kept["a"].endswith(why)
     if "dropout" not in why:
         outputs_agree(model, narrowed.model)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda n, x: n.c(functional.max_pool2d(n.a(x), 2)),
+        lambda n, x: n.c(functional.avg_pool2d(functional.relu(n.a(x)), 2)),
+        lambda n, x: n.c(functional.adaptive_avg_pool2d(n.a(x), (2, 1))),
+        lambda n, x: n.c(functional.dropout(n.a(x), 0.5, n.training)),
+        lambda n, x: n.c(2 * n.a(x).sigmoid() - 0.5),
+        lambda n, x: n.c((1 / (3 + n.a(x).tanh())).clamp(0.3, 0.4)),
+        lambda n, x: n.c((y := n.a(x)) / y.size(2) + y.shape[3] - y.ndim),
+        lambda n, x: n.c((y := n.a(x)) * functional.adaptive_avg_pool2d(y, 1).sigmoid()),
+        lambda n, x: n.c((y := n.a(x)) + y),
+        lambda n, x: n.wide((y := n.a(x)).view(y.size(0), -1))[:, :, None, None],
+        lambda n, x: n.wide((y := n.a(x)).reshape(y.shape[0], -1))[:, :, None, None],
+        lambda n, x: n.wide(n.norm(torch.flatten(n.a(x), 1)))[:, :, None, None],
+        lambda n, x: n.c(torch.mean(n.a(x), dim=(-1,), keepdim=True)),
+        lambda n, x: n.row(n.a(x).mean((2, -1)))[:, :, None, None],
+    ],
+)
+def test_what_treats_each_channel_by_itself(way: Callable[[Any, Tensor], Tensor]) -> None:
+    norm = nn.BatchNorm1d(64)
+    nn.init.normal_(norm.bias)
+    layers = {"wide": nn.Linear(64, 4), "row": nn.Linear(4, 4), "norm": norm}
+    model = without(Net(way, **layers), a=FIRST)
+    narrowed = narrow(model, SHAPE)
+    assert narrowed.removed == {"a": 2}
+    assert narrowed.kept == {}
+    outputs_agree(model, narrowed.model)
+
+
+def padded(net: Any, images: Tensor) -> Tensor:
+    return net.c(functional.avg_pool2d(net.a(images), 3, 1, 1))  # type: ignore[no-any-return]
+
+
+def test_what_is_not_the_same_at_every_position_stays_unless_it_is_0() -> None:
+    model = without(Net(padded), a=FIRST)
+    with torch.no_grad():
+        model.a.bias[0] = 0  # type: ignore[union-attr, operator, index]
+    narrowed = narrow(model, SHAPE)
+    assert narrowed.removed == {"a": 1}
+    why = "1 of 3 channels have no weights and stay: they are not the same at every position"
+    assert narrowed.kept == {"a": why}
+    outputs_agree(model, narrowed.model)
+
+
+def test_a_number_that_an_image_says_is_no_constant() -> None:
+    model = without(
+        Net(lambda n, x: n.c(n.a(x) * n.b(n.entry(x)).sum().item()), entry=nn.Conv2d(3, 4, 1)),
+        a=FIRST,
+    )
+    narrowed = narrow(model, SHAPE)
+    assert narrowed.removed == {}
+    assert narrowed.kept["a"].endswith(
+        "they are joined with others in mul, which is not understood"
+    )
+    outputs_agree(model, narrowed.model)
 
 
 def shared(net: Any, images: Tensor) -> Tensor:

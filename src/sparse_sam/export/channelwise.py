@@ -91,15 +91,21 @@ def carried(node: Node, module: nn.Module | None, given: torch.Size, dim: int) -
     return None
 
 
-def reads_widths(node: Node, dim: int) -> bool:
-    """Whether a number that is asked of a tensor may depend on how many channels it has."""
-    if node.op == "call_method" and node.target == "size":
-        place = _argument(node, 1, "dim", None)
-        return _asks_for(node, dim) if place is None else not _is_other(place, dim)
-    if node.target is getattr:
-        asked = node.args[1]
-        return _asks_for(node, dim) if asked == "shape" else asked not in _HARMLESS
-    return node.op == "call_module" or node.target not in _HARMLESS
+def asks_of_form(node: Node) -> bool:
+    """Whether what it gives of a tensor, a number or a shape, is the same for every image."""
+    asked = node.args[1] if node.target is getattr else node.target
+    return node.op != "call_module" and asked in {"size", "shape", *_HARMLESS}
+
+
+def asks_of_channels(node: Node, dim: int) -> bool:
+    """Whether what it gives of a tensor may depend on how many channels that has."""
+    asked = node.args[1] if node.target is getattr else node.target
+    if not asks_of_form(node):
+        return True
+    place = _argument(node, 1, "dim", None) if asked == "size" else None
+    if place is not None:
+        return not _is_other(place, dim)
+    return asked not in _HARMLESS and _asks_for(node, dim)
 
 
 def _asks_for(shape: Node, dim: int) -> bool:

@@ -17,7 +17,13 @@ from torch import Tensor, fx, nn
 from torch.fx import Graph, Node
 
 from sparse_sam.errors import ExportError
-from sparse_sam.export.channelwise import BATCHNORM, carried, joins, reads_widths
+from sparse_sam.export.channelwise import (
+    BATCHNORM,
+    asks_of_channels,
+    asks_of_form,
+    carried,
+    joins,
+)
 
 Weighted = nn.Linear | nn.Conv2d
 _WEIGHTED = (nn.Linear, nn.Conv2d)
@@ -128,6 +134,7 @@ class _Finder:
         self.model, self.followed = model, followed
         self.where: dict[Node, Stream] = {}
         self.dims: dict[Node, int] = {}
+        self.of_images: set[Node] = set()  # numbers that another image may have otherwise
         nodes = followed.graph.nodes
         self.calls = Counter(self._module(node) for node in nodes if node.op == "call_module")
         self.uses = Counter(id(one) for module in model.modules() for one in _tensors(module))
@@ -141,9 +148,7 @@ class _Finder:
                 self.where[one].gives = True
                 self._stays(one, "they are the network's outputs")
         elif node in self.followed.values:
-            for one in given:
-                if reads_widths(node, self.dims[one]):
-                    self._stays(one, "the network's code asks how many there are")
+            self._take_value(node, given)
         elif node.op == "call_module" and type(self._module(node)) in _WEIGHTED and given:
             self._take_layer(node, given)
         elif not self._hand_on(node, given):
@@ -153,6 +158,14 @@ class _Finder:
             for one in given:
                 self._stays(one, why)
             self._begin(node, 1, stays=f"they are joined with what {what} gives")
+
+    def _take_value(self, node: Node, given: list[Node]) -> None:
+        """A number or a shape."""
+        if (given and not asks_of_form(node)) or self.of_images.intersection(node.all_input_nodes):
+            self.of_images.add(node)
+        for one in given:
+            if asks_of_channels(node, self.dims[one]):
+                self._stays(one, "the network's code asks what they are")
 
     def _take_layer(self, node: Node, given: list[Node]) -> None:
         layer, name, source = self._module(node), layer_name(node), given[0]
@@ -173,7 +186,7 @@ class _Finder:
     def _hand_on(self, node: Node, given: list[Node]) -> bool:
         """Whether each channel is treated by itself; then the output is of the input's stream."""
         shape = self.followed.shapes.get(node)
-        if shape is None or not given or node.op == "get_attr":
+        if shape is None or not given or self.of_images.intersection(node.all_input_nodes):
             return False
         first = given[0]
         if len(given) > 1:
