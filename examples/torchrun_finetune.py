@@ -52,10 +52,9 @@ def finetune(model: nn.Module, data: TensorDataset, options: argparse.Namespace)
     device = next(model.parameters()).device
     # DDP gives every process the weights and masks of the first one: so masks come before it.
     parallel = DistributedDataParallel(model).train()
-    sync, lr = options.sync_perturbation, options.lr
-    optimizer = SAM(
-        parallel.parameters(), SGD, options.rho, model=parallel, sync_perturbation=sync, lr=lr
-    )
+    of_sam = {"model": parallel, "sync_perturbation": options.sync_perturbation}
+    of_sgd = {"lr": options.lr, "momentum": 0.9, "weight_decay": 5e-4}
+    optimizer = SAM(parallel.parameters(), SGD, options.rho, **of_sam, **of_sgd)
     # What is left over of an epoch is dropped, so that all parts of a batch count the same.
     sampler = DistributedSampler(data, seed=options.seed, drop_last=True)
     each = options.batch // dist.get_world_size()
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="where the weights go, as safetensors")
     parser.add_argument("--dense", type=Path, help="a dense network's weights, as safetensors")
     parser.add_argument("--sync-perturbation", action="store_true", help="one ε for all processes")
-    for name, default in {"batch": 64, "epochs": 5, "seed": 0}.items():  # batch: of all processes
+    for name, default in {"batch": 64, "epochs": 10, "seed": 0}.items():  # batch: of all processes
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, share in {"lr": 0.1, "rho": 0.05, "sparsity": 0.9}.items():
         parser.add_argument(f"--{name}", type=float, default=share)
