@@ -18,11 +18,13 @@ from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.training.origin import Origin
 from sparse_sam.training.taken_over import take_over
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (1, 8, 8)
 TOLERANCE = 1e-4
 """How far a weight may be from that of a single process: sums in float32 have another order, and a
-step more or less of that is learnt on. Weights are up to 0.5; seen: 1e-6."""
+step more or less of that is learnt on. Weights are up to 0.5; seen: 3e-7."""
 
 
 def torchrun(processes: int, *arguments: str | Path) -> str:
@@ -102,6 +104,6 @@ def test_the_pipeline_takes_its_weights_over(two: tuple[Path, str]) -> None:
     taken = take_over(two[0], origin)
     for name, tensor in load_file(two[0]).items():
         assert torch.equal(taken.state[name], tensor)
-    other = Origin("lenet-5", SHAPE, classes, *scale, "0123abcd", "dense", 0)
+    other = Origin("mlpnet", SHAPE, classes, *scale, "0123abcd", "dense", 0)
     with pytest.raises(CheckpointError, match="of another network"):
         take_over(two[0], other)
