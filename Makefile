@@ -6,7 +6,7 @@ EXTRAS := pipeline,export,s3,test,lint
 READY := $(VENV)/.ready
 READY_SWEEP := $(VENV)/.ready-sweep
 # What is judged: code of your own, wherever else it lies, is yours.
-HOUSE := src stages studies benchmarks docs tests
+HOUSE := src stages studies benchmarks docs examples tests
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -129,7 +129,7 @@ def test_a_front_door_costs_nothing() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "docs"])
+@pytest.mark.parametrize("folder", ["benchmarks", "docs", "examples"])
 def test_scripts_that_no_contract_sees_use_the_front_doors(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_sam.data.tensors import TrainingData
 from sparse_sam.export import network_files as exports
@@ -193,9 +193,7 @@ def test_every_file_of_an_export_gives_the_same_predictions(
         assert torch.equal(sparse.build().eval()(images).argmax(1), expected)
     labels, _ = predict_onnx(folder / ONNX, pixels_of(tested))
     assert torch.equal(labels, expected)
-    is_sequence = isinstance(checkpoint.build(), nn.Sequential)
-    if structure == "channels" or not is_sequence:  # (single weights may leave none of a channel)
-        assert (NARROW in manifest["files"]) == is_sequence
+    assert structure != "channels" or NARROW in manifest["files"]
 
 
 @each_network
@@ -207,16 +205,11 @@ def test_channels_that_cannot_be_removed_are_said_layer_by_layer(
     model = folded(checkpoint)
     narrowed = narrow(model, SHAPE)
     for name, mask in checkpoint.masks.items():
-        dead = int((~mask.flatten(1).any(1)).sum())
-        layer = name.removesuffix(".weight")
-        if isinstance(model, nn.Sequential):
+        if (~mask.flatten(1).any(1)).any():
+            layer = name.removesuffix(".weight")
             assert narrowed.removed.get(layer, 0) > 0 or layer in narrowed.kept
-        elif dead:
-            assert narrowed.kept[layer] == (
-                f"{dead} of {len(mask)} channels have no weights and stay: what reads them is not "
-                "known"
-            )
-    assert ("" in narrowed.kept) != isinstance(model, nn.Sequential)
+    assert narrowed.removed
+    assert "" not in narrowed.kept
 
 
 @each_network

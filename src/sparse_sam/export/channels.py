@@ -1,46 +1,39 @@
 """Channels that are really removed: a network that gives the same outputs with smaller layers.
 
 An output channel whose weights are all zero computes one number, whatever the image. It is removed,
-and what that number came to after BatchNorm and activations is moved into the next layer's bias.
-So is a channel that the next layer reads with zeros only. Before a convolution with padding, which
-sees 0 and not that number at the image's border, no bias can do it: there one constant channel is
-kept and stands for all of them. The network's own outputs are kept, and everything beside a plain
-``nn.Sequential`` of the layers below.
+and what that number came to after BatchNorm and activations is moved into the bias of the layers
+that read it. So is a channel that they read with zeros only. Before a convolution with padding,
+which sees 0 and not that number at the image's border, no bias can do it: there one constant
+channel is kept and stands for all of them.
+
+Which layers write and read a channel is found in the network's graph (``streams``). Where outputs
+are added, as in a residual network, a channel goes that is without weights in every layer that
+writes it, or unread in every layer that reads it. What stays is said layer by layer: the outputs of
+the network, whatever reaches a call that is not understood (attention, concatenation, layer
+normalisation, grouped convolutions; shortcut A of ``resnet-20``, which lays the channels of one
+stage into some of the next), and networks that ``torch.fx`` cannot follow.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sparse_sam.errors import CheckpointError
-
-Weighted = nn.Linear | nn.Conv2d
-_BatchNorm = (nn.BatchNorm1d, nn.BatchNorm2d)
-_ELEMENTWISE = (
-    nn.Identity,
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Tanh,
+from sparse_sam.errors import ExportError
+from sparse_sam.export.constants import (
+    fold,
+    layer_of,
+    merge,
+    readings,
+    standing_for_others,
+    without_weights,
 )
-_POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_RESIZABLE = (nn.Linear, nn.Conv2d, *_BatchNorm)
+from sparse_sam.export.streams import Followed, Stream, Weighted, find_streams, follow
+from sparse_sam.export.widths import keep_inputs, keep_outputs
+
+_AGREES = 1e-3
+"""How far outputs may be from the network's, relative to the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +51,6 @@ class Narrowed:
     kept: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Link:
-    """Two weighted layers and what lies between them."""
-
-    name: str
-    producer: Weighted
-    between: list[nn.Module]
-    consumer: Weighted
-
-
 def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
     """Remove the channels that can be removed without changing what the network computes.
 
@@ -77,29 +60,39 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
         model: plain weights (masks folded in), on the CPU.
         image_shape: (channels, height, width) of one input.
     """
-    model = copy.deepcopy(model).eval()
-    if not isinstance(model, nn.Sequential):
-        why = f"{type(model).__name__} is not a plain nn.Sequential"
-        return Narrowed(model, {}, {"": why, **_staying(model, "what reads them is not known")})
+    whole, model = model, copy.deepcopy(model).eval()
+    try:
+        followed = follow(model, image_shape)
+    except ExportError as error:
+        return _as_it_is(whole, str(error))
     removed: dict[str, int] = {}
-    kept: dict[str, str] = {}
     with torch.no_grad():
-        shapes = _output_shapes(model, image_shape)
+        streams = find_streams(model, followed)
+        able = [one for one in streams if one.writers and one.readers and not one.stays]
         found = True
         while found:  # a channel that goes may leave others before it that nobody reads
             found = False
-            for link in _links(model):
-                lost, reason = _narrow_link(link, shapes[link.name])
-                if lost:
-                    found = True
-                    removed[link.name] = removed.get(link.name, 0) + lost
-                if reason:
-                    kept[link.name] = reason
-        weighted = [name for name, one in model.named_children() if isinstance(one, Weighted)]
-        seen = {*(link.name for link in _links(model)), *weighted[-1:]}
-        staying = _staying(model, "what lies behind it is not understood")
-        kept |= {name: reason for name, reason in staying.items() if name not in seen}
-    return Narrowed(model, removed, kept)
+            for stream in able:
+                lost = _narrow_stream(model, stream, followed)
+                found = found or lost > 0
+                for name in stream.writers if lost else ():
+                    removed[name] = removed.get(name, 0) + lost
+        if removed and not _agree(copy.deepcopy(whole).eval(), model, image_shape):
+            return _as_it_is(whole, "with smaller layers its code does something else")
+        kept = _staying(model, "what reads them is not known")
+        for stream in streams:
+            for name in stream.writers:
+                if stream.gives:
+                    kept.pop(name, None)
+                elif name in kept:
+                    kept[name] = _reason(model, stream, name, followed)
+    names = [name for name, _ in model.named_modules() if name in removed]
+    return Narrowed(model, {name: removed[name] for name in names}, kept)
+
+
+def _as_it_is(model: nn.Module, why: str) -> Narrowed:
+    said = {"": f"{type(model).__name__}: {why}", **_staying(model, "what reads them is not known")}
+    return Narrowed(copy.deepcopy(model).eval(), {}, said)
 
 
 def _staying(model: nn.Module, why: str) -> dict[str, str]:
@@ -107,200 +100,68 @@ def _staying(model: nn.Module, why: str) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, Weighted):
-            dead = int((module.weight == 0).flatten(1).all(1).sum())
+            dead = int(without_weights(module).sum())
             if dead:
                 count = f"{dead} of {len(module.weight)} channels"
                 found[name] = f"{count} have no weights and stay: {why}"
     return found
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give a network's layers the widths of ``state``, and load it: the inverse of ``narrow``.
-
-    Layers keep their layout in memory, which no file holds and by which a CPU chooses kernels. A
-    network of shapes alone is given memory, for what ``state`` holds of it.
-
-    Raises:
-        CheckpointError: the state is of another network.
-    """
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            prefix = f"{name}." if name else ""
-            resizable = isinstance(module, _RESIZABLE) and f"{prefix}weight" in state
-            for kind, holder in (("parameter", module._parameters), ("buffer", module._buffers)):  # noqa: SLF001
-                for own in list(holder):
-                    given = state.get(f"{prefix}{own}")
-                    old = holder[own]
-                    if given is not None and _takes(old, given, resizable=resizable):
-                        value = _room(given, old)
-                        holder[own] = nn.Parameter(value) if kind == "parameter" else value
-            if resizable:
-                _say_widths(module)
-    try:
-        model.load_state_dict(dict(state))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the weights do not fit the model: {reason}") from None
-    return model
+def _reason(model: nn.Module, stream: Stream, name: str, followed: Followed) -> str:
+    """Why a layer still has channels without weights."""
+    layer = layer_of(model, name)
+    own = without_weights(layer)
+    said = f"{int(own.sum())} of {len(own)} channels have no weights and stay: "
+    added = "its outputs are added to others, and " if len(stream.writers) > 1 else ""
+    if stream.stays:
+        return f"{said}{added}{stream.stays}"
+    for other in stream.writers:
+        if (own & ~without_weights(layer_of(model, other))).any():
+            return f"{said}{added}{other} has weights there"
+    if not stream.readers:
+        return f"{said}nothing reads them"
+    reads = readings(model, stream, followed, own)
+    if any((one.stuck & ~one.varies).any() for one in reads):
+        if own.sum() == 1 and len(reads) == 1:
+            return "one constant channel stands for all of them, for the next convolution pads"
+        return f"{said}they are constant, and a convolution that reads them pads"
+    if any(one.stuck.any() for one in reads):
+        return f"{said}they are not the same at every position"
+    return f"{said}a layer has one channel at least"
 
 
-def _takes(old: Tensor | None, given: Tensor, *, resizable: bool) -> bool:
-    """Whether a tensor of a layer is to be made anew, as large as what is given."""
-    if resizable:
-        return old is None or old.dim() == given.dim()
-    return old is not None and old.is_meta and old.shape == given.shape
-
-
-def _room(given: Tensor, old: Tensor | None) -> Tensor:
-    """Memory for a tensor, laid out as that in whose place it comes."""
-    layout = torch.contiguous_format
-    if old is not None and old.dim() == 4:
-        # (Of a tensor with one channel ``is_contiguous`` says that it is in every layout.)
-        form = torch.empty(old.shape, device="meta", memory_format=torch.channels_last)
-        layout = torch.channels_last if form.stride() == old.stride() else layout
-    return torch.empty(given.shape, dtype=given.dtype, memory_format=layout)
-
-
-def _links(model: nn.Sequential) -> Iterator[_Link]:
-    """Every weighted layer whose outputs reach the next one by layers that are understood."""
-    modules = list(model.named_children())
-    places = [i for i, (_, module) in enumerate(modules) if isinstance(module, Weighted)]
-    for first, second in pairwise(places):
-        name, producer = modules[first]
-        between = [module for _, module in modules[first + 1 : second]]
-        consumer = modules[second][1]
-        if not isinstance(producer, Weighted) or not isinstance(consumer, Weighted):
-            continue
-        plain = all(
-            not isinstance(one, nn.Conv2d) or (one.groups == 1 and one.padding_mode == "zeros")
-            for one in (producer, consumer)
-        )
-        if plain and all(map(_is_understood, between)):
-            yield _Link(name, producer, between, consumer)
-
-
-def _is_understood(module: nn.Module) -> bool:
-    """Whether each channel of its output depends on that channel alone, constant for constant."""
-    if isinstance(module, _BatchNorm):
-        return module.running_mean is not None
-    if isinstance(module, nn.Flatten):
-        return module.start_dim == 1 and module.end_dim == -1
-    if isinstance(module, nn.AvgPool2d):
-        return module.padding in (0, (0, 0))
-    return type(module) in _ELEMENTWISE or type(module) in _POOLING
-
-
-def _narrow_link(link: _Link, shape: torch.Size) -> tuple[int, str]:
-    """Remove a layer's channels; how many went, and why others did not."""
-    width, consumer = len(link.producer.weight), link.consumer
-    if isinstance(link.producer, nn.Linear) and len(shape) != 2:
-        return 0, "its channels are not the second dimension of what it gives"
-    arriving = _constants(link, shape)
-    a_channel = arriving.numel() // width  # inputs of the next layer, or positions
-    fans = consumer.weight.shape[1] if isinstance(consumer, nn.Linear) else width
-    if fans % width or (isinstance(consumer, nn.Linear) and arriving.dim() != 2):
-        return 0, "the next layer does not read its channels one after the other"
-    reading = consumer.weight.reshape(len(consumer.weight), width, -1)  # (out, width, the rest)
-    unread = (reading == 0).all(2).all(0)
-    dead = (link.producer.weight == 0).flatten(1).all(1)
-    reason = ""
-    merged = torch.zeros_like(dead)
-    if isinstance(consumer, nn.Conv2d) and consumer.padding not in ((0, 0), "valid"):
-        values = arriving.view(width, a_channel)[:, 0]
-        stuck = dead & ~unread & (values != 0)
-        dead &= ~stuck
-        if stuck.any():
-            merged = _merge(consumer, values, stuck)
-            reason = "one constant channel stands for all of them, for the next convolution pads"
-    going = dead | unread | merged
+def _narrow_stream(model: nn.Module, stream: Stream, followed: Followed) -> int:
+    """Remove channels from all layers that write or read them; how many went."""
+    writers = [layer_of(model, name) for name in stream.writers]
+    dead = torch.stack([without_weights(one) for one in writers]).all(0)
+    reads = readings(model, stream, followed, dead)
+    unread = torch.stack([one.unread for one in reads]).all(0)
+    stuck = torch.stack([one.stuck for one in reads]).any(0)
+    one, merged = standing_for_others(reads, stuck)
+    going = unread | (dead & ~stuck) | merged
     if going.all():
         going[0] = False  # a layer of no channels is none
     if not going.any():
-        return 0, reason
-    _fold(consumer, arriving, going & dead, width)
-    _keep_outputs([link.producer, *link.between], ~going)
-    _keep_inputs(consumer, ~going, width)
-    return int(going.sum()), reason
+        return 0
+    for reading in reads:
+        fold(reading, going & dead & ~reading.stuck)
+        if one is not None:
+            merge(reading, going & merged & reading.stuck, one)
+    for writer in writers:
+        keep_outputs(writer, ~going)
+    for name in stream.norms:
+        keep_outputs(model.get_submodule(name), ~going)
+    for reading in reads:
+        keep_inputs(reading.layer, ~going)
+    return int(going.sum())
 
 
-def _constants(link: _Link, shape: torch.Size) -> Tensor:
-    """What arrives at the next layer where a channel's weights are zero: its bias, passed on."""
-    bias = link.producer.bias
-    width = len(link.producer.weight)
-    values = torch.zeros(width) if bias is None else bias
-    constant = values.double().view(1, width, *[1] * (len(shape) - 2))
-    # (A copy: layers may work in place.)
-    tensor = constant.expand(1, width, *shape[2:]).clone()
-    for module in link.between:
-        tensor = copy.deepcopy(module).double()(tensor)
-    return tensor
-
-
-def _fold(consumer: Weighted, arriving: Tensor, going: Tensor, width: int) -> None:
-    """Move what the channels contribute into the next layer's bias, in double precision."""
-    only = torch.where(
-        going.view(1, width, 1), arriving.reshape(1, width, -1), torch.zeros(())
-    ).view_as(arriving)
-    if not only.any():
-        return
-    layer = copy.deepcopy(consumer).double()
-    contribution = layer(only)
-    if contribution.dim() > 2:  # the same at every position, for there is no padding
-        contribution = contribution[:, :, 0, 0]
-    # With the bias that the layer has already, for the copy adds it.
-    consumer.bias = nn.Parameter(contribution[0].to(consumer.weight.dtype), requires_grad=False)
-
-
-def _merge(consumer: Weighted, values: Tensor, stuck: Tensor) -> Tensor:
-    """Let one constant channel stand for all; which others may go.
-
-    What is padded is 0 for each of them, so that weighted by their values they are one channel,
-    at the image's border too.
-    """
-    one = int((values.abs() * stuck).argmax())
-    others = stuck.clone()
-    others[one] = False
-    weight = consumer.weight.detach().double()
-    shares = torch.where(others, values / values[one], torch.zeros(()))
-    weight[:, one] += (weight * shares.view(1, -1, 1, 1)).sum(1)
-    consumer.weight = nn.Parameter(weight.to(consumer.weight.dtype), requires_grad=False)
-    return others
-
-
-def _keep_outputs(modules: list[nn.Module], keep: Tensor) -> None:
-    for module in modules:
-        for holder in (module._parameters, module._buffers):  # noqa: SLF001
-            for name, tensor in list(holder.items()):
-                if tensor is not None and tensor.dim() > 0:
-                    left = tensor.detach()[keep].clone()
-                    parameter = holder is module._parameters  # noqa: SLF001
-                    holder[name] = nn.Parameter(left, requires_grad=False) if parameter else left  # type: ignore[assignment]
-        _say_widths(module)
-
-
-def _keep_inputs(consumer: Weighted, keep: Tensor, width: int) -> None:
-    weight = consumer.weight.detach()
-    by_channel = weight.reshape(len(weight), width, -1)[:, keep]
-    left = by_channel.reshape(len(weight), -1, *weight.shape[2:]).clone()
-    consumer.weight = nn.Parameter(left, requires_grad=False)
-    _say_widths(consumer)
-
-
-def _say_widths(module: nn.Module) -> None:
-    """Bring what a layer says of itself up to date with its weights."""
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = module.weight.shape[:2]
-    elif isinstance(module, _BatchNorm):
-        module.num_features = len(cast("Tensor", module.running_mean))
-
-
-def _output_shapes(
-    model: nn.Sequential, image_shape: tuple[int, int, int]
-) -> dict[str, torch.Size]:
-    shapes, tensor = {}, torch.zeros(1, *image_shape)
-    for name, module in model.named_children():
-        tensor = module(tensor)
-        shapes[name] = tensor.shape
-    return shapes
+def _agree(one: nn.Module, other: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    """Whether two networks give the same for random images, within rounding."""
+    images = torch.randn(4, *image_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        given, expected = other(images.clone()), one(images.clone())
+    except Exception:  # noqa: BLE001 - whatever a network's code does
+        return False
+    difference = float((given - expected).abs().max())
+    return difference <= _AGREES * float(expected.abs().max())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sparse_sam.data import Split, TestData
 from sparse_sam.errors import CheckpointError, ExportError, SparseSamError
 from sparse_sam.export import onnxfile
-from sparse_sam.export.channels import fit, narrow
+from sparse_sam.export.channels import narrow
 from sparse_sam.export.compression import folded, pack, unpack
 from sparse_sam.export.manifest import (
     DENSE,
@@ -30,6 +30,7 @@ from sparse_sam.export.manifest import (
     Verified,
     make_manifest,
 )
+from sparse_sam.export.widths import fit, possible_biases
 from sparse_sam.files import atomic_folder, load_tensors, save_tensors, write_json
 from sparse_sam.networks import NETWORKS, Network, build_model
 from sparse_sam.training import Checkpoint, Origin, build_on_meta, check_types, read_origin
@@ -202,8 +203,9 @@ def _fit_registered(origin: Origin, state: Mapping[str, Tensor]) -> nn.Module:
     form = build_on_meta(origin)
     check_types(form, state)
     whole = {name: own.shape for name, own in form.state_dict().items()}
-    if whole.keys() != state.keys():  # BatchNorm would make up its count of batches
-        names = ", ".join(sorted(whole.keys() ^ state.keys()))
+    other = (whole.keys() ^ state.keys()) - possible_biases(form)
+    if other:  # BatchNorm would make up its count of batches
+        names = ", ".join(sorted(other))
         raise CheckpointError(f"the weights do not fit the model: lacking or unknown are {names}")
     network = fit(form, state).eval()
     if whole != {name: tensor.shape for name, tensor in state.items()}:
