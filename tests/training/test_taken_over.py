@@ -148,8 +148,10 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "a layer less": (lambda state: without(state, "4.weight"), "it lacks 4.weight. Name its"),
     "a layer more": (
         lambda state: {**state, "5.weight": state["4.weight"]},
-        "holds more than the network tiny_nets_for_tests:with_batchnorm: it has the unknown "
-        "5.weight. Save the state dict of the network alone.",
+        (
+            "holds more than the network tiny_nets_for_tests:with_batchnorm: it has the unknown "
+            "5.weight. Save the state dict of the network alone."
+        ),
     ),
     "another network": (
         lambda state: {f"fc{name}": tensor for name, tensor in state.items()},
