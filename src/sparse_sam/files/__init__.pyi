@@ -22,6 +22,8 @@ from .fields import Section as Section
 from .fields import Seed as Seed
 from .fields import chosen_places as chosen_places
 from .fields import in_words as in_words
+from .pieces import Rows as Rows
+from .pieces import pieces as pieces
 from .registry import Registry as Registry
 from .registry import brief as brief
 from .sealing import save_arrays as save_arrays
