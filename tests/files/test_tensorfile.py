@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparse_sam.files import tensorfile
-from sparse_sam.files.pieces import pieces
+from sparse_sam.files.rows import pieces
 from sparse_sam.files.sealing import save_arrays
 from sparse_sam.files.tensorfile import TensorFileError
 
@@ -78,7 +78,7 @@ def test_arrays_of_several_pieces_are_written_as_one(row: int, tmp_path: Path) -
     assert (tmp_path / "arrays").read_bytes() == save(tmp_path / "tensors", tensors).read_bytes()
     for name, array in arrays.items():
         assert b"".join(map(bytes, pieces(array))) == array.tobytes(), name
-        assert all(one.nbytes <= max(2**22, array[:1].nbytes) for one in pieces(array))
+        assert all(one.nbytes <= max(2**20, array[:1].nbytes) for one in pieces(array))
 
 
 def test_tensors_of_bytes_may_stay_in_the_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sparse_sam.files.atomic import atomic_path
-from sparse_sam.files.pieces import Rows, pieces
+from sparse_sam.files.rows import Rows, pieces
 
 HEADER = "sparse_sam"
 """The metadata key."""

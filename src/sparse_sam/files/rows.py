@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-_BYTES = 2**22
-"""Of a piece; what is made of it, a table of counts or a batch of floats, is larger."""
+_BYTES = 2**20
+"""Of a piece; what is made of it (bytes as numbers of eight, to be counted) is larger."""
 
 
 class Rows(Protocol):
@@ -30,7 +30,7 @@ class Rows(Protocol):
 
 
 def pieces(rows: Rows) -> Iterator[NDArray[Any]]:
-    """All rows in order, contiguous, as many at once as 4 MiB hold, or one.
+    """All rows in order, contiguous, as many at once as 1 MiB holds, or one.
 
     One after the other they are the bytes of the whole array, however that is laid out.
     """
