@@ -84,12 +84,14 @@ def private(process: psutil.Process) -> int:
     return 0
 
 
-def peak_of(clone: Path, allowed: int, *command: str) -> float:
-    """MiB of the largest process of a command in the clone, under the limit.
+def peak_of(clone: Path, allowed: int, module: str) -> float:
+    """MiB of the largest process of a stage in the clone, under the limit.
 
     Raises:
         CalledProcessError: it did not end well; what it said was shown.
     """
+    command = [sys.executable, "-m", module]
+    shutil.rmtree(clone / ".sparse-sam", ignore_errors=True)  # where what was trained is kept
     said = clone / "said.txt"
     with said.open("w", encoding="utf-8") as output:
         process = psutil.Popen(
@@ -124,21 +126,15 @@ def check_limit(clone: Path, allowed: int) -> None:
             raise RuntimeError("a process can read the whole data set under the limit")
 
 
-def peaks(
-    folder: Path, clone: Path, allowed: int, count: int, rounds: int
-) -> dict[str, list[float]]:
+def peaks(folder: Path, clone: Path, allowed: int, count: int) -> dict[str, float]:
     """MiB of every stage and source, for so many pictures."""
     write_pictures(folder, count)
-    found: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for source, of in SOURCES.items():
-            set_all(clone, {"data.source": source, "data.folder": str(folder / of)})
-            stages = ("download", "train_dense") if source == "image-folder" else ("download",)
-            for stage in stages:
-                shutil.rmtree(clone / ".sparse-sam", ignore_errors=True)  # what the store has
-                peak = peak_of(clone, allowed, sys.executable, "-m", f"stages.{stage}")
-                name = f"download, {source}" if stage == "download" else stage
-                found.setdefault(name, []).append(peak)
+    found: dict[str, float] = {}
+    for source, of in SOURCES.items():
+        set_all(clone, {"data.source": source, "data.folder": str(folder / of)})
+        found[f"download, {source}"] = peak_of(clone, allowed, "stages.download")
+        if source == "image-folder":
+            found["train_dense"] = peak_of(clone, allowed, "stages.train_dense")
     return found
 
 
@@ -157,7 +153,7 @@ def measure(*, quick: bool) -> list[Value]:
         for size, count in counts.items():
             folder = Path(name) / size.replace(" ", "-")
             folder.mkdir()
-            found[size] = peaks(folder, clone, allowed, count, 1 if quick else 3)
+            found[size] = peaks(folder, clone, allowed, count)
             what = f"data set, {size}"
             values.append(value(what, "MiB", [count * PICTURE / MIB], "neither"))
         if not quick:
@@ -165,9 +161,9 @@ def measure(*, quick: bool) -> list[Value]:
     small, large = found.values()
     for stage in large:
         for size, by_stage in found.items():
-            values.append(value(f"{stage}: peak, {size}", "MiB", by_stage[stage]))
-        growing = [b / a for a, b in zip(small[stage], large[stage], strict=True)]
-        values.append(value(f"{stage}: four times the limit / a quarter of it", "×", growing))
+            values.append(value(f"{stage}: peak, {size}", "MiB", [by_stage[stage]]))
+        growing = large[stage] / small[stage]
+        values.append(value(f"{stage}: four times the limit / a quarter of it", "×", [growing]))
     return values
 
 
