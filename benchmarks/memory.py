@@ -37,26 +37,29 @@ SIDE = 128
 PICTURE = 3 * SIDE * SIDE
 """Bytes of a picture."""
 
-OWN = """
+OWN = {
+    "own_network.py": """
 from torch import nn
 
 
 def pooled(image_shape, num_classes):
     return nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(3 * 64, num_classes))
+""",
+    "own_data.py": """
+from torchvision.datasets import ImageFolder
 
 
 def folder(params):
-    from torchvision.datasets import ImageFolder
-
     return ImageFolder(params.folder)
-"""
+""",
+}
 ALWAYS = {
     "seeds": [0],
-    "model.name": "own:pooled",
+    "model.name": "own_network:pooled",
     "train_dense.epochs": 1,
     "evaluate.latency_seconds": 0.0,
 }
-SOURCES = {"image-folder": "pictures", "npz": "all.npz", "own:folder": "pictures"}
+SOURCES = {"image-folder": "pictures", "npz": "all.npz", "own_data:folder": "pictures"}
 
 
 def write_pictures(root: Path, count: int) -> None:
@@ -149,7 +152,8 @@ def measure(*, quick: bool) -> list[Value]:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         clone = fresh(Path(name), ALWAYS)
-        (clone / "own.py").write_text(OWN, encoding="utf-8")
+        for file, code in OWN.items():
+            (clone / file).write_text(code, encoding="utf-8")
         for size, count in counts.items():
             folder = Path(name) / size.replace(" ", "-")
             folder.mkdir()

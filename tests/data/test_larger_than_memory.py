@@ -42,7 +42,7 @@ path, allowed, values = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv
 sys.path.insert(0, str(path.parent.parent))
 params = DataParams(**values)
 SOURCES.load(params.source)
-numpy.ones((9, 9)) @ numpy.ones(9)  # for which OpenBLAS asks for 32 MiB, once
+numpy.ones((3, 256)) @ numpy.arange(256.0)  # for which OpenBLAS asks for 32 MiB, once
 limit(allowed)
 save_dataset(path, build_dataset(load_raw(params, path.parent), params))
 """
