@@ -117,6 +117,7 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@python benchmarks/epoch.py --keep --docs
 	@python benchmarks/step.py --compile --keep --docs
 	@python benchmarks/scale.py --keep --docs
+	@python benchmarks/memory.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs
 	@python benchmarks/pipeline.py --seeds 5 --rounds 3 --keep --docs
 	@python benchmarks/summary.py

@@ -1,6 +1,8 @@
 """A function of one's own may give data sets of torch's, torchvision's, Hugging Face's, arrays."""
 
+import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from sparse_sam.data.dataset import DataInfo
 from sparse_sam.data.from_datasets import from_datasets
 from sparse_sam.data.loading import load_raw
 from sparse_sam.data.params import DataParams
@@ -23,6 +26,9 @@ MakeParams = Callable[..., DataParams]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
 LABELS = np.arange(12) // 4
 NAMES = ["ant", "bee", "cat"]
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+FUNCTIONS = dict(re.findall(r"```python\n# (lab/\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
+NO_DATASETS = "needs Hugging Face's datasets: pip install --constraint constraints.txt datasets"
 
 
 class Rows(Dataset[Any]):
@@ -86,22 +92,12 @@ def test_parts_are_told_apart(data_params: MakeParams) -> None:
     assert set(raw.parts) == {"train", "test", "validation"}
 
 
-OWN = """
-from pathlib import Path
-
-def folders(params):
-    from torchvision.datasets import ImageFolder
-
-    return {part: ImageFolder(Path(params.folder) / part) for part in ("train", "test")}
-"""
-
-
-def test_a_folder_is_the_same_data_set_as_folder_file_and_function(
-    data_params: MakeParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import_torchvision()
-    (tmp_path / "own_folders_for_tests.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Pictures in folders, the same as ``all.npz`` beside, and the functions of docs/data.md."""
+    for name, code in FUNCTIONS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
     arrays: dict[str, NDArray[Any]] = {"classes": np.array(NAMES)}
     root = tmp_path / "pictures"
     for part, more in (("train", 0), ("test", 1)):
@@ -112,18 +108,53 @@ def test_a_folder_is_the_same_data_set_as_folder_file_and_function(
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{index:03}.png")
     np.savez(tmp_path / "all.npz", **arrays)
-    infos = [
-        build_dataset(load_raw(params), params).info
-        for params in (
-            data_params(source="image-folder", folder=str(root), validation_fraction=0.25),
-            data_params(source="npz", folder=str(tmp_path / "all.npz"), validation_fraction=0.25),
-            data_params(
-                source="own_folders_for_tests:folders", folder=str(root), validation_fraction=0.25
-            ),
-        )
-    ]
+    return root
+
+
+@pytest.fixture
+def info_of(
+    data_params: MakeParams, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Path], DataInfo]:
+    """What a data set is that a source makes of a folder or file."""
+    monkeypatch.syspath_prepend(pictures.parent)
+
+    def build(source: str, folder: Path) -> DataInfo:
+        params = data_params(source=source, folder=str(folder), validation_fraction=0.25)
+        return build_dataset(load_raw(params), params).info
+
+    return build
+
+
+def assert_same(infos: list[DataInfo]) -> None:
     assert len({info.fingerprint for info in infos}) == 1
     assert len({(info.classes, info.mean, info.std) for info in infos}) == 1
+
+
+def test_a_folder_is_the_same_data_set_as_folder_file_and_function(
+    pictures: Path, info_of: Callable[[str, Path], DataInfo]
+) -> None:
+    import_torchvision()
+    assert_same(
+        [
+            info_of("image-folder", pictures),
+            info_of("npz", pictures.parent / "all.npz"),
+            info_of("lab.with_torchvision:flowers", pictures),
+        ]
+    )
+
+
+@pytest.mark.skipif(find_spec("datasets") is None, reason=NO_DATASETS)
+def test_a_folder_is_the_same_data_set_through_hugging_face(
+    pictures: Path,
+    info_of: Callable[[str, Path], DataInfo],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Read when the package is imported, which no other test does.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging-face"))
+    found = info_of("lab.with_hugging_face:flowers", pictures)
+    assert_same([info_of("image-folder", pictures), found])
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_mean_and_deviation_are_those_of_the_training_part(
     digits: RawData, data_params: MakeParams
 ) -> None:
     dataset = build_dataset(digits, data_params())
-    pixels = dataset.parts["train"][0] / 255
+    pixels = np.asarray(dataset.parts["train"][0]) / 255
     assert dataset.info.mean == (pytest.approx(pixels.mean(), rel=1e-12),)
     assert dataset.info.std == (pytest.approx(pixels.std(), rel=1e-12),)
     assert dataset.info.mean[0] != pytest.approx(digits.train_images.mean() / 255, rel=1e-6)

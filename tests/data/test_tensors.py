@@ -48,7 +48,7 @@ class TestFile:
         splits = {"train": training.train, "validation": training.validation, "test": test.test}
         for part, split in splits.items():
             images, labels = dataset.parts[part]
-            expected = (images / 255 - dataset.info.mean[0]) / dataset.info.std[0]
+            expected = (np.asarray(images) / 255 - dataset.info.mean[0]) / dataset.info.std[0]
             taken = split.taken(slice(None))
             np.testing.assert_allclose(taken.numpy(), expected, rtol=1e-5, atol=1e-6)
             np.testing.assert_array_equal(split.images.numpy(), images)

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparse_sam.files import tensorfile
+from sparse_sam.files.rows import pieces
 from sparse_sam.files.sealing import save_arrays
 from sparse_sam.files.tensorfile import TensorFileError
 
@@ -64,6 +66,29 @@ def test_arrays_are_written_as_tensors_are(
     assert path.read_bytes() == save(tmp_path / "tensors", tensors, a=1).read_bytes()
     loaded, _ = load(path)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("row", [1, 1000, 5_000_000])
+def test_arrays_of_several_pieces_are_written_as_one(row: int, tmp_path: Path) -> None:
+    count = 11_000_000 // row
+    bytes_ = np.arange(count * row, dtype=np.uint32).astype(np.uint8).reshape(count, row)
+    arrays = {"a": bytes_, "b": bytes_.T}
+    save_arrays(tmp_path / "arrays", arrays, kind="dataset", version=2, header={})
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    assert (tmp_path / "arrays").read_bytes() == save(tmp_path / "tensors", tensors).read_bytes()
+    for name, array in arrays.items():
+        assert b"".join(map(bytes, pieces(array))) == array.tobytes(), name
+        assert all(one.nbytes <= max(2**20, array[:1].nbytes) for one in pieces(array))
+
+
+def test_tensors_of_bytes_may_stay_in_the_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "file")
+    loaded, header = load(path)
+    there, again = load(path, mapped=True)
+    assert header == again
+    assert there.keys() == loaded.keys()
+    assert all(torch.equal(there[name], tensor) for name, tensor in loaded.items())
+    assert all(there[name].dtype == tensor.dtype for name, tensor in loaded.items())
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

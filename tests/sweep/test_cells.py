@@ -192,7 +192,7 @@ ASIDE = {
     # What reads the data set of one cell; its fingerprint is of what was read.
     *("sparse_sam.data.idx", "sparse_sam.data.sources", "sparse_sam.data.outer"),
     *("sparse_sam.data.prepare", "sparse_sam.data.loading", "sparse_sam.data.from_datasets"),
-    *("sparse_sam.data.image_folder", "sparse_sam.data.pictures"),
+    *("sparse_sam.data.image_folder", "sparse_sam.data.pictures", "sparse_sam.data.mapped"),
 }
 
 

@@ -11,14 +11,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_sam.data.chosen import Chosen
+from sparse_sam.data.raw import Images
 from sparse_sam.errors import DataError
-from sparse_sam.files import save_arrays
+from sparse_sam.files import Rows, save_arrays
 
 KIND, VERSION = "data set", 2
 PARTS = ("train", "validation", "test")
 
-Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images, (N, channels, height, width), and labels, (N,)."""
+Part = tuple[Images | Chosen, NDArray[np.int64]]
+"""Images, uint8 (N, channels, height, width), and labels, (N,).
+
+Images may lie in files, and are read a few at once.
+"""
 
 
 _TUPLES = ("image_shape", "classes", "mean", "std")
@@ -90,8 +95,8 @@ class Dataset:
 
 
 def save_dataset(path: Path, dataset: Dataset) -> None:
-    """Write a data set atomically; equal data sets give equal bytes."""
-    arrays: dict[str, NDArray[Any]] = {}
+    """Write a data set atomically, a piece at a time; equal data sets give equal bytes."""
+    arrays: dict[str, Rows] = {}
     for name, (images, labels) in dataset.parts.items():
         arrays[f"{name}.images"] = images
         arrays[f"{name}.labels"] = labels

@@ -4,6 +4,7 @@ None of these packages is needed for it: a data set is whatever has a length and
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _ALLOWED = (
 )
 
 
-def from_datasets(found: Any, params: DataParams) -> RawData:
+def from_datasets(found: Any, params: DataParams, folder: Path | None = None) -> RawData:
     """A source's data from what a function of one's own gave.
 
     Args:
@@ -34,9 +35,11 @@ def from_datasets(found: Any, params: DataParams) -> RawData:
             tensor (channels, height, width), of bytes or of n/255. Names of classes are taken from
             the data set too, if it has them as torchvision's and Hugging Face's have.
         params: say what pictures are made into.
+        folder: where the pixels are ``mapped``.
 
     Raises:
         DataError: it is something else; the row is named.
+        OSError: the disk does not take the pixels.
     """
     parts = found if isinstance(found, Mapping) else {"train": found}
     unknown = [str(name) for name in parts if name not in {*_PARTS, "classes"}]
@@ -47,13 +50,15 @@ def from_datasets(found: Any, params: DataParams) -> RawData:
     arrays: dict[str, Any] = {}
     for part in _PARTS:
         if parts.get(part) is not None:
-            images, labels = _read(f"{params.source}, {part}", parts[part], pictures)
+            images, labels = _read(f"{params.source}, {part}", parts[part], pictures, folder)
             arrays |= {f"{part}_images": images, f"{part}_labels": labels}
     classes = parts.get("classes") or _names_of(parts["train"])
     return RawData(params.source, **arrays, classes=tuple(map(str, classes)))
 
 
-def _read(what: str, dataset: Any, pictures: Pictures) -> tuple[Images, Labels]:
+def _read(
+    what: str, dataset: Any, pictures: Pictures, folder: Path | None
+) -> tuple[Images, Labels]:
     if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], tuple):
         images, labels = (np.asarray(one) for one in dataset)
         rows: Any = images
@@ -75,7 +80,7 @@ def _read(what: str, dataset: Any, pictures: Pictures) -> tuple[Images, Labels]:
         found[place] = _label(where, label)
         return _pixels(where, image, pictures)
 
-    return gathered(count, get, what), found
+    return gathered(count, get, what, folder), found
 
 
 def _row(where: str, row: Any) -> tuple[Any, Any]:

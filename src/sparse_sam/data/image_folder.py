@@ -20,15 +20,18 @@ _PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "te
 _LARGEST_FILE = 2**28
 
 
-def read_image_folder(params: DataParams) -> RawData:
+def read_image_folder(params: DataParams, folder: Path | None = None) -> RawData:
     """The pictures under ``data.folder``, classes in the order of their names.
 
     Files are taken in the order of their paths, as torchvision's ``ImageFolder`` takes them. Those
     whose names begin with a dot, and those of file managers, are left out, and named.
 
+    The pixels are ``mapped`` in ``folder``.
+
     Raises:
         DataError: a folder or a class is empty or missing, or a file is no sound picture, a link
             that leads out of the folder, or no file at all. The message names it.
+        OSError: the disk does not take the pixels.
     """
     root = outer_path(params.folder or "")
     listed = _list_parts(root)
@@ -36,7 +39,7 @@ def read_image_folder(params: DataParams) -> RawData:
     for part, found in listed.items():
         _check_classes(root, part, found, classes)
     pictures = Pictures(wanted_by(params))
-    arrays = {part: _read(part, found, pictures) for part, found in listed.items()}
+    arrays = {part: _read(part, found, pictures, folder) for part, found in listed.items()}
     hidden = [path for found in listed.values() for one in found.values() for path in one.hidden]
     if hidden:
         names = ", ".join(path.relative_to(root).as_posix() for path in hidden[:3])
@@ -150,7 +153,9 @@ def _check_classes(root: Path, part: str, found: _Classes, classes: tuple[str, .
             )
 
 
-def _read(part: str, found: _Classes, pictures: Pictures) -> tuple[Images, Labels, str]:
+def _read(
+    part: str, found: _Classes, pictures: Pictures, folder: Path | None
+) -> tuple[Images, Labels, str]:
     """A part's images, labels, and SHA-256 of all its files and where they stand."""
     paths = [path for one in found.values() for path in one.files]
     sizes = [len(one.files) for one in found.values()]
@@ -161,7 +166,7 @@ def _read(part: str, found: _Classes, pictures: Pictures) -> tuple[Images, Label
         digest.update(hashlib.sha256(content).digest())
         return pictures.decoded(content, str(paths[place]))
 
-    images = gathered(len(paths), get, part)
+    images = gathered(len(paths), get, part, folder)
     digest.update(
         "\n".join(f"{name} {one}" for name, one in zip(found, sizes, strict=True)).encode()
     )
@@ -181,4 +186,4 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-IMAGE_FOLDER = Source(read_image_folder, reads_folder=True, decodes=True)
+IMAGE_FOLDER = Source(read_image_folder, reads_folder=True, decodes=True, on_disk=True)

@@ -2,13 +2,15 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_sam.data.mapped import mapped
 from sparse_sam.errors import DataError
 
 if TYPE_CHECKING:
@@ -146,16 +148,25 @@ def _too_large(name: str, size: str = "far more") -> str:
     )
 
 
-def gathered(count: int, get: Callable[[int], NDArray[np.uint8]], what: str) -> NDArray[np.uint8]:
-    """Images (N, channels, height, width), one after the other, with a progress bar."""
+def gathered(
+    count: int, get: Callable[[int], NDArray[np.uint8]], what: str, folder: Path | None
+) -> NDArray[np.uint8]:
+    """Images (N, channels, height, width), one after the other, with a progress bar.
+
+    They lie in a file, ``mapped`` in ``folder``. Raises DataError if there is none, and OSError.
+    """
     from tqdm import tqdm
 
-    images: NDArray[np.uint8] | None = None
-    for place in tqdm(range(count), desc=what, unit="image", disable=None, leave=False):
-        pixels = get(place)
-        if images is None:
-            images = np.empty((count, *pixels.shape), np.uint8)
-        images[place] = pixels
-    if images is None:
+    shapes: set[tuple[int, ...]] = set()
+
+    def content() -> Iterator[NDArray[np.uint8]]:
+        for place in tqdm(range(count), desc=what, unit="image", disable=None, leave=False):
+            pixels = get(place)
+            shapes.add(pixels.shape)
+            yield np.ascontiguousarray(pixels)
+
+    found = mapped(content(), folder)
+    if not shapes:
         raise DataError(f"{what}: there is no image")
-    return images
+    (shape,) = shapes  # which the pictures were held to
+    return found.reshape(count, *shape)

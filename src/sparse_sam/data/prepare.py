@@ -18,5 +18,5 @@ def read_data(params: DataParams) -> tuple[TrainingData, TestData]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dataset.safetensors"
-        save_dataset(path, build_dataset(load_raw(params), params))
+        save_dataset(path, build_dataset(load_raw(params, path.parent), params))
         return load_training_data(path), load_test_data(path)

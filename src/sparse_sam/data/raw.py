@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,13 +157,16 @@ class Source:
         has_mirrors: whether ``data.mirror`` may say where else they are.
         decodes: whether it decodes pictures, so that ``data.channels`` and ``data.image_size`` may
             say how; they must be null otherwise.
+        on_disk: whether it keeps pixels in files that are mapped, and not in memory: ``read`` is
+            told in which folder, too.
     """
 
-    read: "Callable[[DataParams], RawData]"
+    read: "Callable[..., RawData]"
     reads_folder: bool = False
     has_mirrors: bool = False
     decodes: bool = False
+    on_disk: bool = False
 
-    def __call__(self, params: "DataParams") -> RawData:
-        """Read the data. Raises DataError."""
-        return self.read(params)
+    def __call__(self, params: "DataParams", folder: Path | None = None) -> RawData:
+        """Read the data; ``folder`` is that of ``mapped``. Raises DataError."""
+        return self.read(params, folder) if self.on_disk else self.read(params)

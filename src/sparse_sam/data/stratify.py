@@ -7,16 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from sparse_sam.data.chosen import Chosen
 from sparse_sam.data.dataset import PARTS, DataInfo, Dataset, Part
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import Images, RawData
 from sparse_sam.errors import DataError
-
-_COUNTED_AT_ONCE = 2**24
+from sparse_sam.files import Rows, pieces
 
 
 def build_dataset(raw: RawData, params: DataParams) -> Dataset:
     """Take a fraction of every part, and split off, stratified, the parts that are not there.
+
+    Images are not copied: they are read three times, a few at once, and the last time when the
+    data set is written.
 
     Raises:
         DataError: a class would have too few images to be in every part, or the parameters ask for
@@ -59,18 +62,16 @@ def _shape(images: Images) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(images: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel, on the scale from 0 to 1.
 
     From how often each byte occurs: so they are the same to the bit however images are laid out.
     """
     channels = images.shape[1]
     counts = np.zeros((channels, 256), np.int64)
-    step = max(1, _COUNTED_AT_ONCE // images[0].size)
-    for start in range(0, len(images), step):
+    for piece in pieces(images):
         for channel in range(channels):
-            piece = images[start : start + step, channel]
-            counts[channel] += np.bincount(piece.reshape(-1), minlength=256)
+            counts[channel] += np.bincount(piece[:, channel].reshape(-1), minlength=256)
     values = np.arange(256) / 255
     shares = counts / counts.sum(axis=1, keepdims=True)
     means = shares @ values
@@ -108,8 +109,8 @@ def _split(part: Part, second: int, seed: int, what: str) -> tuple[Part, Part]:
             f"into {len(labels) - second} and {second} with every class in both ({error})"
         ) from None
     return (
-        (images[first_places], labels[first_places]),
-        (images[second_places], labels[second_places]),
+        (Chosen.of(images, first_places), labels[first_places]),
+        (Chosen.of(images, second_places), labels[second_places]),
     )
 
 
@@ -119,7 +120,10 @@ def _fingerprint(parts: Mapping[str, Part], classes: tuple[str, ...]) -> str:
     if classes != tuple(map(str, range(len(classes)))):
         digest.update(json.dumps(classes).encode())
     for name, (images, labels) in parts.items():
-        for array in (images[:, 0] if images.shape[1] == 1 else images, labels):
-            digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array).data)
+        count, channels, *sides = images.shape
+        shape = (count, *sides) if channels == 1 else images.shape
+        for rows, said in ((images, shape), (labels, labels.shape)):
+            digest.update(f"{name} {rows.dtype} {said} ".encode())
+            for piece in pieces(rows):
+                digest.update(piece.data)
     return digest.hexdigest()

@@ -62,7 +62,8 @@ class Split:
 
     Attributes:
         images: (N, channels, height, width): uint8 where ``scale`` says how they are standardised,
-            and otherwise float32, as networks take them. They may lie in a file: do not write.
+            and otherwise float32, as networks take them. They may lie in a file: a process that
+            writes to them is ended by the system.
         labels: int64, (N,), 0 to num_classes − 1.
         scale: that of the training part, or None.
 
@@ -166,8 +167,9 @@ def load_test_data(path: Path) -> TestData:
 
 
 def _load(path: Path, *names: str) -> tuple[dict[str, Split], DataInfo]:
+    prefixes = [f"{name}." for name in names]
     tensors, header = load_tensors(
-        path, kind=KIND, version=VERSION, cure=_CURE, prefixes=[f"{name}." for name in names]
+        path, kind=KIND, version=VERSION, cure=_CURE, prefixes=prefixes, mapped=True
     )
     try:
         info = _info(header)

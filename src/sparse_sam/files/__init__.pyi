@@ -25,6 +25,8 @@ from .fields import chosen_places as chosen_places
 from .fields import in_words as in_words
 from .registry import Registry as Registry
 from .registry import brief as brief
+from .rows import Rows as Rows
+from .rows import pieces as pieces
 from .sealing import save_arrays as save_arrays
 from .sections import first_fault as first_fault
 from .sections import parse_section as parse_section

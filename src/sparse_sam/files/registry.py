@@ -177,4 +177,14 @@ class Registry(Generic[Entry]):
 
 def _at(place: str) -> Any:
     module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        found = import_module(module)
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        # Code of one's own imports a torchvision that was built for another torch: as ours does.
+        from sparse_sam.files.with_torchvision import import_torchvision
+
+        import_torchvision()
+        found = import_module(module)
+    return getattr(found, attribute)

@@ -8,25 +8,39 @@ slightly different network. Arrays can be written without torch; ``tensorfile`` 
 import errno
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from sparse_sam.files.atomic import atomic_path
+from sparse_sam.files.rows import Rows, pieces
 
 HEADER = "sparse_sam"
 """The metadata key."""
+_DTYPES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""What safetensors calls NumPy's types, in the order in which it writes tensors of them."""
 
 
 def save_arrays(
     path: Path,
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Mapping[str, Rows],
     *,
     kind: str,
     version: int,
@@ -34,16 +48,46 @@ def save_arrays(
 ) -> None:
     """Write arrays as ``save_tensors`` writes the tensors of the same bytes, to the byte.
 
-    Raises OSError if the disk does not take it.
+    A piece at a time, for they may be larger than memory. Raises OSError if the disk does not take
+    it.
     """
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    digests = {
-        name: digest(f"torch.{array.dtype}", array.shape, array.data)
-        for name, array in contiguous.items()
-    }
-    sealed = seal(digests, kind=kind, version=version, header=header)
-    with written(path) as temporary:
-        save_file(contiguous, temporary, {HEADER: sealed})
+    order = list(_DTYPES)
+    names = sorted(arrays, key=lambda name: (order.index(str(arrays[name].dtype)), name))
+    # What comes first is known last: digests, which are as long as what stands in for them.
+    digests = dict.fromkeys(names, _sha256(b""))
+
+    def begin() -> bytes:
+        sealed = seal(digests, kind=kind, version=version, header=header)
+        return _beginning({name: arrays[name] for name in names}, sealed)
+
+    with written(path) as temporary, temporary.open("wb") as file:
+        file.write(begin())
+        for name in names:
+            rows = arrays[name]
+            found = hashlib.sha256(_announced(f"torch.{rows.dtype}", rows.shape))
+            for piece in pieces(rows):
+                found.update(piece.data)
+                file.write(piece.data)
+            digests[name] = found.hexdigest()
+        file.seek(0)
+        file.write(begin())
+
+
+def _beginning(arrays: Mapping[str, Rows], sealed: str) -> bytes:
+    """What a safetensors file has before its tensors: a length, and JSON without spaces.
+
+    The format: https://huggingface.co/docs/safetensors, and byte for byte what the package writes.
+    """
+    entries: dict[str, Any] = {"__metadata__": {HEADER: sealed}}
+    start = 0
+    for name, rows in arrays.items():
+        end = start + math.prod(rows.shape) * rows.dtype.itemsize
+        dtype = _DTYPES[str(rows.dtype)]
+        entries[name] = {"dtype": dtype, "shape": [*rows.shape], "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 @contextmanager
@@ -90,7 +134,11 @@ def open_seal(sealed: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def digest(dtype: str, shape: tuple[int, ...], data: Any) -> str:
     """SHA-256 of a tensor: its dtype as torch names it, its shape, its bytes."""
-    return _sha256(f"{dtype} {shape} ".encode(), data)
+    return _sha256(_announced(dtype, shape), data)
+
+
+def _announced(dtype: str, shape: tuple[int, ...]) -> bytes:
+    return f"{dtype} {shape} ".encode()
 
 
 def _sha256(*pieces: Any) -> str:

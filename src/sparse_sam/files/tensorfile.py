@@ -3,11 +3,14 @@
 How a file is sealed against damage is in ``sealing``.
 """
 
+import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
@@ -60,9 +63,18 @@ def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def load_tensors(
-    path: Path, *, kind: str, version: int, cure: str, prefixes: Sequence[str] = ("",)
+    path: Path,
+    *,
+    kind: str,
+    version: int,
+    cure: str,
+    prefixes: Sequence[str] = ("",),
+    mapped: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors whose names start with one of ``prefixes``, and the header.
+
+    ``mapped`` leaves tensors of bytes in the file, which may be larger than memory: a process that
+    writes to one is ended by the system.
 
     Raises:
         TensorFileError: the file is missing, damaged, or not a ``kind`` of this ``version``; the
@@ -71,7 +83,9 @@ def load_tensors(
     if not path.is_file():
         raise TensorFileError(f"{path} is missing. {cure}")
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        # (For torch the package maps the whole file so that it could be written to, privately: of
+        # a file that is larger than memory Linux refuses that, though nobody ever writes.)
+        with safe_open(os.fspath(path), framework="np" if mapped else "pt") as file:
             sealed = (file.metadata() or {}).get(HEADER)
             if sealed is None:
                 raise TensorFileError(f"{path} is not a sparse-sam {kind}. {cure}")
@@ -86,13 +100,34 @@ def load_tensors(
             if digests.keys() != set(file.keys()):
                 raise ValueError("its list of tensors has changed")
             names = [name for name in digests if name.startswith(tuple(prefixes))]
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
+            if mapped:
+                tensors = _mapped(path, file, names)
+            else:
+                tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise TensorFileError(f"{path} is damaged ({error}). {cure}") from error
     for name, tensor in tensors.items():
         if _digest(tensor) != digests[name]:
             raise TensorFileError(f"{path} is damaged ({name} has changed). {cure}")
     return tensors, header
+
+
+def _mapped(path: Path, file: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of a file that ``safe_open`` has found sound: those of bytes are the file's pages."""
+    with path.open("rb") as plain:
+        size = int.from_bytes(plain.read(8), "little")
+        entries = json.loads(plain.read(size))
+    content = np.memmap(path, np.uint8, "r", offset=8 + size)
+    found = {}
+    for name in names:
+        if entries[name]["dtype"] == "U8":
+            begin, end = entries[name]["data_offsets"]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                found[name] = torch.from_numpy(content[begin:end]).view(entries[name]["shape"])
+        else:
+            found[name] = torch.from_numpy(file.get_tensor(name))
+    return found
 
 
 def _digest(tensor: Tensor) -> str:

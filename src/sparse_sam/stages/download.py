@@ -9,7 +9,9 @@ def work(stage: Stage) -> None:
     from sparse_sam.files import write_json
     from sparse_sam.tracking import layout
 
-    dataset = build_dataset(load_raw(stage.params.data), stage.params.data)
+    data = stage.params.data
+    # Beside the file that becomes of it, where there must be room for one.
+    dataset = build_dataset(load_raw(data, layout.dataset.parent), data)
     save_dataset(layout.dataset, dataset)
     info = dataset.info
     images = {part: sum(counts) for part, counts in info.counts.items()}
