@@ -229,6 +229,18 @@ def test_a_network_that_came_sparse_is_not_said_to_be_pruned_here(content: Conte
         assert "points from what it was." in text
 
 
+def test_without_a_validation_part_there_are_no_curves_and_that_is_said(content: Content) -> None:
+    histories = {
+        arm: [{**row, "validation_accuracy": "", "validation_loss": ""} for row in rows]
+        for arm, rows in content.histories.items()
+    }
+    params = {**content.params, "data.validation_fraction": 0.0}
+    page = render_html(replace(content, histories=histories, params=params))
+    assert "Nothing was held out to validate on" in Page(page).text
+    assert "Validation accuracy against epochs" not in page
+    assert "Validation accuracy against epochs" in render_html(content)
+
+
 def test_it_is_one_file_and_asks_for_nothing(source: str) -> None:
     page = Page(source)
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)

@@ -190,8 +190,8 @@ mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=
 images = ((images - mean) / std).float()
 torch.manual_seed(0)
 model = nn.DataParallel(build_model("resnet-20", (3, 28, 28), 3))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-for epoch in range(8):
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+for epoch in range(15):
     for batch in torch.randperm(len(images)).split(30):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()

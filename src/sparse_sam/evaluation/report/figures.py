@@ -62,10 +62,17 @@ def accuracy(content: Content) -> str:
 
 
 def curves(content: Content, x: str, label: str) -> str:
-    """Validation accuracy of the finetuned arms against ``x``; seeds thin, their mean thick."""
+    """Validation accuracy of the finetuned arms against ``x``; seeds thin, their mean thick.
+
+    Empty where nothing was held out to validate on.
+    """
+    by_arm = {
+        arm: _by_seed(rows, x, "validation_accuracy") for arm, rows in content.histories.items()
+    }
+    if not all(by_arm.values()):
+        return ""
     figure, axes = _axes()
-    for arm, rows in content.histories.items():
-        lines = _by_seed(rows, x, "validation_accuracy")
+    for arm, lines in by_arm.items():
         for values in lines:
             axes.plot(values[0], 100 * values[1], color=COLOURS[arm], lw=0.6, alpha=0.5)
         mean = np.mean(lines, axis=0)
