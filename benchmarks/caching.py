@@ -30,8 +30,8 @@ def repro(clone: Path) -> None:
     run(clone, sys.executable, "-m", "dvc", "repro")
 
 
-def measure(revision: str, *, rounds: int, quick: bool) -> list[Value]:
-    """Seconds of every step, and ratios round by round."""
+def measure(revision: str, *, rounds: int, steps: int, quick: bool) -> list[Value]:
+    """Seconds of the first steps, and ratios round by round."""
     changes: dict[str, object] = {"seeds": [0, 1, 2, 3, 4], **ALWAYS, **(QUICK if quick else {})}
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
@@ -40,7 +40,7 @@ def measure(revision: str, *, rounds: int, quick: bool) -> list[Value]:
                 name: fresh(Path(folder), changes, commit).rename(Path(folder) / name)
                 for name, commit in (("this", "HEAD"), ("before", revision))
             }
-            for step in STEPS:
+            for step in STEPS[:steps]:
                 cases: dict[str, Callable[[], None]] = {}
                 for name, clone in clones.items():
                     if step == STEPS[1]:
@@ -51,7 +51,7 @@ def measure(revision: str, *, rounds: int, quick: bool) -> list[Value]:
                 for name, times in in_turn(cases, rounds=1, warm_up=0).items():
                     seconds.setdefault(name, []).extend(times)
     found = [value(name, "s", times) for name, times in seconds.items()]
-    for step in STEPS:
+    for step in STEPS[:steps]:
         pair = seconds[f"{step}: this"], seconds[f"{step}: before"]
         found.append(value(f"{step}: this / before", "×", ratios(*pair)))
     return found
@@ -62,10 +62,13 @@ def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--against", required=True, help="the revision to compare with")
     parser.add_argument("--rounds", type=int, help="how often everything runs")
+    parser.add_argument(
+        "--steps", type=int, default=len(STEPS), help="only the first so many; 1: from nothing"
+    )
     arguments = parser.parse_args()
     where = machine()
     rounds = arguments.rounds or (1 if arguments.quick else 3)
-    values = measure(arguments.against, rounds=rounds, quick=arguments.quick)
+    values = measure(arguments.against, rounds=rounds, steps=arguments.steps, quick=arguments.quick)
     report("caching", values, where, arguments)
 
 

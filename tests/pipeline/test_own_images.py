@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sparse_sam.data.raw import RawData
+from sparse_sam.evaluation.params import BudgetParams
 from tests.pipeline.conftest import LATER, SMALL, Clone
 
 pytestmark = pytest.mark.pipeline
@@ -174,7 +175,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from sparse_sam.networks import build_model
+from sparse_sam.networks import Network, build_model
 
 
 def read(part):
@@ -189,7 +190,7 @@ images, labels = read("train")
 mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True)
 images = ((images - mean) / std).float()
 torch.manual_seed(0)
-model = nn.DataParallel(build_model("resnet-20", (3, 28, 28), 3))
+model = nn.DataParallel(build_model(Network.of("resnet-20", width=8), (3, 28, 28), 3))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 for epoch in range(15):
     for batch in torch.randperm(len(images)).split(30):
@@ -221,6 +222,10 @@ def test_a_residual_network_of_a_plain_script_goes_all_the_way(
             "data.folder": str(pictures),
             "data.validation_fraction": 0.0,
             "model.name": "resnet-20",
+            "model.arguments": {"width": 8},
+            **dict.fromkeys(
+                (f"evaluate.budget_seconds.{name}" for name in BudgetParams.model_fields), 0.0
+            ),
             "model.checkpoint": str(tmp_path / "net.pt"),
             "prune.sparsity": 0.8,
             "prune.ignore": ["stem.*"],
@@ -235,7 +240,7 @@ def test_a_residual_network_of_a_plain_script_goes_all_the_way(
     assert "All seeds began with one given" in summary["comparisons"]["sam_vs_sgd"]["verdict"]
     layers = read(clone, "prune")["pruned"]["layers"]
     assert "stem.weight" not in layers
-    assert layers["head.weight"]["weights_kept"] == [96, 96]
+    assert layers["head.weight"]["weights_kept"] == [48, 48]
     for name, counts in layers.items():
         wanted = 0.5 if name == "head.weight" else 0.2
         kept = counts["weights_kept"][0] / counts["weights_total"]
