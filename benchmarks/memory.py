@@ -10,10 +10,11 @@ will not do: the one does nothing in Linux, and the other counts the mapped file
 
 The peak is of the private memory that is in use (RssAnon), of the stage's largest process, looked
 at every few milliseconds. Beside it stands that of a quarter of the data, which is trained on four
-times, so that there are as many steps: the C library's heap keeps what was freed, with holes of the
-size of the batches of an evaluation, whose number grows in the first hundred steps and then no more.
+times, so that there are as many steps: the C library's heap keeps what was freed, with holes as
+large as an evaluation's batches, and has a few of them only after some hundred steps.
 
-Each stage must end well; and a process that reads the whole file into memory under the same limit must not.
+Each stage must end well; and a process that reads the whole file into memory under the same limit
+must not.
 """
 
 import os

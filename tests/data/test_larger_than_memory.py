@@ -20,8 +20,8 @@ from sparse_sam.data.raw import RawData
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems count otherwise")
 
-ALLOWED = 48 * 2**20
-SIDE, COUNT = 64, 16_400
+ALLOWED = 40 * 2**20
+SIDE, COUNT = 64, 13_700
 ROOT = Path(__file__).resolve().parents[2]
 
 LIMIT = """
