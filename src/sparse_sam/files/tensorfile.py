@@ -126,7 +126,7 @@ def _mapped(path: Path, file: Any, names: Sequence[str]) -> dict[str, Tensor]:
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
                 found[name] = torch.from_numpy(content[begin:end]).view(entries[name]["shape"])
         else:
-            found[name] = torch.from_numpy(file.get_tensor(name))
+            found[name] = torch.tensor(file.get_tensor(name))
     return found
 
 
