@@ -127,7 +127,7 @@ def _mapped(path: Path, file: Any, names: Sequence[str]) -> dict[str, Tensor]:
                 found[name] = torch.from_numpy(content[begin:end]).view(entries[name]["shape"])
         else:
             array = torch.from_numpy(file.get_tensor(name))
-            # A copy, for strides: those of no numbers at all are 0, which cannot be viewed as bytes.
+            # A copy, for strides: those of an empty array are 0, which bytes cannot be seen in.
             found[name] = array.clone(memory_format=torch.contiguous_format)
     return found
 
