@@ -126,7 +126,9 @@ def _mapped(path: Path, file: Any, names: Sequence[str]) -> dict[str, Tensor]:
                 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
                 found[name] = torch.from_numpy(content[begin:end]).view(entries[name]["shape"])
         else:
-            found[name] = torch.from_numpy(file.get_tensor(name))
+            array = torch.from_numpy(file.get_tensor(name))
+            # A copy, for strides: those of an empty array are 0, which bytes cannot be seen in.
+            found[name] = array.clone(memory_format=torch.contiguous_format)
     return found
 
 
