@@ -41,10 +41,11 @@ def read_image_folder(params: DataParams, folder: Path | None = None) -> RawData
     listed = _list_parts(root, left_out)
     classes = tuple(listed["train"])
     if len(classes) < 2:
+        inner = root / classes[0]
+        or_ = f", or set data.folder to {inner} if the classes are there" if inner.is_dir() else ""
         raise DataError(
             f"{root} holds one class, {classes[0]}; at least 2 are needed. Put a folder for every "
-            "class there. If the classes, or train and test, are in that folder, set data.folder "
-            f"to {root / classes[0]}."
+            f"class there{or_}."
         )
     for part, found in listed.items():
         listed[part] = _as_in_train(root, part, found, classes)

@@ -113,8 +113,8 @@ class RawData:
             names = ", ".join(str(name)[:LONGEST_CLASS_NAME] for name in self.classes[:3])
             raise DataError(
                 f"{self.source}: the number of classes is {len(self.classes)} ({names}"
-                f"{', …' if len(self.classes) > 3 else ''}); allowed: 2 to {MOST_CLASSES:,}. Name "
-                "images whose labels differ, in data.folder or in what your function gives."
+                f"{', …' if len(self.classes) > 3 else ''}); allowed: 2 to {MOST_CLASSES:,}. "
+                "Images of so many must come from data.folder, or from your function."
             )
         for name in self.classes:
             if not is_class_name(name):

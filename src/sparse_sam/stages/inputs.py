@@ -156,8 +156,8 @@ def _check_apart(name: str, path: Path) -> None:
         for written in (*map(Path, row.outputs), row.journal, layout.inputs(stage)):
             if (repository() / written).resolve().is_relative_to(path.resolve()):
                 raise ConfigError(
-                    f"params.yaml: {name} = {str(path)!r} holds {written}, which the stage {stage} "
-                    "writes: it would seem changed at every run. Allowed: a path that holds "
+                    f"params.yaml: {name} names {path}, which holds {written}, and this the stage "
+                    f"{stage} writes: it would seem changed at every run. Allowed: a path with "
                     "nothing which the pipeline writes. Move the images into a folder of their "
                     f"own, as data/pictures, and set {name} to it."
                 )
