@@ -26,6 +26,8 @@ MakeParams = Callable[..., DataParams]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
 LABELS = np.arange(12) // 4
 NAMES = ["ant", "bee", "cat"]
+OWN = "pathlib:Path"
+"""Any place that is not registered: a source of one's own."""
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 FUNCTIONS = dict(re.findall(r"```python\n# (lab/\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL))
 NO_DATASETS = "needs Hugging Face's datasets: pip install --constraint constraints.txt datasets"
@@ -66,6 +68,14 @@ FORMS: dict[str, Any] = {
         features={"img": None, "label": Names()},
     ),
     "two arrays": {"train": (PIXELS, LABELS), "classes": NAMES},
+    "two tensors": {
+        "train": (torch.from_numpy(PIXELS.transpose(0, 3, 1, 2).copy()), torch.from_numpy(LABELS)),
+        "classes": np.array(NAMES),
+    },
+    "two tensors, channels last": {
+        "train": (torch.from_numpy(PIXELS.copy()), torch.from_numpy(LABELS)),
+        "classes": np.array([name.encode() for name in NAMES]),
+    },
     "torch": {
         "train": TensorDataset(
             torch.stack([channels_first(i) for i in range(12)]), torch.from_numpy(LABELS)
@@ -82,6 +92,58 @@ def test_every_form_gives_the_same_bytes(form: str, data_params: MakeParams) -> 
     assert raw.train_labels.tolist() == LABELS.tolist()
     assert raw.classes == tuple(NAMES)
     assert raw.test_images is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_made_as_the_parameters_want(form: str, data_params: MakeParams) -> None:
+    raw = from_datasets(FORMS[form], data_params(source=OWN, channels=1, image_size=3))
+    expected = from_datasets(FORMS["pillow"], data_params(source=OWN, channels=1, image_size=3))
+    assert raw.train_images.shape == (12, 1, 3, 3)
+    np.testing.assert_array_equal(raw.train_images, expected.train_images)
+    grey = Rows(lambda i: (PIXELS[i][..., 0], LABELS[i]))
+    assert from_datasets(grey, data_params(source=OWN, channels=3)).train_images.shape[1] == 3
+
+
+def test_arrays_of_sizes_that_differ_are_made_alike(data_params: MakeParams) -> None:
+    rows = Rows(lambda i: (PIXELS[i][: 5 - i % 2], LABELS[i]))
+    with pytest.raises(DataError, match=r"Set data\.image_size, and all"):
+        from_datasets(rows, data_params(source=OWN))
+    raw = from_datasets(rows, data_params(source=OWN, image_size=4))
+    assert raw.train_images.shape == (12, 3, 4, 4)
+
+
+def test_raw_data_are_refused_if_they_are_not_so(
+    data_params: MakeParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import numpy as np
+from sparse_sam.data import RawData
+
+def given(params):
+    images = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3)
+    return RawData(params.source, images, np.arange(4) % 2)
+"""
+    (tmp_path / "own_arrays_for_tests.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "own_arrays_for_tests:given"
+    assert len(load_raw(data_params(source=source, channels=1, image_size=3)).train_images) == 4
+    with pytest.raises(DataError, match=r"^data.channels = 3: .* gave RawData of 1 channels"):
+        load_raw(data_params(source=source, channels=3))
+    with pytest.raises(DataError, match=r"^data.image_size = 4: .* gave RawData of 3 × 3 pixels"):
+        load_raw(data_params(source=source, image_size=4))
+
+
+def test_a_picture_that_is_not_decoded_yet_is_as_deep_as_its_file(
+    data_params: MakeParams, tmp_path: Path
+) -> None:
+    content = b"P6 4 5 65535\n" + (PIXELS[0].astype(">u2") * 257).tobytes()
+    (tmp_path / "1.ppm").write_bytes(content)
+    with Image.open(tmp_path / "1.ppm") as image, pytest.raises(DataError) as raised:
+        from_datasets([(image, 0)], data_params(source=OWN))
+    assert (
+        str(raised.value)
+        == f"{OWN}, train, row 0 is of more than 8 bits a channel. Save it with 8."
+    )
 
 
 def test_parts_are_told_apart(data_params: MakeParams) -> None:
@@ -161,6 +223,18 @@ def test_a_folder_is_the_same_data_set_through_hugging_face(
     ("found", "reason"),
     [
         (7, "is int, of no length; allowed: RawData; a data set"),
+        (None, "gave None; allowed: RawData"),
+        ({"train": None}, "gave no train; allowed"),
+        ({"train": (PIXELS, LABELS), "classes": 3}, "gave int as classes; allowed: a list"),
+        ((PIXELS.transpose(0, 3, 1, 2), LABELS), "row 0 has 4 channels; allowed are 1 and 3: tran"),
+        (Rows(lambda i: (torch.from_numpy(PIXELS[i]), 0)), "permute(2, 0, 1) puts channels first"),
+        (
+            Rows(lambda i: (PIXELS[i], 10**30)),
+            "row 0: the label is 1000000000000000000000000000000",
+        ),
+        (Rows(lambda i: (PIXELS[i], 10**9)), "the label is 1000000000; allowed: 0 to 9,999"),
+        (Rows(lambda i: (PIXELS[i], -1)), "row 0: the label is -1; allowed: 0 to 9,999"),
+        (Rows(lambda i: (PIXELS[i], 0)), "the number of classes is 1 (0); allowed: 2 to 10,000"),
         ({"test": (PIXELS, LABELS)}, "gave no train; allowed"),
         ({"train": (PIXELS, LABELS), "tset": 1}, "gave tset; allowed"),
         ((PIXELS, LABELS[:5]), "12 images, and 5 labels"),

@@ -1,6 +1,11 @@
 """Folders of pictures: read as they are, or refused by the name of the file that is wrong."""
 
+import io
 import os
+import shutil
+import struct
+import unicodedata
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,15 +143,74 @@ def test_a_photograph_is_turned_as_its_camera_says(
     np.testing.assert_array_equal(images[0], images[1])
 
 
-def test_hidden_files_are_left_out_and_named(
+def test_what_is_hidden_or_in_no_class_is_left_out_and_named(
     parts: Path, read: Callable[..., RawData], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (parts / "train" / "ant" / ".DS_Store").write_text("x")
-    (parts / "test" / "bee" / "Thumbs.db").write_text("x")
+    before = read(parts).train_images.copy()
+    assert not capsys.readouterr().err
+    picture = (parts / "train/ant/0.png").read_bytes()
+    for name in ("train/ant/.ipynb_checkpoints", "train/bee/deep/.Trash", "test/cat/__MACOSX"):
+        (parts / name).mkdir(parents=True)
+        (parts / name / "1.png").write_bytes(picture)
+    for name in ("train/ant/.DS_Store", "test/bee/Thumbs.db", "train/loose.png", "test/9.jpg"):
+        (parts / name).write_bytes(picture)
     (parts / ".git").mkdir()
-    assert len(read(parts).train_images) == 12
-    assert "2 hidden files" in (said := capsys.readouterr().err)
-    assert "train/ant/.DS_Store" in said
+    (parts / "README.md").write_text("from the garden")
+    np.testing.assert_array_equal(read(parts).train_images, before)
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: 9 entries are left out of {parts}, hidden or in no class's fold")
+    assert ": .git, README.md, train/loose.png, …" in said
+
+
+@pytest.mark.parametrize("damaged", ["JPEG", "WEBP", "PNG"])
+def test_a_sound_picture_with_a_damaged_exif_tag_is_read(
+    tmp_path: Path, read: Callable[..., RawData], damaged: str
+) -> None:
+    root = fill(tmp_path / "all", each=1, shape=(8, 4, 3))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131] = 6, "x" * 20
+    tags = exif.tobytes().replace(b"\x01\x31\x00\x02", b"\x01\x00\x00\x02")  # text, as a width
+    assert tags != exif.tobytes()
+    pixels = drawn(7, 8, 4, 3)
+    (root / "ant" / "0.png").unlink()
+    path = root / "ant" / f"0.{damaged.lower()}"
+    Image.fromarray(np.rot90(pixels)).save(path, damaged, exif=tags)
+    images = read(root).train_images
+    assert images.shape == (3, 3, 8, 4)  # turned, as the sound tag says
+    if damaged == "PNG":
+        np.testing.assert_array_equal(images[0], pixels.transpose(2, 0, 1))
+
+
+def test_of_a_phones_two_pictures_the_first_is_taken(
+    tmp_path: Path, read: Callable[..., RawData]
+) -> None:
+    root = fill(tmp_path / "all", each=1)
+    pictures = [Image.fromarray(drawn(seed, 6, 5, 3)) for seed in range(2)]
+    pictures[0].save(root / "ant/1.png", "JPEG")
+    expected = read(root).train_images[1].copy()
+    pictures[0].save(root / "ant/1.png", "MPO", save_all=True, append_images=[pictures[1]])
+    with Image.open(root / "ant/1.png") as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(read(root).train_images[1], expected)
+
+
+@pytest.mark.parametrize("other", ["test", "val"])
+def test_names_of_classes_are_the_same_however_their_letters_are_written(
+    parts: Path, read: Callable[..., RawData], capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    (parts / "test").rename(parts / other)
+    for part, form in (("train", "NFC"), (other, "NFD")):
+        (parts / part / "ant").rename(parts / part / unicodedata.normalize(form, "zébu"))  # type: ignore[arg-type]
+        (parts / part / "bee").rename(parts / part / unicodedata.normalize(form, "élan"))  # type: ignore[arg-type]
+    raw = read(parts)
+    assert raw.classes == ("cat", "zébu", "élan")
+    found = raw.parts["test" if other == "test" else "validation"]
+    assert found[1].tolist() == [0, 0, 1, 1, 2, 2]
+    # Those of the class zébu, which was ant.
+    np.testing.assert_array_equal(found[0][2], drawn(100, 6, 5, 3).transpose(2, 0, 1))
+    part = "test" if other == "test" else "validation"
+    assert f"note: {parts}, {part}: " in (said := capsys.readouterr().err)
+    assert "NFC and NFD" in said
 
 
 def spoil_truncated(root: Path) -> str:
@@ -200,6 +264,164 @@ def spoil_transparent(root: Path) -> str:
 def spoil_deep(root: Path) -> str:
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(root / "train/cat/1.png")
     return f"{root}/train/cat/1.png is of mode I;16, of more than 8 bits"
+
+
+def png(bits: int, colour: int, pixels: NDArray[Any]) -> bytes:
+    """A PNG whose pixels are (height, width, channels) of so many bits, which Pillow writes not."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def tiff(bits: int, pixels: NDArray[Any]) -> bytes:
+    """A TIFF in colour, uncompressed."""
+    height, width, _ = pixels.shape
+    data = pixels.astype(f"<u{bits // 8}").tobytes()
+    short, long = 3, 4
+    tags = [(256, short, 1, width), (257, short, 1, height), (258, short, 3, 8)]
+    tags += [(259, short, 1, 1), (262, short, 1, 2), (273, long, 1, 14), (277, short, 1, 3)]
+    tags += [(278, short, 1, height), (279, long, 1, len(data))]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", 14 + len(data)) + struct.pack("<HHH", bits, bits, bits)
+    return head + data + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
+def sgi(bits: int, pixels: NDArray[Any]) -> bytes:
+    """An SGI file in colour, uncompressed: from below, a channel after the other."""
+    height, width, _ = pixels.shape
+    header = struct.pack(">hBBHHHH", 474, 0, bits // 8, 3, width, height, 3).ljust(512, b"\0")
+    return header + pixels[::-1].transpose(2, 0, 1).astype(f">u{bits // 8}").tobytes()
+
+
+def ppm(bits: int, pixels: NDArray[Any]) -> bytes:
+    head = f"P6 {pixels.shape[1]} {pixels.shape[0]} {2**bits - 1}\n".encode()
+    return head + pixels.astype(f">u{bits // 8}").tobytes()
+
+
+def jpeg2000(bits: int, pixels: NDArray[Any]) -> bytes:
+    """What says its depth is changed; the rest is what 8 bits give."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG2000", no_jp2=True)
+    content = bytearray(file.getvalue())
+    content[42:51:3] = bytes([bits - 1] * 3)
+    return bytes(content)
+
+
+def avif(bits: int, pixels: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "AVIF", quality=100, subsampling="4:4:4")
+    content = bytearray(file.getvalue())
+    if bits > 8:  # 10, which is said twice
+        content[content.index(b"av1C") + 6] |= 0x40
+        start = content.index(b"pixi") + 9
+        content[start : start + 3] = bytes([10] * 3)
+    return bytes(content)
+
+
+WRITTEN = {
+    "PNG": lambda bits, pixels: png(bits, 2, pixels),
+    "PNG, grey": lambda bits, pixels: png(bits, 0, pixels[..., :1]),
+    "PNG, opaque": lambda bits, pixels: png(
+        bits, 6, np.dstack([pixels, np.full_like(pixels[..., :1], 2**bits - 1)])
+    ),
+    "PNG, a little transparent": lambda bits, pixels: png(
+        bits, 6, np.dstack([pixels, np.full_like(pixels[..., :1], 65_300)])
+    ),
+    "TIFF": tiff,
+    "SGI": sgi,
+    "PPM": ppm,
+    "JPEG 2000": jpeg2000,
+    "AVIF": avif,
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_pictures_of_16_bits_are_refused_and_not_cut(
+    tmp_path: Path, read: Callable[..., RawData], kind: str
+) -> None:
+    root = fill(tmp_path / "all", each=1)
+    pixels = drawn(1, 6, 5, 3).astype(np.uint16)
+    path = root / "bee" / "1.png"
+    path.write_bytes(WRITTEN[kind](16, pixels * 257))
+    with pytest.raises(
+        DataError, match=r"of more than 8 bits a channel\. Save it with 8"
+    ) as raised:
+        read(root, channels=3)
+    assert str(path) in str(raised.value)
+    if kind != "PNG, a little transparent":  # the same file of 8 bits is read
+        path.write_bytes(WRITTEN[kind](8, pixels))
+        assert len(read(root, channels=3).train_images) == 4
+
+
+def test_a_bitmap_of_16_bits_a_pixel_is_not_deep(
+    tmp_path: Path, read: Callable[..., RawData]
+) -> None:
+    root = fill(tmp_path / "all", each=1, shape=(4, 6, 3))
+    pixels = drawn(1, 4, 6, 2).tobytes()
+    header = struct.pack("<IiiHHIIiiII", 40, 6, 4, 1, 16, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    start = struct.pack("<2sIHHI", b"BM", 66 + len(pixels), 0, 0, 66)
+    (root / "ant" / "1.bmp").write_bytes(start + header + masks + pixels)
+    assert read(root).train_images.shape == (4, 3, 4, 6)
+
+
+def spoil_tiff(root: Path) -> str:
+    """What Pillow raises here, for a second picture without a size, is a TypeError."""
+    content = tiff(8, drawn(1, 6, 5, 3))
+    second = struct.pack("<I", len(content)) + struct.pack("<HI", 0, 0)
+    (root / "train/cat/1.png").write_bytes(content[:-4] + second)
+    return f"{root}/train/cat/1.png is broken (Missing dimensions)"
+
+
+def spoil_gif(root: Path) -> str:
+    """What Pillow raises here, for an extension that is too short, is a struct.error."""
+    path = root / "train/cat/1.png"
+    Image.fromarray(drawn(1, 6, 5)).save(path, "GIF")
+    path.write_bytes(path.read_bytes()[:-1] + b"!\xf9\x01\0\0;")
+    return f"{path} is broken ("
+
+
+def spoil_dds(root: Path) -> str:
+    """What Pillow raises here is a NotImplementedError."""
+    path = root / "train/cat/1.png"
+    Image.fromarray(drawn(1, 6, 5, 3)).save(path, "DDS")
+    content = bytearray(path.read_bytes())
+    content[80:84] = struct.pack("<I", 1_572_864)
+    path.write_bytes(content)
+    return f"{path} is broken (Unknown pixel format flags"
+
+
+def spoil_two_spellings(root: Path) -> str:
+    fill(root / "Train")
+    return f"{root} holds Train and train: keep one of them"
+
+
+def spoil_one_class(root: Path) -> str:
+    for name in ("train", "test"):
+        (root / name).rename(root.parent / name)
+    (root / "flowers").mkdir()
+    for name in ("train", "test"):
+        (root.parent / name).rename(root / "flowers" / name)
+    return f"{root} holds one class, flowers; at least 2 are needed. Put a folder"
+
+
+def spoil_class_called_train(root: Path) -> str:
+    (root / "test").rename(root / "car")
+    return "(train is taken for a part, as its name says: if it is a class, rename its folder)"
+
+
+def spoil_classes_called_parts(root: Path) -> str:
+    for part in ("train", "test"):
+        for number, name in enumerate(CLASSES):
+            (root / part / name / "0.png").rename(root / part / f"{number}.png")
+        for name in CLASSES:
+            shutil.rmtree(root / part / name)
+    return f"{root}/train holds no folder. Every class needs one, with its pictures. (train is tak"
 
 
 def spoil_grey(root: Path) -> str:

@@ -60,6 +60,11 @@ def test_grey_needs_no_channel_and_classes_no_names(read: Callable[..., RawData]
         assert (raw.classes, raw.test_images) == (("0", "1", "2"), None)
 
 
+def test_names_in_bytes_are_text(read: Callable[..., RawData]) -> None:
+    names = np.array([name.encode() for name in ("ant", "bee", "Käfer")])
+    assert read(x_train=PIXELS, y_train=LABELS, classes=names).classes == ("ant", "bee", "Käfer")
+
+
 class Payload:
     def __reduce__(self) -> Any:
         return os.system, ("touch unpickled",)
@@ -79,6 +84,12 @@ class Payload:
         ({"y_train": np.eye(6)[LABELS].astype(int)}, "y_train is int64 (6, 6)"),
         ({"y_train": LABELS[:5]}, "one train label an image, int64; there are 6 images"),
         ({"y_train": LABELS - 1}, "a train label is -1"),
+        ({"y_train": LABELS - 5}, "a train label is -5; allowed: 0 to 9,999"),
+        ({"y_train": LABELS * 10**9}, "a train label is 2000000000; allowed: 0 to 9,999"),
+        ({"y_train": LABELS.astype(np.uint64) + np.uint64(2**63)}, "label is 9223372036854775810;"),
+        ({"y_train": LABELS * 0}, "the number of classes is 1 (0); allowed: 2 to 10,000"),
+        ({"classes": np.array("abc")}, "classes is <U3 (); allowed: a name a class, (classes,)"),
+        ({"classes": np.array([["a", "b", "c"]])}, "classes is <U1 (1, 3); allowed: a name a cla"),
         ({"y_train": LABELS * 2}, "no train image is of class 1, 3;"),
         ({"x_test": PIXELS}, "the test part needs images and labels"),
         ({"x_test": PIXELS[:, :4], "y_test": LABELS}, "the test images are of (3, 4, 4)"),

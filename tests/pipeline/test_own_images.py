@@ -1,6 +1,8 @@
 """Colour images in class folders, and a network that was trained elsewhere, through all stages."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -109,6 +111,93 @@ def test_one_picture_replaced_runs_again_what_it_must(coloured: Clone, pictures:
         path.write_bytes(content)
     coloured.run("dvc", "repro", **LATER)
     assert coloured.hashes() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "output"),
+    [
+        ("image-folder", "data", "data/dataset.safetensors"),
+        ("image-folder", ".", "data/dataset.safetensors"),
+        ("idx", "models/sgd", "models/sgd"),
+        ("npz", "data/dataset.safetensors", "data/dataset.safetensors"),
+        ("own_networks:digits", "runs", "runs/download.jsonl"),
+    ],
+)
+def test_a_folder_that_the_pipeline_writes_to_is_refused_at_once(
+    coloured: Clone, source: str, folder: str, output: str
+) -> None:
+    before = (coloured.path / "params.yaml").read_text()
+    (coloured.path / "own_networks.py").write_text("def digits(params): ...\n")
+    try:
+        coloured.set_all({"data.source": source, "data.folder": folder})
+        error = coloured.run("dvc", "repro", "download", fails=True, **LATER).stderr
+    finally:
+        (coloured.path / "params.yaml").write_text(before)
+    assert "error: params.yaml: data.folder names " in error
+    assert f"{folder.strip('.')}, which holds {output}, and this the stage" in error
+    assert "Move the images into a folder of their own, as data/pictures, and set data.f" in error
+    assert "Traceback" not in error
+
+
+def test_pictures_beside_the_data_set_are_read(coloured: Clone, pictures: Path) -> None:
+    before = (coloured.path / "params.yaml").read_text()
+    fingerprint = read(coloured, "download")["fingerprint"]
+    shutil.copytree(pictures, coloured.path / "data" / "pictures")
+    try:
+        coloured.set_all({"data.folder": "data/pictures"})
+        for _ in range(2):
+            coloured.run("dvc", "repro", "download", **LATER)
+        assert read(coloured, "download")["fingerprint"] == fingerprint
+    finally:
+        shutil.rmtree(coloured.path / "data" / "pictures")
+        (coloured.path / "params.yaml").write_text(before)
+        coloured.run("dvc", "repro", "download", **LATER)
+
+
+SVHN = """
+from pathlib import Path
+import numpy as np
+from PIL import Image
+
+class SVHN:
+    def __init__(self, root, split, download=False):
+        self.path = Path(root, f"{split}.npy")
+        if download and not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = np.random.default_rng(len(split)).integers(0, 256, (200, 32, 32, 3), np.uint8)
+            np.save(self.path, drawn)
+        self.images = np.load(self.path)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        return Image.fromarray(self.images[place]), place % 10
+"""
+"""What torchvision's class does, without a network."""
+
+
+def test_the_source_of_the_documents_that_downloads_runs_the_first_time(
+    coloured: Clone, tmp_path: Path
+) -> None:
+    page = (coloured.path / "docs" / "data.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# lab/with_download.py\n(.*?)```", page, flags=re.DOTALL)
+    assert "from torchvision.datasets import SVHN" in code
+    before = (coloured.path / "params.yaml").read_text()
+    (coloured.path / "lab").mkdir()
+    (coloured.path / "lab" / "stand_in.py").write_text(SVHN)
+    (coloured.path / "lab" / "with_download.py").write_text(
+        code.replace("torchvision.datasets", "lab.stand_in")
+    )
+    try:
+        chosen = {"data.source": "lab.with_download:digits", "data.folder": None}
+        coloured.set_all(chosen)
+        coloured.run("dvc", "repro", "download", **LATER, HOME=str(tmp_path))
+        assert (tmp_path / ".cache" / "svhn" / "train.npy").exists()
+        assert read(coloured, "download")["images"]["test"] == 200
+    finally:
+        (coloured.path / "params.yaml").write_text(before)
+        coloured.run("dvc", "repro", "download", **LATER)
 
 
 ELSEWHERE = """

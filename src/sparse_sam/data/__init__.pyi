@@ -5,6 +5,7 @@ from .loading import load_raw as load_raw
 from .dataset import DataInfo as DataInfo
 from .dataset import save_dataset as save_dataset
 from .outer import outer_path as outer_path
+from .outer import repository as repository
 from .params import DataParams as DataParams
 from .prepare import read_data as read_data
 from .raw import MOST_CLASSES as MOST_CLASSES

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparse_sam.data.image_folder import wanted_by
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.pictures import Pictures, gathered
-from sparse_sam.data.raw import Images, Labels, RawData
+from sparse_sam.data.raw import MOST_CLASSES, Images, Labels, RawData, is_label, named
 from sparse_sam.errors import DataError
 
 _PARTS = ("train", "test", "validation")
@@ -32,7 +32,8 @@ def from_datasets(found: Any, params: DataParams, folder: Path | None = None) ->
             and of ``classes`` to their names. A data set has a length and rows, (image, label) or
             a mapping with these names; or it is a pair of arrays, images and labels. An image is
             one of Pillow's, or an array of bytes (height, width) or (height, width, channels), or a
-            tensor (channels, height, width), of bytes or of n/255. Names of classes are taken from
+            tensor (channels, height, width), of bytes or of n/255; in a pair, a tensor may have
+            its channels first or last. Names of classes are taken from
             the data set too, if it has them as torchvision's and Hugging Face's have.
         params: say what pictures are made into.
         folder: where the pixels are ``mapped``.
@@ -42,8 +43,10 @@ def from_datasets(found: Any, params: DataParams, folder: Path | None = None) ->
         OSError: the disk does not take the pixels.
     """
     parts = found if isinstance(found, Mapping) else {"train": found}
+    if found is None:
+        raise DataError(f"data.source = {params.source!r} gave None; allowed: {_ALLOWED}")
     unknown = [str(name) for name in parts if name not in {*_PARTS, "classes"}]
-    if unknown or "train" not in parts:
+    if unknown or parts.get("train") is None:
         wrong = ", ".join(unknown[:5]) or "no train"
         raise DataError(f"data.source = {params.source!r} gave {wrong}; allowed: {_ALLOWED}")
     pictures = Pictures(wanted_by(params))
@@ -52,15 +55,15 @@ def from_datasets(found: Any, params: DataParams, folder: Path | None = None) ->
         if parts.get(part) is not None:
             images, labels = _read(f"{params.source}, {part}", parts[part], pictures, folder)
             arrays |= {f"{part}_images": images, f"{part}_labels": labels}
-    classes = parts.get("classes") or _names_of(parts["train"])
-    return RawData(params.source, **arrays, classes=tuple(map(str, classes)))
+    classes = _given_names(parts.get("classes"), params) or _names_of(parts["train"])
+    return RawData(params.source, **arrays, classes=named(classes))
 
 
 def _read(
     what: str, dataset: Any, pictures: Pictures, folder: Path | None
 ) -> tuple[Images, Labels]:
     if isinstance(dataset, tuple) and len(dataset) == 2 and not isinstance(dataset[0], tuple):
-        images, labels = (np.asarray(one) for one in dataset)
+        images, labels = _images_of_pair(dataset[0]), _array(dataset[1])
         rows: Any = images
         if len(images) != len(labels):
             raise DataError(f"{what}: {len(images)} images, and {len(labels)} labels")
@@ -105,6 +108,10 @@ def _label(where: str, label: Any) -> int:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: the label {str(label)[:40]!a} is no whole number") from None
+    if not is_label(number):
+        raise DataError(
+            f"{where}: the label is {str(label)[:40]}; allowed: 0 to {MOST_CLASSES - 1:,}"
+        )
     return number
 
 
@@ -112,16 +119,29 @@ def _pixels(where: str, image: Any, pictures: Pictures) -> NDArray[np.uint8]:
     from PIL.Image import Image
 
     if isinstance(image, Image):
-        try:
-            return pictures.of(image, where)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{where}: the picture is broken ({error})") from None
-    if hasattr(image, "detach"):  # a tensor has its channels first
-        array = np.asarray(image.detach().cpu())
-        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-    else:
-        array = np.asarray(image)
-    return pictures.checked(_as_bytes(where, array), where)
+        return pictures.of(image, where)
+    array = _array(image)
+    if hasattr(image, "detach") and array.ndim == 3:  # a tensor has its channels first
+        if len(array) not in {1, 3} and array.shape[2] in {1, 3}:
+            raise DataError(
+                f"{where} is a tensor {array.shape}; allowed: (1 or 3, height, width): permute(2, "
+                "0, 1) puts channels first"
+            )
+        array = np.moveaxis(array, 0, -1)
+    return pictures.of_pixels(_as_bytes(where, array), where)
+
+
+def _array(given: Any) -> NDArray[Any]:
+    """An array of whatever is one; a tensor's memory is shared."""
+    array: NDArray[Any] = np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+    return array
+
+
+def _images_of_pair(given: Any) -> NDArray[Any]:
+    """Images (N, height, width) or (N, height, width, channels), of tensors also channels first."""
+    array = _array(given)
+    is_first = array.ndim == 4 and array.shape[3] not in {1, 3} and array.shape[1] in {1, 3}
+    return np.moveaxis(array, 1, -1) if is_first and hasattr(given, "detach") else array
 
 
 def _as_bytes(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -135,6 +155,17 @@ def _as_bytes(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
             "standardised here, and augmented in training, so drop such transforms."
         )
     return bytes_
+
+
+def _given_names(given: Any, params: DataParams) -> tuple[Any, ...]:
+    """The names under ``classes``, in any list or array of one dimension."""
+    try:
+        return () if given is None else tuple(getattr(given, "tolist", lambda: given)())
+    except TypeError:
+        raise DataError(
+            f"data.source = {params.source!r} gave {type(given).__name__} as classes; allowed: a "
+            "list of their names"
+        ) from None
 
 
 def _names_of(dataset: Any) -> tuple[str, ...]:

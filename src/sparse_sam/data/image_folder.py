@@ -4,7 +4,8 @@ import hashlib
 import os
 import stat
 import sys
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,40 @@ _LARGEST_FILE = 2**28
 def read_image_folder(params: DataParams, folder: Path | None = None) -> RawData:
     """The pictures under ``data.folder``, classes in the order of their names.
 
-    Files are taken in the order of their paths, as torchvision's ``ImageFolder`` takes them. Those
-    whose names begin with a dot, and those of file managers, are left out, and named.
+    Files are taken in the order of their paths, as torchvision's ``ImageFolder`` takes them. Files
+    and folders whose names begin with a dot, those of file managers, and files that are in no
+    class's folder, are left out, counted and named.
 
     The pixels are ``mapped`` in ``folder``.
 
     Raises:
-        DataError: a folder or a class is empty or missing, or a file is no sound picture, a link
-            that leads out of the folder, or no file at all. The message names it.
+        DataError: a folder or a class is empty or missing, there is one class only, or a file is
+            no sound picture, a link that leads out of the folder, or no file at all. The message
+            names it.
         OSError: the disk does not take the pixels.
     """
     root = outer_path(params.folder or "")
-    listed = _list_parts(root)
+    left_out: list[Path] = []
+    listed = _list_parts(root, left_out)
     classes = tuple(listed["train"])
+    if len(classes) < 2:
+        inner = root / classes[0]
+        or_ = f", or set data.folder to {inner} if the classes are there" if inner.is_dir() else ""
+        raise DataError(
+            f"{root} holds one class, {classes[0]}; at least 2 are needed. Put a folder for every "
+            f"class there{or_}."
+        )
     for part, found in listed.items():
-        _check_classes(root, part, found, classes)
+        listed[part] = _as_in_train(root, part, found, classes)
+        _check_classes(root, part, listed[part], classes)
     pictures = Pictures(wanted_by(params))
     arrays = {part: _read(part, found, pictures, folder) for part, found in listed.items()}
-    hidden = [path for found in listed.values() for one in found.values() for path in one.hidden]
-    if hidden:
-        names = ", ".join(path.relative_to(root).as_posix() for path in hidden[:3])
+    if left_out:
+        names = ", ".join(path.relative_to(root).as_posix() for path in left_out[:3])
+        how_many = f"{len(left_out)} {'entry is' if len(left_out) == 1 else 'entries are'}"
         sys.stderr.write(
-            f"note: {len(hidden)} hidden files of {root} are left out: {names}"
-            f"{', …' if len(hidden) > 3 else ''}\n"
+            f"note: {how_many} left out of {root}, hidden or in no class's folder: {names}"
+            f"{', …' if len(left_out) > 3 else ''}\n"
         )
     parts: dict[str, Any] = {}
     for part, (images, labels, _) in arrays.items():
@@ -60,72 +72,78 @@ def wanted_by(params: DataParams) -> Wanted:
     return Wanted(params.channels, (side, side) if side else None)
 
 
-@dataclass(frozen=True)
-class _Class:
-    """A class's files, in order, and those that are hidden."""
-
-    files: list[Path]
-    hidden: list[Path]
+_Classes = dict[str, list[Path]]
+"""The files of every class, in order."""
 
 
-_Classes = dict[str, _Class]
-
-
-def _list_parts(root: Path) -> dict[str, _Classes]:
-    names = _folders(root)
-    lower = {name.lower(): name for name in names}
-    found: dict[str, _Classes] = {}
+def _list_parts(root: Path, left_out: list[Path]) -> dict[str, _Classes]:
+    """The parts' classes; what is passed over is added to ``left_out``."""
+    names = _folders(root, left_out)
+    there: dict[str, str] = {}
     for part, spellings in _PARTS.items():
-        there = [lower[spelling] for spelling in spellings if spelling in lower]
-        if len(there) > 1:
-            raise DataError(f"{root} holds {' and '.join(there)}: keep one of them")
-        if there:
-            found[part] = _list_classes(root, root / there[0])
-    if not found:
-        return {"train": _list_classes(root, root)}
-    others = [name for name in names if name.lower() not in sum(_PARTS.values(), ())]
-    if "train" not in found or others:
+        found = [name for name in names if name.lower() in spellings]
+        if len(found) > 1:
+            raise DataError(f"{root} holds {' and '.join(found)}: keep one of them")
+        if found:
+            there[part] = found[0]
+    if not there:
+        return {"train": _list_classes(root, "", left_out, names)}
+    others = [name for name in names if name not in there.values()]
+    if "train" not in there or others:
         raise DataError(
             f"{root} holds the folders {', '.join(names[:6])}{', …' if len(names) > 6 else ''}. It "
             "must hold train (and test, and val), each with a folder a class; or the folders of "
-            "the classes alone, of which data.test_fraction is split off."
+            "the classes alone, of which data.test_fraction is split off. "
+            f"({_taken(there.values())})"
         )
-    return found
+    return {
+        part: _list_classes(root, name, left_out, _folders(root / name, left_out, name))
+        for part, name in there.items()
+    }
 
 
-def _folders(folder: Path) -> list[str]:
+def _taken(names: Iterable[str]) -> str:
+    one = ", ".join(names)
+    return f"{one} is taken for a part, as its name says: if it is a class, rename its folder"
+
+
+def _folders(folder: Path, left_out: list[Path], part: str = "") -> list[str]:
+    found = []
     try:
         if not folder.is_dir():
             raise DataError(
                 f"data.folder = {str(folder)!r} is not a folder. It must hold a folder of pictures "
                 "for every class, or train/ and test/ with these."
             )
-        found = sorted(
-            entry.name
-            for entry in os.scandir(folder)
-            if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-        )
+        for entry in sorted(os.scandir(folder), key=lambda one: one.name):
+            if entry.is_dir() and not _is_hidden(entry.name):
+                found.append(entry.name)
+            else:
+                left_out.append(Path(entry.path))
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from None
     if not found:
-        raise DataError(f"{folder} holds no folder. Every class needs one, with its pictures.")
+        hint = f" ({_taken([part])})" if part else ""
+        raise DataError(
+            f"{folder} holds no folder. Every class needs one, with its pictures.{hint}"
+        )
     return found
 
 
-def _list_classes(root: Path, folder: Path) -> _Classes:
-    return {name: _list_files(root, folder / name) for name in _folders(folder)}
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX")) or name in {"Thumbs.db", "desktop.ini"}
 
 
-def _list_files(root: Path, folder: Path) -> _Class:
-    files, hidden = [], []
+def _list_classes(root: Path, part: str, left_out: list[Path], names: list[str]) -> _Classes:
+    return {name: _list_files(root, root / part / name, left_out) for name in names}
+
+
+def _list_files(root: Path, folder: Path, left_out: list[Path]) -> list[Path]:
+    files = []
     inside = root.resolve()
-    for above, folders, names in sorted(os.walk(folder)):
-        folders.sort()
-        for name in sorted(names):
+    for above, folders, names in sorted(_visible(folder, left_out)):
+        for name in names:
             path = Path(above, name)
-            if name.startswith(".") or name in {"Thumbs.db", "desktop.ini"}:
-                hidden.append(path)
-                continue
             if not path.resolve().is_relative_to(inside):
                 raise DataError(f"{path} is a link out of {root}. Copy the file there instead.")
             files.append(path)
@@ -134,7 +152,37 @@ def _list_files(root: Path, folder: Path) -> _Class:
                 raise DataError(
                     f"{Path(above, name)} is a link to a folder. Copy it there instead."
                 )
-    return _Class(files, hidden)
+    return files
+
+
+def _visible(folder: Path, left_out: list[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What ``os.walk`` gives, without what is hidden, and in the order of names."""
+    for above, folders, names in os.walk(folder):
+        hidden = filter(_is_hidden, sorted([*folders, *names]))
+        left_out += [Path(above, name) for name in hidden]
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))  # walked further
+        yield above, folders, sorted(name for name in names if not _is_hidden(name))
+
+
+def _as_in_train(root: Path, part: str, found: _Classes, classes: tuple[str, ...]) -> _Classes:
+    """The part's classes, called as in train where the same letters are written otherwise.
+
+    Unicode has two forms of "é", and a folder that was copied from a Mac may have the other one.
+    """
+    spelled = {unicodedata.normalize("NFC", name): name for name in classes}
+    others = {
+        name: spelled[normal]
+        for name in found
+        if name not in classes and (normal := unicodedata.normalize("NFC", name)) in spelled
+    }
+    renamed = {others.get(name, name): files for name, files in found.items()}
+    if not others or len(renamed) < len(found) or set(renamed) != set(classes):
+        return found
+    sys.stderr.write(
+        f"note: {root}, {part}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} written "
+        "otherwise in train (NFC and NFD, two forms of Unicode), and taken for the same\n"
+    )
+    return {name: renamed[name] for name in classes}
 
 
 def _check_classes(root: Path, part: str, found: _Classes, classes: tuple[str, ...]) -> None:
@@ -145,8 +193,8 @@ def _check_classes(root: Path, part: str, found: _Classes, classes: tuple[str, .
         said = [f"there is no folder {name}" for name in lacking[:3]]
         said += [f"{name} is no class of train" for name in unknown[:3]]
         raise DataError(f"{where}: {'; '.join(said)}. Every part must have the same classes.")
-    for name, one in found.items():
-        if not one.files:
+    for name, files in found.items():
+        if not files:
             raise DataError(
                 f"{root}: class {name} of {part} holds no picture. Put some there, or remove the "
                 "folder from every part."
@@ -157,8 +205,8 @@ def _read(
     part: str, found: _Classes, pictures: Pictures, folder: Path | None
 ) -> tuple[Images, Labels, str]:
     """A part's images, labels, and SHA-256 of all its files and where they stand."""
-    paths = [path for one in found.values() for path in one.files]
-    sizes = [len(one.files) for one in found.values()]
+    paths = [path for files in found.values() for path in files]
+    sizes = [len(files) for files in found.values()]
     digest = hashlib.sha256()
 
     def get(place: int) -> Images:

@@ -9,6 +9,7 @@ from sparse_sam.data.from_datasets import from_datasets
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, Source
 from sparse_sam.data.registry import SOURCES
+from sparse_sam.errors import DataError
 
 
 def load_raw(params: DataParams, folder: Path | None = None) -> RawData:
@@ -28,6 +29,27 @@ def load_raw(params: DataParams, folder: Path | None = None) -> RawData:
     """
     source = SOURCES.load(params.source)
     found = source(params, folder) if isinstance(source, Source) else source(params)
-    if isinstance(found, RawData):
-        return found
-    return from_datasets(found, params, folder)
+    if not isinstance(found, RawData):
+        return from_datasets(found, params, folder)
+    _check_made(found, params)
+    return found
+
+
+def _check_made(raw: RawData, params: DataParams) -> None:
+    """Raise DataError if arrays are not as the parameters want pictures to be."""
+    channels, height, width = raw.train_images.shape[1:]
+    for key, wanted, is_so, said in (
+        ("channels", params.channels, channels == params.channels, f"{channels} channels"),
+        (
+            "image_size",
+            params.image_size,
+            height == width == params.image_size,
+            f"{width} × {height} pixels",
+        ),
+    ):
+        if wanted is not None and not is_so:
+            raise DataError(
+                f"data.{key} = {wanted}: {params.source} gave RawData of {said}, which is taken as "
+                "it is; allowed: null. Or let the function give a data set, or a pair of arrays "
+                "(docs/data.md), whose images are made so."
+            )

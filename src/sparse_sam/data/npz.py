@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sparse_sam.data.mapped import mapped
 from sparse_sam.data.outer import outer_path
 from sparse_sam.data.params import DataParams
-from sparse_sam.data.raw import Images, Labels, RawData, Source
+from sparse_sam.data.raw import MOST_CLASSES, Images, Labels, RawData, Source, named
 from sparse_sam.errors import DataError
 from sparse_sam.files import file_hash
 
@@ -25,6 +25,7 @@ _CLASSES = "classes"
 _LARGEST = 2**36
 """Bytes of an array: a file that announces more would take all room before it is known."""
 _AT_ONCE = 2**20
+_LARGEST_LABEL = np.iinfo(np.int64).max
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -55,12 +56,12 @@ def read_npz(params: DataParams, folder: Path | None = None) -> RawData:
             found[f"{part}_images"] = _images(path, member, folder)
         if member := members.get(f"y_{name}"):
             found[f"{part}_labels"] = _labels(f"{path}: y_{name}", _array(path, member))
-    names = _array(path, members[_CLASSES]).tolist() if _CLASSES in members else []
+    names = _names(path, _array(path, members[_CLASSES])) if _CLASSES in members else ()
     return RawData(
         params.source,
         **found,
         files={path.name: file_hash(path, "sha256")},
-        classes=tuple(map(str, names)),
+        classes=names,
     )
 
 
@@ -155,7 +156,18 @@ def _labels(what: str, array: NDArray[Any]) -> Labels:
         array = array[:, 0]
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise DataError(f"{what} is {array.dtype} {array.shape}; allowed: whole numbers, (N,)")
+    if array.dtype == np.uint64 and array.size and array.max() > _LARGEST_LABEL:
+        raise DataError(f"{what}: a label is {array.max()}; allowed: 0 to {MOST_CLASSES - 1:,}")
     return array.astype(np.int64)
+
+
+def _names(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
+    if array.ndim != 1:
+        raise DataError(
+            f"{path}: {_CLASSES} is {array.dtype} {array.shape}; allowed: a name a class, "
+            "(classes,)"
+        )
+    return named(array.tolist())
 
 
 NPZ = Source(read_npz, reads_folder=True, on_disk=True)

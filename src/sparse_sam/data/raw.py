@@ -1,9 +1,9 @@
 """A data set as its source gives it, and what a source is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +38,8 @@ class RawData:
         validation_labels: int64, (K,), or None.
 
     Raises:
-        DataError: the arrays do not fit together, a label is negative, a class is empty, or a name
-            of a class cannot be one.
+        DataError: the arrays do not fit together, a label is negative or too large, there are
+            fewer than two classes or too many, one is empty, or a name cannot be one.
     """
 
     source: str
@@ -59,6 +59,7 @@ class RawData:
                 object.__setattr__(self, f"{part}_images", images[:, np.newaxis])
         for part, (images, labels) in self.parts.items():
             self._check_arrays(part, images, labels)
+            self._check_bounds(part, labels)  # before a table is made of so many classes
         if not self.classes:
             numbers = map(str, range(int(self.train_labels.max()) + 1))
             object.__setattr__(self, "classes", tuple(numbers))
@@ -108,8 +109,13 @@ class RawData:
             raise DataError(f"{self.source}: there is no {part} image")
 
     def _check_classes(self) -> None:
-        if not 0 < len(self.classes) <= MOST_CLASSES:
-            raise DataError(f"{self.source}: {len(self.classes)} classes; allowed: {MOST_CLASSES}")
+        if not 2 <= len(self.classes) <= MOST_CLASSES:
+            names = ", ".join(str(name)[:LONGEST_CLASS_NAME] for name in self.classes[:3])
+            raise DataError(
+                f"{self.source}: the number of classes is {len(self.classes)} ({names}"
+                f"{', …' if len(self.classes) > 3 else ''}); allowed: 2 to {MOST_CLASSES:,}. "
+                "Images of so many must come from data.folder, or from your function."
+            )
         for name in self.classes:
             if not is_class_name(name):
                 raise DataError(
@@ -120,11 +126,14 @@ class RawData:
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
             raise DataError(f"{self.source}: two classes are called {twice!r}")
 
+    def _check_bounds(self, part: str, labels: Labels) -> None:
+        for label in (int(labels.min()), int(labels.max())):
+            if not is_label(label):
+                raise DataError(
+                    f"{self.source}: a {part} label is {label}; allowed: 0 to {MOST_CLASSES - 1:,}"
+                )
+
     def _check_labels(self, part: str, labels: Labels) -> None:
-        if labels.min() < 0:
-            raise DataError(
-                f"{self.source}: a {part} label is {labels.min()}; labels must not be negative"
-            )
         counts = np.bincount(labels, minlength=self.num_classes)
         if len(counts) > self.num_classes:
             raise DataError(
@@ -143,6 +152,19 @@ class RawData:
 def is_class_name(name: object) -> bool:
     """Whether a class may be called so, where names are shown and written into headers."""
     return isinstance(name, str) and 0 < len(name) <= LONGEST_CLASS_NAME and name.isprintable()
+
+
+def is_label(label: int) -> bool:
+    """Whether a label can be one, however many classes there are."""
+    return 0 <= label < MOST_CLASSES
+
+
+def named(classes: Iterable[Any]) -> tuple[str, ...]:
+    """Names of classes as text; bytes, as NumPy keeps them, are UTF-8."""
+    return tuple(
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+        for name in classes
+    )
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,11 @@ def build_dataset(raw: RawData, params: DataParams) -> Dataset:
     mean, std = _statistics(parts["train"][0])
     if not all(std):
         where = "" if len(std) == 1 else f" of channel {std.index(0.0) + 1}"
-        raise DataError(f"{raw.source}: every pixel{where} of the training images is the same")
+        cure = "" if len(std) == 1 else " (data.channels: 1 makes pictures grey, for one)"
+        raise DataError(
+            f"{raw.source}: every pixel{where} of the training images is the same, and cannot be "
+            f"standardised. Give images that differ there, or leave it out{cure}."
+        )
     info = DataInfo(
         source=raw.source,
         fingerprint=_fingerprint(parts, raw.classes),

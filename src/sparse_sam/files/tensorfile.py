@@ -133,5 +133,7 @@ def _mapped(path: Path, file: Any, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _digest(tensor: Tensor) -> str:
-    data = tensor.reshape(-1).view(torch.uint8).numpy()
+    # One without a value may have strides of 0 in a file, and cannot be seen as bytes then.
+    flat = tensor.reshape(-1) if tensor.numel() else tensor.new_empty(0)
+    data = flat.view(torch.uint8).numpy()
     return digest(str(tensor.dtype), tuple(tensor.shape), data)

@@ -64,9 +64,12 @@ def check_unchanged(stage: str, params: "Params") -> None:
     contents = Contents(state_folder(repository_root()) / "contents.json")
     said = read_json(layout.inputs(stage), "Run `dvc repro inputs`.")
     if said != made_by(stage, params, contents):
+        hint = ""
+        if stage == "download" and params.data.folder:
+            hint = " A source that downloads must do so outside data.folder (docs/data.md)."
         raise SparseSamError(
             f"{layout.inputs(stage)} does not say what {stage} is made by now: code, or a file "
-            f"that it reads, was changed since `dvc repro` began. {again}"
+            f"that it reads, was changed since `dvc repro` began. {again}{hint}"
         )
 
 
@@ -79,7 +82,10 @@ def made_by(stage: str, params: "Params", contents: Any) -> dict[str, Any]:
 
     code = code_of([f"sparse_sam.stages.{stage}", *_chosen(stage, params)])
     if stage == "download":
-        return {"code": code, "files": {name: contents.of(path) for name, path in _data(params)}}
+        outside = dict(_data(params))
+        for name, path in outside.items():
+            _check_apart(name, path)
+        return {"code": code, "files": {name: contents.of(path) for name, path in outside.items()}}
     files = {name: contents.of(Path(name)) for name in params.model.files}
     if stage == "train_dense" and params.model.checkpoint:
         given = _given(params)
@@ -135,6 +141,26 @@ def _data(params: "Params") -> Iterator[tuple[str, Path]]:
     mirror = params.data.mirror
     if mirror and params.data.source not in SOURCES and outer_path(mirror).exists():
         yield "data.mirror", outer_path(mirror)
+
+
+def _check_apart(name: str, path: Path) -> None:
+    """Raise ConfigError if a path of the parameters holds what the pipeline writes.
+
+    Then what a stage reads is changed by it, and it would never be recorded as done.
+    """
+    from sparse_sam.data import repository
+    from sparse_sam.errors import ConfigError
+    from sparse_sam.tracking import STAGES, layout
+
+    for stage, row in STAGES.items():
+        for written in (*map(Path, row.outputs), row.journal, layout.inputs(stage)):
+            if (repository() / written).resolve().is_relative_to(path.resolve()):
+                raise ConfigError(
+                    f"params.yaml: {name} names {path}, which holds {written}, and this the stage "
+                    f"{stage} writes: it would seem changed at every run. Allowed: a path with "
+                    "nothing which the pipeline writes. Move the images into a folder of their "
+                    f"own, as data/pictures, and set {name} to it."
+                )
 
 
 if __name__ == "__main__":
