@@ -171,8 +171,8 @@ def test_eight_clones_write_at_once_and_see_each_other(
     for number in range(CLONES):
         sweep = parse_sweep(declared(name=f"of-clone-{number}"))
         store = Store(tmp_path / f"store-{number}")
-        for done in (tmp_path / "store-0" / "cells").glob("*.json") if number else ():
-            shutil.copy(done, store.folder / "cells")
+        for kept in ("entries", "blobs") if number else ():
+            shutil.copytree(tmp_path / "store-0" / kept, store.folder / kept, dirs_exist_ok=True)
         swept = run_sweep(sweep, store, Sequential())
         assert swept.computed == (0 if number else 48)
         write_table(store.table(sweep.name), sweep, swept.table)
