@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from sparse_sam.data import DataParams, RawData, TrainingData, build_dataset, save_dataset
-from sparse_sam.evaluation.flatness import measure
-from sparse_sam.evaluation.flatness.measure import FlatnessSettings, Point, measure_arms
+from sparse_sam.evaluation.flatness import arms, measure
+from sparse_sam.evaluation.flatness.arms import measure_arms
+from sparse_sam.evaluation.flatness.measure import FlatnessSettings, Point
 from sparse_sam.evaluation.params import BudgetParams
 from sparse_sam.files.unmeasured import NotMeasured, gaps
 from tests.jobs_for_workers import hard_checkpoint
@@ -35,7 +36,8 @@ def take(
     def one_after_the_other(work: Any, jobs: Any, **_: Any) -> Any:
         return {job: work(job, None) for job in jobs}
 
-    monkeypatch.setattr(measure, "run_jobs", one_after_the_other)
+    monkeypatch.setattr(arms, "run_jobs", one_after_the_other)
+    monkeypatch.setattr(arms, "training_data_on", lambda *_: data)
 
     def run(name: str, allowed: BudgetParams | None = None) -> tuple[dict[str, Any], Any, Any]:
         return measure_arms(

@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import re
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_sam.data.tensors import Split
 from sparse_sam.errors import DivergenceError
+from sparse_sam.evaluation.flatness.arms import flatness_metrics
 from sparse_sam.evaluation.flatness.hessian import hessian_trace, top_eigenvalues
 from sparse_sam.evaluation.flatness.landscape import (
     filter_normalised_direction,
@@ -28,7 +31,6 @@ from sparse_sam.evaluation.flatness.landscape import (
 from sparse_sam.evaluation.flatness.loss import masks, undisturbed, weights
 from sparse_sam.evaluation.flatness.measure import (
     FlatnessSettings,
-    flatness_metrics,
     measure_flatness,
     some_images,
 )
@@ -422,3 +424,10 @@ def test_everything_is_measured_of_every_kind_of_network(name: str) -> None:
     # (Neither is 0 for a network that has just been made.)
     assert all(map(math.isfinite, [*found.top_eigenvalues, found.trace]))
     assert found.top_eigenvalues[0] != 0 != found.trace
+
+
+def test_workers_do_not_wait_for_the_import_of_statistics() -> None:
+    said = "import sys, sparse_sam.evaluation.flatness.measure; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not {"scipy.stats", "statsmodels", "pandas", "matplotlib", "sklearn"} & loaded

@@ -4,8 +4,8 @@ from .flatness.hessian import top_eigenvalues as top_eigenvalues
 from .flatness.landscape import filter_normalised_direction as filter_normalised_direction
 from .flatness.landscape import loss_slice as loss_slice
 from .flatness.landscape import loss_surface as loss_surface
+from .flatness.arms import measure_arms as measure_arms
 from .flatness.measure import FlatnessSettings as FlatnessSettings
-from .flatness.measure import measure_arms as measure_arms
 from .flatness.measure import measure_flatness as measure_flatness
 from .flatness.measure import some_images as some_images
 from .flatness.sharpness import Sharpness as Sharpness
