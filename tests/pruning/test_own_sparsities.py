@@ -148,3 +148,20 @@ def test_what_gives_no_masks_says_why() -> None:
         model.head.weight.zero_()
     with pytest.raises(MaskError, match=r"all 24 weights of head.weight are 0.*prune.ignore"):
         Pruner().masks_of_zeros(model)
+
+
+def test_names_are_looked_at_before_a_training() -> None:
+    pruner, model = Pruner(ignore=("stem.*",)), network(0)
+    pruner.check_names(model, Evidence(), {"head.*": 0.2})
+    for wrong, says in (
+        (Pruner(ignore=("stam.*",)), "prune.ignore: 'stam.*' matches no parameter"),
+        (pruner, "prune.overrides: 'hade.*' matches no parameter that can be pruned; they are"),
+    ):
+        with pytest.raises(MaskError) as caught:
+            wrong.check_names(model, Evidence(), {"hade.*": 0.2})
+        assert says in str(caught.value)
+
+
+def test_what_is_ignored_has_no_sparsity_of_its_own() -> None:
+    with pytest.raises(MaskError, match=r"'stem\.\*' matches no .*, and 'stem\.\*' are left dense"):
+        Pruner(ignore=("stem.*",)).masks(network(0), 0.5, overrides={"stem.*": 0.2})

@@ -169,7 +169,8 @@ class Registry(Generic[Entry]):
             ) from None
         if not found:
             raise ValueError(
-                f"names the module {module!r}, which Python does not find from {Path.cwd().name}/; "
+                f"names the module {module!r}, which Python does not find from {Path.cwd().name}/ "
+                "(it must lie there, or in PYTHONPATH, or be installed); "
                 f"allowed: {self.allowed}"
             )
         return name

@@ -4,6 +4,7 @@ Nothing is ever unpickled but tensors and plain containers (``weights_only``).
 """
 
 import pickle
+import re
 import stat
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from torch import Tensor
 from sparse_sam.errors import CheckpointError
 
 _WRAPPED = ("state_dict", "model_state_dict", "model")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What torch's message holds for a terminal."""
 _LARGEST_HEADER = 100 * 2**20
 
 
@@ -74,7 +77,7 @@ def _torch_file(path: Path) -> Any:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            reason = str(error).strip().partition("\n")[0][:200]
+            reason = _COLOUR.sub("", str(error)).strip().partition(".")[0][:200]
             raise CheckpointError(
                 f"{path} would run code of its own if it were read ({reason}). Save "
                 "model.state_dict() alone, best as safetensors"

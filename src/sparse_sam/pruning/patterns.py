@@ -1,20 +1,23 @@
 """Parameters that are chosen by patterns of their names: ``prune.ignore``, ``prune.overrides``."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from sparse_sam.errors import MaskError
 
-_SHOWN = 8
+_SHOWN = 40
 
 
-def match_each(names: Collection[str], patterns: Iterable[str], key: str) -> dict[str, str]:
+def match_each(
+    names: Collection[str], patterns: Iterable[str], key: str, ignored: Sequence[str] = ()
+) -> dict[str, str]:
     """The pattern of every name that one matches, by name.
 
     Args:
         names: of the parameters that can be pruned.
         patterns: such as ``head.*``: ``*`` stands for any text, dots too, ``?`` for a character.
         key: where the patterns are from, to name in errors.
+        ignored: patterns of what is not among ``names`` on purpose.
 
     Raises:
         MaskError: a pattern matches no name, or two match the same.
@@ -23,9 +26,10 @@ def match_each(names: Collection[str], patterns: Iterable[str], key: str) -> dic
     for pattern in patterns:
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
+            but = f", and {', '.join(map(repr, ignored))} are left dense" if ignored else ""
             raise MaskError(
                 f"{key}: {pattern!r} matches no parameter that can be pruned; they are "
-                f"{listed(names)}. A pattern is of whole names: '*' stands for any text"
+                f"{listed(names)}{but}. A pattern is of whole names: '*' stands for any text"
             )
         for name in matched:
             if name in found:

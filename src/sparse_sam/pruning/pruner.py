@@ -1,6 +1,6 @@
 """One choice on every axis, and the masks that it makes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +108,7 @@ class Pruner:
                 # Not in place: a criterion may give the weights themselves.
                 score = score.masked_fill(~before[name], -torch.inf)
             units[name] = structure.unit_scores(score, criterion.pooled)
-        of = match_each(units, overrides, "prune.overrides")
-        own = {name: overrides[pattern] for name, pattern in of.items()}
+        own = self._match(units, overrides)
         kept = self._kept(units, sparsity, own, structure, weights)
         masks = {name: structure.mask(kept[name], weight.shape) for name, weight in weights.items()}
         for name, mask in masks.items():
@@ -120,6 +119,21 @@ class Pruner:
                     "it, change prune.scope, or name the tensor in prune.ignore or prune.overrides"
                 )
         return Masks(masks)
+
+    def check_names(
+        self, model: nn.Module, evidence: Evidence, overrides: Mapping[str, float]
+    ) -> None:
+        """Raise MaskError if a pattern of ``ignore`` or ``overrides`` matches nothing of a model.
+
+        Before a training, that is: no weights are looked at.
+        """
+        structure = STRUCTURES.load(self.structure)
+        self._match(self._weights(model, structure, None, evidence), overrides)
+
+    def _match(self, names: Collection[str], overrides: Mapping[str, float]) -> dict[str, float]:
+        """The tensors with a sparsity of their own, and those."""
+        of = match_each(names, overrides, "prune.overrides", ignored=self.ignore)
+        return {name: overrides[pattern] for name, pattern in of.items()}
 
     def masks_of_zeros(self, model: nn.Module, evidence: Evidence | None = None) -> Masks:
         """Masks that keep what is not 0, of a network that was pruned elsewhere.

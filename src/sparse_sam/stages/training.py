@@ -40,6 +40,7 @@ from sparse_sam.training import (
     ResumePoint,
     Trained,
     Trainings,
+    check_names,
     given_path,
     history_table,
     keep_training,
@@ -73,6 +74,8 @@ def train_stage(stage: Stage) -> None:
         data = training_data_on(layout.dataset, device)
         info = data.info
         journal.dataset(name=info.source, fingerprint=info.fingerprint, context="training")
+        if DENSE in arms:  # now, and not after days of training
+            check_names(params.model.network, info, params.prune)
         tasks = {(arm, seed): _task(stage, arm, seed, info) for arm in arms for seed in seeds}
         environment = (
             engine.environment(params.threads)
@@ -234,15 +237,19 @@ class _Results:
 
     def say(self) -> None:
         """How many of how many were trained now."""
-        taken = len(self._keys) - len(self._trained)
-        self._stage.journal.metrics({RUN: float(len(self._trained)), TAKEN: float(taken)})
-        sys.stdout.write(
-            f"{self._stage.name}: {len(self._trained)} of {len(self._keys)} trainings run, "
-            f"{taken} taken from the store\n"
-        )
+        given = self._trainings.given  # nothing is trained there
+        trained = len([seed for _, seed in self._trained if seed not in given])
+        every = len(self._keys) - len(given)
+        self._stage.journal.metrics({RUN: float(trained), TAKEN: float(every - trained)})
+        if every:
+            sys.stdout.write(
+                f"{self._stage.name}: {trained} of {every} trainings run, {every - trained} taken "
+                "from the store\n"
+            )
         for seed, path in self._trainings.given.items():
             accuracy = self.histories[DENSE, seed][-1].validation_accuracy
             said = "" if accuracy is None else f": validation accuracy {accuracy:.2%}"
+            said += ", of images that it may have been trained on" if said else ""
             sys.stdout.write(f"{self._stage.name}: seed {seed} is taken over from {path}{said}\n")
 
     def _begin(self, job: Job, found: Kept | None) -> None:

@@ -30,6 +30,7 @@ from .epoch import split_order as split_order
 from .epoch import training_loss as training_loss
 from .experiment import Trained as Trained
 from .experiment import arm_recipe as arm_recipe
+from .experiment import check_names as check_names
 from .experiment import finetune as finetune
 from .experiment import initial_checkpoint as initial_checkpoint
 from .experiment import origin_of as origin_of

@@ -114,6 +114,14 @@ def _first_masks(model: nn.Module, params: PruneParams, evidence: Evidence) -> M
     return pruner.masks(model, asked.sparsity, evidence, asked.overrides)
 
 
+def check_names(network: str | Network, info: DataInfo, params: PruneParams) -> None:
+    """Raise MaskError if a pattern of names that pruning is told matches nothing of a network."""
+    if params.ignore or params.overrides:
+        model = _initialised(network, info.image_shape, info.num_classes, 0)
+        evidence = Evidence(image_shape=info.image_shape)
+        Pruner.of(params).check_names(model, evidence, params.overrides)
+
+
 def arm_recipe(recipe: TrainingParams, arm: str) -> TrainingParams:
     """The shared recipe as one arm uses it: ``sgd_2x`` takes twice the epochs."""
     if arm == SGD_2X_ARM:
