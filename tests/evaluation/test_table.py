@@ -31,7 +31,7 @@ def summary(accuracy: dict[str, list[float]], sam_evaluations: int = 300) -> dic
         model="classifier",
         seeds=list(range(len(accuracy["sam"]))),
         accuracy={arm: summarize(values) for arm, values in accuracy.items()},
-        correct={arm: np.ones((len(accuracy["sam"]), 10), dtype=bool) for arm in accuracy},
+        correct={arm: np.ones((len(accuracy["sam"]), 100_000), dtype=bool) for arm in accuracy},
         margin=0.005,
         costs={
             arm: {

@@ -184,8 +184,8 @@ def test_a_layer_that_would_be_emptied_is_named() -> None:
     with pytest.raises(MaskError) as raised:
         magnitude_masks(model, 0.5, "global")
     assert str(raised.value) == (
-        "global sparsity 0.5 would prune all 2 weights of 1.weight; lower prune.sparsity, "
-        "or change prune.scope"
+        "global sparsity 0.5 would prune all 2 weights of 1.weight; lower it, change prune.scope, "
+        "or name the tensor in prune.ignore or prune.overrides"
     )
     with pytest.raises(MaskError, match=r"layerwise sparsity 0\.8 would prune all 2 weights of 1"):
         magnitude_masks(model, 0.8)

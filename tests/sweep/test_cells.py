@@ -193,6 +193,8 @@ ASIDE = {
     *("sparse_sam.data.idx", "sparse_sam.data.sources", "sparse_sam.data.outer"),
     *("sparse_sam.data.prepare", "sparse_sam.data.loading", "sparse_sam.data.from_datasets"),
     *("sparse_sam.data.image_folder", "sparse_sam.data.pictures", "sparse_sam.data.mapped"),
+    "sparse_sam.data.depth",
+    "sparse_sam.training.worker",  # which tells of an epoch, and computes nothing
 }
 
 

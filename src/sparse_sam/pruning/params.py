@@ -117,6 +117,10 @@ class PruneParams(Section):
             )
         return asked
 
+    def __hash__(self) -> int:
+        """By content: ``overrides`` is a mapping, which has no hash of its own."""
+        return hash(self.model_dump_json())
+
     @property
     def takes_zeros(self) -> bool:
         """Whether the masks are those of the zeros that the network has already."""
