@@ -1,7 +1,8 @@
 """A function of one's own may give data sets of torch's, torchvision's, Hugging Face's, arrays."""
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def info_of(
     data_params: MakeParams, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, Path], DataInfo]:
+) -> Iterator[Callable[[str, Path], DataInfo]]:
     """What a data set is that a source makes of a folder or file."""
     monkeypatch.syspath_prepend(pictures.parent)
 
@@ -184,7 +185,10 @@ def info_of(
         params = data_params(source=source, folder=str(folder), validation_fraction=0.25)
         return build_dataset(load_raw(params), params).info
 
-    return build
+    yield build
+    # Other tests in this process have a lab of their own.
+    for module in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
+        del sys.modules[module]
 
 
 def assert_same(infos: list[DataInfo]) -> None:

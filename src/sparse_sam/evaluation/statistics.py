@@ -179,7 +179,8 @@ def _permutation(differences: Sample) -> float:
     # through all 2ⁿ of them when they are not more than the resamples.
     found = stats.permutation_test(
         (differences, np.zeros_like(differences)),
-        lambda one, other, axis: np.mean(one - other, axis=axis),
+        # Rounded, so that sums of the same numbers in another order are equal.
+        lambda one, other, axis: np.round(np.mean(one - other, axis=axis), 12),
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
