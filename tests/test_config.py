@@ -1074,6 +1074,8 @@ def test_any_change_gives_params_or_a_config_error(data: st.DataObject) -> None:
         # What is taken is taken as it stands: nothing was rounded, converted or filled in.
         taken = params.model_dump()
         taken["model"]["files"] = list(taken["model"]["files"])
+        taken["prune"]["ignore"] = list(taken["prune"]["ignore"])
+        content["prune"]["ignore"] = list(content["prune"]["ignore"])
         assert {**taken, "seeds": list(taken["seeds"])} == {
             **content,
             "seeds": list(content["seeds"]),
