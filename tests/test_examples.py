@@ -105,5 +105,5 @@ def test_the_pipeline_takes_its_weights_over(two: tuple[Path, str]) -> None:
     for name, tensor in load_file(two[0]).items():
         assert torch.equal(taken.state[name], tensor)
     other = Origin("mlpnet", SHAPE, classes, *scale, "0123abcd", "dense", 0)
-    with pytest.raises(CheckpointError, match="of another network"):
+    with pytest.raises(CheckpointError, match="holds more than the network mlpnet"):
         take_over(two[0], other)
