@@ -213,7 +213,7 @@ def test_a_module_that_is_not_there_is_said_and_from_where(
         COLOURS.load(f"{module}:NAVY")
     assert str(raised.value) == (
         f"paint.colour = '{module}:NAVY': names the module {module!r}, which Python does not find "
-        f"from studio/; allowed: {ALLOWED}"
+        f"from studio/ (it must lie there, or in PYTHONPATH, or be installed); allowed: {ALLOWED}"
     )
 
 
