@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from sparse_sam.data import DataParams
 from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation import EvaluateParams
 from sparse_sam.export import RegistryParams
-from sparse_sam.files import CountOrNull, Section, Seed, parse_section, read_yaml
+from sparse_sam.files import FROM_LIST, CountOrNull, Section, Seed, parse_section, read_yaml
 from sparse_sam.networks import ModelParams
 from sparse_sam.pruning import Iterative, PruneParams
 from sparse_sam.training import (
@@ -33,14 +33,10 @@ REFERENCE = Path(__file__).parent / "template" / "params.yaml"
 ``params.yaml`` says, which is theirs to change."""
 
 
-def _list_as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 class Params(Section):
     """The whole of ``params.yaml``."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), BeforeValidator(_list_as_tuple)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), FROM_LIST]
     device: Device
     threads: Threads
     save_every_steps: CountOrNull

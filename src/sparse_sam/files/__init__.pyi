@@ -12,6 +12,7 @@ from .code import state_of as state_of
 from .content import MISSING as MISSING
 from .content import Contents as Contents
 from .content import files_state as files_state
+from .fields import FROM_LIST as FROM_LIST
 from .fields import BelowOne as BelowOne
 from .fields import BelowOneOrNull as BelowOneOrNull
 from .fields import Count as Count

@@ -3,7 +3,7 @@
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from sparse_sam.files.registry import Registry
@@ -17,6 +17,14 @@ Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _list_as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FROM_LIST = BeforeValidator(_list_as_tuple)
+"""Of a field that is a tuple, which YAML writes as a list."""
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files import Section
+from sparse_sam.files import FROM_LIST, Section
 from sparse_sam.networks.network import Network, check_plain
 from sparse_sam.networks.registry import NETWORKS
 
@@ -16,18 +16,12 @@ def _by_name(value: Any) -> Any:
     return value
 
 
-def _files(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return value
-
-
 class ModelParams(Section):
     """Which network, and with which arguments of its factory."""
 
     name: Annotated[str, NETWORKS]
     arguments: Annotated[dict[str, Any], BeforeValidator(_by_name)]
-    files: Annotated[tuple[str, ...], BeforeValidator(_files)]
+    files: Annotated[tuple[str, ...], FROM_LIST]
     checkpoint: Annotated[str | None, Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from sparse_sam.files import BelowOne, BelowOneOrNull, Section
+from sparse_sam.files import FROM_LIST, BelowOne, BelowOneOrNull, Section
 from sparse_sam.pruning.registry import CRITERIA, SCHEDULES, SCOPES, STRUCTURES, kept_of_group
 from sparse_sam.pruning.schedules import PruningSchedule
 
@@ -14,10 +14,6 @@ _TRIED = 20
 
 
 Pattern = Annotated[str, Field(min_length=1)]
-
-
-def _list_as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class PruneParams(Section):
     structure: Annotated[str, STRUCTURES]
     batchnorm: bool
     biases: bool
-    ignore: Annotated[tuple[Pattern, ...], BeforeValidator(_list_as_tuple)]
+    ignore: Annotated[tuple[Pattern, ...], FROM_LIST]
     overrides: dict[Pattern, BelowOne]
     schedule: Annotated[SerializeAsAny[PruningSchedule], SCHEDULES]
     reestimate_batchnorm: bool

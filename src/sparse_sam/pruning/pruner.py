@@ -113,7 +113,11 @@ class Pruner:
         masks = {name: structure.mask(kept[name], weight.shape) for name, weight in weights.items()}
         for name, mask in masks.items():
             if not mask.any():
-                how = f"its own sparsity {own[name]}" if name in own else self._asked(sparsity)
+                how = (
+                    f"its own sparsity {own[name]}"
+                    if name in own
+                    else f"{self.scope} sparsity {sparsity}"
+                )
                 raise MaskError(
                     f"{how} would prune all {len(units[name])} {structure.unit} of {name}; lower "
                     "it, change prune.scope, or name the tensor in prune.ignore or prune.overrides"
@@ -158,9 +162,6 @@ class Pruner:
                 "set prune.sparsity to a number to prune it"
             )
         return Masks(masks)
-
-    def _asked(self, sparsity: float) -> str:
-        return f"{self.scope} sparsity {sparsity}"
 
     def _weights(
         self, model: nn.Module, structure: Structure, before: Masks | None, evidence: Evidence

@@ -27,7 +27,6 @@ from sparse_sam.training import (
     KIND,
     PRUNED,
     Behind,
-    Checkpoint,
     Cost,
     Dense,
     Diverged,
@@ -48,7 +47,6 @@ from sparse_sam.training import (
     mean_history,
     origin_of,
     select_device,
-    share_of_zeros,
     take_training,
     train_all,
     training_data_on,
@@ -274,13 +272,13 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
     metrics = {}
     for arm in arms:
         networks = [layout.load_arm(arm, seed, info, stage.params.model.network) for seed in seeds]
-        if arm == DENSE and stage.params.model.checkpoint and not stage.params.prune.takes_zeros:
-            _tell_of_zeros(stage, networks[0])
         trained = [
             Trained(one, histories[arm, seed]) for seed, one in zip(seeds, networks, strict=True)
         ]
         write_csv(layout.history(arm), *history_table({s: histories[arm, s] for s in seeds}))
         metrics[arm] = training_metrics(trained)
+        if arm == DENSE and stage.params.model.checkpoint and not stage.params.prune.takes_zeros:
+            _tell_of_zeros(stage, metrics[arm]["sparsity"])
         # Every stage reports its main arm under the same names, so that MLflow's comparison of
         # two stages overlays them; the names of a further arm begin with it.
         prefix = "" if arm == arms[0] else f"{arm}."
@@ -291,13 +289,12 @@ def _write(stage: Stage, info: DataInfo, histories: Mapping[Job, list[Epoch]]) -
     write_json(layout.metrics(stage.name), metrics)
 
 
-def _tell_of_zeros(stage: Stage, given: Checkpoint) -> None:
+def _tell_of_zeros(stage: Stage, zeros: float) -> None:
     """A network that was pruned elsewhere would lose those masks without a word."""
-    zeros = share_of_zeros(given)
     if zeros > _CHANCE:
         sys.stdout.write(
-            f"{stage.name}: {zeros:.1%} of the weights that can be pruned are 0 already in seed "
-            f"{given.origin.seed}. To keep these zeros as the masks, set prune.sparsity to null\n"
+            f"{stage.name}: {zeros:.1%} of the weights that can be pruned are 0 already. To keep "
+            "these zeros as the masks, set prune.sparsity to null\n"
         )
 
 

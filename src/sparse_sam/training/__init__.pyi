@@ -69,7 +69,6 @@ from .metrics import history_table as history_table
 from .metrics import layer_counts as layer_counts
 from .metrics import mean_history as mean_history
 from .metrics import sparsity_metrics as sparsity_metrics
-from .metrics import share_of_zeros as share_of_zeros
 from .metrics import training_metrics as training_metrics
 from .on_ray import OnRay as OnRay
 from .once import checkpoint_hash as checkpoint_hash

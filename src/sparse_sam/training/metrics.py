@@ -25,7 +25,7 @@ def sparsity_metrics(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
     that given networks brought along, the weights that are kept are a mean over the seeds.
     """
     if not checkpoints[0].masks:
-        return {"sparsity": fmean(share_of_zeros(one) for one in checkpoints)}
+        return {"sparsity": fmean(_share_of_zeros(one) for one in checkpoints)}
     masks = [one.masks for one in checkpoints if one.masks]
     counts = {one.kept for one in masks}
     total = masks[0].total
@@ -37,7 +37,7 @@ def sparsity_metrics(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
     }
 
 
-def share_of_zeros(checkpoint: Checkpoint) -> float:
+def _share_of_zeros(checkpoint: Checkpoint) -> float:
     """The share of the weights that can be pruned that are 0, in [0, 1]."""
     weights = prunable_parameters(checkpoint.build()).values()
     total = sum(one.numel() for one in weights)
