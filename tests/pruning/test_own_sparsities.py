@@ -125,7 +125,7 @@ def test_a_tensor_that_would_lose_all_says_what_to_do() -> None:
 def test_zeros_that_are_there_are_the_masks(seed: int, sparsity: float, ignored: bool) -> None:
     torch.manual_seed(seed)
     model = network(seed)
-    attach(model, Pruner("random", "global").masks(model, sparsity, Evidence(seed)))
+    attach(model, Pruner("random").masks(model, sparsity, Evidence(seed)))
     given_masks = masks_of(model)
     assert given_masks is not None
     other = network(seed + 1)
