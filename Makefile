@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 EXTRAS := pipeline,export,s3,test,lint
 READY := $(VENV)/.ready
-READY_SWEEP := $(VENV)/.ready-sweep
-# What is judged: code of your own, wherever else it lies, is yours.
-HOUSE := src stages studies benchmarks docs examples tests
+EXTRAS_sweep := sweep,server
+# What the linters check: your own code, anywhere else, is left alone.
+HOUSE := src stages studies benchmarks docs examples tests tools
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -17,12 +17,15 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep new repro status gc show publish export register sweep test test-slow test-faults test-sweep check lint ui server figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-colour study-status study-recheck
+.PHONY: help setup setup-sweep setup-frameworks setup-docs setup-pictures new repro status dag gc wheel release show publish export register sweep test test-slow test-faults test-sweep test-frameworks check compare lint ui server docs docs-check docs-look pictures tutorial figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-colour study-oneshot study-map study-status study-recheck
+
+##@ Start here
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make .venv with the pinned dependencies (the other commands do this first)
+setup: $(READY) ## install into .venv (the others do this first)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,79 +41,160 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $(READY)
 
-setup-sweep: $(READY_SWEEP) # Ray, and a driver for PostgreSQL: only what sweeps needs them
+# What only some commands need: Ray, and a driver for PostgreSQL; MkDocs; Lightning, accelerate and
+# transformers; Playwright.
+setup-sweep setup-docs setup-frameworks setup-pictures: setup-%: $(VENV)/.ready-%
 
-$(READY_SWEEP): $(READY)
+$(VENV)/.ready-%: $(READY)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[$(EXTRAS),sweep,server]'
-	@touch $(READY_SWEEP)
+		--constraint constraints.txt --editable '.[$(EXTRAS),$(or $(EXTRAS_$*),$*)]'
+	@touch $@
 
-new: setup ## begin a project of your own, with this library (DIR=… FROM=…; docs/own_project.md)
-	@python -m sparse_sam.new $(if $(FROM),--from "$(FROM)") "$(or $(DIR),$(error name a folder: make new DIR=../my-experiment))"
-
-repro: setup ## run what is not up to date of the experiment, and print the comparison
+repro: setup ## run what is out of date, print the comparison
 	@python -m sparse_sam.config
 	@began=$$(date +%s); dvc repro && { python -m sparse_sam.tracking.publish || true; } && \
-		python -m sparse_sam.evaluation.table && python -m sparse_sam.tracking.trainings --since $$began
+		python -m sparse_sam.tracking.show && python -m sparse_sam.tracking.trainings --since $$began
 
-status: setup ## what `make repro` would run, and why
-	@python -m sparse_sam.config
-	@python -m stages.inputs
-	@dvc status download train_dense prune finetune_sgd finetune_sam evaluate
+new: setup ## start a project of your own (DIR=… FROM=…)
+	@python -m sparse_sam.new $(if $(FROM),--from "$(FROM)") "$(or $(DIR),$(error name a folder: make new DIR=../my-experiment))"
 
-gc: setup ## what the store holds that nothing here names (REMOVE=yes removes it; docs/caching.md)
-	@python -m sparse_sam.tracking.unused $(if $(filter yes,$(REMOVE)),--remove) $(if $(filter yes,$(SHARED)),--shared)
+##@ Results
 
 show: setup ## print the comparison again
-	@python -m sparse_sam.evaluation.table
+	@python -m sparse_sam.tracking.show
 
-publish: setup ## send to MLflow what it does not have yet (EXPERIMENT=name takes what was refused)
+check: setup ## check results: this code's, and no worse (BASE=…)
+	@python -m sparse_sam.evaluation.gate $(if $(BASE),--base $(BASE)); worse=$$?; \
+		python -m stages.up_to_date >&2 && exit $$worse
+
+status: setup ## list what `make repro` would run (VERBOSE=1)
+	@python -m sparse_sam.config
+	@python -m stages.inputs
+	@python -m stages.status $(if $(VERBOSE),--verbose)
+
+dag: setup ## list the stages (dvc dag evaluate draws them)
+	@dvc stage list
+
+##@ Tracking
+
+compare: setup ## compare the runs in MLflow (MOST=…)
+	@python -m sparse_sam.tracking.compare $(if $(MOST),--most $(MOST))
+
+ui: setup ## start MLflow, print the address of the runs (PORT=…)
+	@python -m sparse_sam.tracking.ui --port $(or $(PORT),5000)
+
+publish: setup ## send MLflow what it lacks (EXPERIMENT=…)
 	@python -m sparse_sam.tracking.publish $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)")
 
-export: setup ## write a finetuned network as dense, packed and ONNX files (ARM=… SEED=…; docs/export.md)
+server: setup-sweep ## start a team's MLflow server (HOST=… PORT=…)
+	@MLFLOW_ARTIFACTS_DESTINATION="$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" python -m mlflow server \
+		--host $(or $(HOST),127.0.0.1) --port $(or $(PORT),5000)
+
+##@ Share and ship
+
+export: setup ## write a network as files, ONNX too (ARM=… SEED=…)
 	@python -m sparse_sam.tracking.release $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED))
 
-register: setup ## export, and put it into MLflow's model registry; champion if `make check` passes
+register: setup ## export, and add it to MLflow's model registry
 	@python -m sparse_sam.tracking.release --register $(if $(ARM),--arm $(ARM)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BASE),--base $(BASE))
 
-sweep: setup-sweep ## run what is not done of a sweep (FILE=sweep.yaml ADDRESS=…; docs/sweeps.md)
+wheel: ## build the wheel into dist/
+	@# Built anew: what lies in build/ would go into it, be it gone from src/ or not.
+	@rm -rf build dist && python3 -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist
+
+release: setup ## tag a version and build its wheel (VERSION=…)
+	@python -m tools.release "$(or $(VERSION),$(error name the version: make release VERSION=0.2.0))"
+
+gc: setup ## list unused files of the store (REMOVE=yes)
+	@python -m sparse_sam.tracking.unused $(if $(filter yes,$(REMOVE)),--remove) $(if $(filter yes,$(SHARED)),--shared)
+
+##@ Sweeps
+
+sweep: setup-sweep ## run what is left of a sweep (FILE=… ADDRESS=…)
 	@python -m sparse_sam.sweep $(or $(FILE),studies/regimes/lenet-300-100.yaml) $(if $(ADDRESS),--address $(ADDRESS))
 
-test: setup ## run the tests, the pipeline once among them
+bench-sweep: setup-sweep ## measure the sweep engine, into docs/sweeps.md
+	@python benchmarks/sweep.py --keep --docs
+
+##@ Studies
+
+study-notebook: setup ## reproduce a notebook's faults (half an hour)
+	@dvc repro studies/notebook/dvc.yaml
+
+study-lenet: setup ## measure LeNets against compression (hours)
+	@dvc repro studies/lenet/dvc.yaml
+
+study-regimes: setup-sweep ## find where SAM pays, by sparsity (two hours)
+	@dvc repro studies/regimes/dvc.yaml
+
+study-colour: setup ## run on photographs (FOLDER=… PROJECT=…)
+	@python -m studies.colour.run "$(FOLDER)" "$(PROJECT)"
+
+study-oneshot: setup ## prune in one shot by every criterion (FOLDER=…)
+	@python -m studies.oneshot.run choose $(if $(FOLDER),--folder "$(FOLDER)")
+	@python -m studies.oneshot.run measure $(if $(FOLDER),--folder "$(FOLDER)")
+	@python -m studies.oneshot.report
+
+study-map: setup ## map where SAM pays (DIGITS=… COLOUR=…; goes on)
+	@for step in choose-dense choose measure; do \
+		python -m studies.map.run $$step digits $(if $(DIGITS),--folder "$(DIGITS)") || exit; \
+		python -m studies.map.run $$step colour --folder "$(COLOUR)" || exit; \
+	done
+
+study-status: setup ## show what changed since the studies ran
+	@dvc status studies/notebook/dvc.yaml studies/lenet/dvc.yaml studies/regimes/dvc.yaml
+
+study-recheck: setup ## recompute a part of each study (FOLDER=…)
+	@python -m studies.recheck $(if $(FOLDER),--folder $(FOLDER))
+
+##@ Develop
+
+test: setup ## run the tests, including the pipeline once
 	@$(PYTEST)
 
-test-slow: setup ## run the pipeline in every way it can be started, cached and shared (about four minutes)
+test-slow: setup ## run, cache, share, install in every way (slow)
 	@$(PYTEST) -m slow
 
-test-faults: setup ## kill, break and flood the pipeline at length (about twenty minutes)
+test-faults: setup ## kill, break and flood the pipeline (20 minutes)
 	@OMP_NUM_THREADS=2 python -m pytest -m faults -p no:xdist
 
-test-sweep: setup-sweep ## sweeps on a real Ray cluster, a team's server on PostgreSQL (about five minutes)
+test-sweep: setup-sweep ## test sweeps on Ray and PostgreSQL (5 minutes)
 	@OMP_NUM_THREADS=1 python -m pytest -m sweep -p no:xdist
 
-check: setup ## compare the metrics with the base branch's, as gate.yaml says (BASE=… for another revision)
-	@python -m sparse_sam.evaluation.gate $(if $(BASE),--base $(BASE))
+test-frameworks: setup-frameworks ## test Lightning, accelerate, Trainer (2 minutes)
+	@OMP_NUM_THREADS=1 python -m pytest -m frameworks -p no:xdist tests/frameworks
 
-lint: setup ## check style, types, and which room imports which
+lint: setup ## check style, types and imports
 	@ruff check $(HOUSE)
 	@ruff format --check $(HOUSE)
 	@mypy
 	@lint-imports --no-logo --no-cache
 
-ui: setup ## open MLflow's UI on http://127.0.0.1:5000 (PORT=… for another port)
-	@# Not as arguments, which everybody on this machine can list: passwords may be among them.
-	@MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" mlflow ui \
-		--host 127.0.0.1 --port $(or $(PORT),5000)
+docs: setup-docs ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 python -m mkdocs build --quiet
+	@echo "site/index.html; its search needs a server: python -m http.server -d site"
 
-server: setup-sweep ## a team's MLflow server: its database in MLFLOW_BACKEND_STORE_URI (docs/sweeps.md)
-	@MLFLOW_ARTIFACTS_DESTINATION="$${MLFLOW_ARTIFACTS_DESTINATION:-mlartifacts}" python -m mlflow server \
-		--host $(or $(HOST),127.0.0.1) --port $(or $(PORT),5000)
+docs-check: setup ## find dead links in site, report and pages
+	@python -m tools.check_links
 
-figures: setup ## bring the README's table and picture up to date with the results
+pictures: setup-pictures ## photograph report, README, terminal and MLflow
+	@python -m tools.report_pictures
+	@python -m tools.readme_picture
+	@python -m tools.terminal_pictures
+	@python -m tools.mlflow_pictures
+
+docs-look: setup-pictures docs ## check contrast and width in Chromium
+	@python -m tools.check_pages
+
+tutorial: setup ## execute docs/tutorial.ipynb, save its outputs
+	@python docs/make_tutorial.py
+
+figures: setup ## update the README's table and picture
 	@python docs/make_figures.py
 
-bench: setup ## measure what everything costs here, into docs/ and benchmarks/results/ (an hour)
+bench: setup ## measure what everything costs here (an hour)
 	@mkdir -p benchmarks/results
 	@python benchmarks/sam_step.py --docs docs/sam.md --json benchmarks/results/sam_step.json
 	@python benchmarks/data_path.py --keep --docs
@@ -118,34 +202,14 @@ bench: setup ## measure what everything costs here, into docs/ and benchmarks/re
 	@python benchmarks/step.py --compile --keep --docs
 	@python benchmarks/scale.py --keep --docs
 	@python benchmarks/memory.py --keep --docs
+	@python benchmarks/obs.py --keep --docs
 	@python benchmarks/pipeline.py --keep --docs
 	@python benchmarks/pipeline.py --seeds 5 --rounds 3 --keep --docs
 	@python benchmarks/summary.py
 	@python benchmarks/compare.py || true
 
-bench-compare: setup ## show what became slower since the last commit that was measured here
+bench-compare: setup ## show what became slower since the last commit
 	@python benchmarks/compare.py
 
-bench-inference: setup ## measure sizes and speed of what is exported, and put the tables into docs/export.md
+bench-inference: setup ## measure exports, into docs/export.md
 	@python benchmarks/inference.py --docs docs/export.md --json benchmarks/results/inference.json
-
-bench-sweep: setup-sweep ## measure the sweeps' engine, and simulate it on a cluster, into docs/sweeps.md
-	@python benchmarks/sweep.py --keep --docs
-
-study-notebook: setup ## reproduce a published notebook's faults (studies/notebook; half an hour)
-	@dvc repro studies/notebook/dvc.yaml
-
-study-lenet: setup ## error of the LeNets against compression, beside published tables (studies/lenet; hours)
-	@dvc repro studies/lenet/dvc.yaml
-
-study-regimes: setup-sweep ## where SAM pays, over sparsity and dense training (studies/regimes; two hours)
-	@dvc repro studies/regimes/dvc.yaml
-
-study-colour: setup ## a residual network on your photographs (FOLDER=… with train/ and test/, PROJECT=…; half an hour)
-	@python -m studies.colour.run "$(FOLDER)" "$(PROJECT)"
-
-study-status: setup ## what has changed since the studies' published numbers were computed
-	@dvc status studies/notebook/dvc.yaml studies/lenet/dvc.yaml studies/regimes/dvc.yaml
-
-study-recheck: setup ## compute a part of every study with this code, and compare the digits (FOLDER=… of MNIST)
-	@python -m studies.recheck $(if $(FOLDER),--folder $(FOLDER))

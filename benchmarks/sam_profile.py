@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="sam")
     parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()
-    row = ROWS["SAM"] if arguments.variant == "sam" else Row(ours(arguments.variant))
+    own = {"after": 0} if arguments.variant == "late" else {}  # it has no default
+    row = ROWS["SAM"] if arguments.variant == "sam" else Row(ours(arguments.variant, **own))
     parts = profile(arguments.model, row, arguments.steps)
     for part, microseconds in parts.items():
         share = 100 * microseconds / parts["whole step"]

@@ -16,6 +16,7 @@ import matplotlib as mpl
 from harness import PAGE, RESULTS, ROOT, write_between
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 PICTURE = ROOT / "docs" / "images" / "performance.svg"
 BLUE, SKY, ORANGE, GREY = "#0072B2", "#56B4E9", "#D55E00", "#999999"
@@ -132,8 +133,13 @@ def table(results: Mapping[str, Result]) -> str:
         )
         commit = result["commit"] if result else ""
         lines.append(f"| {row.said} | {numbers} | {row.aim} | {row.benchmark} | {commit} |")
-    machines = sorted({_machine(one) for one in results.values()})
-    return "\n".join([*lines, "", "; ".join(machines) + "."]) + "\n"
+    return "\n".join([*lines, "", _machines(results) + "."]) + "\n"
+
+
+def _machines(results: Mapping[str, Result]) -> str:
+    """Where what the table shows was measured."""
+    shown = {row.benchmark for row in ROWS}
+    return "; ".join(sorted({_machine(one) for name, one in results.items() if name in shown}))
 
 
 def _machine(result: Result) -> str:
@@ -148,17 +154,17 @@ def picture(results: Mapping[str, Result]) -> str:
         KeyError: a benchmark that has a panel was never kept.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 6.4), layout="constrained")
-        panels = figure.subplot_mosaic("aabbcc;dddeee")
+        # On a page that is 840 pixels wide, words of a wider figure cannot be read.
+        figure = Figure(figsize=(9.3, 9), layout="constrained")
+        panels = figure.subplot_mosaic("ab;cd;ee", height_ratios=[1, 1, 0.7])
         _pipeline(panels["a"], results)
         _data_path(panels["b"], results["data_path"])
         _step(panels["c"], results["step"])
         _growth(panels["d"], results["scale"])
         _exponents(panels["e"], results["scale"])
         figure.supxlabel(
-            "medians and quartiles; "
-            + "; ".join(sorted({_machine(one) for one in results.values()})),
-            fontsize=8,
+            f"medians and quartiles; {_machines(results)}",
+            fontsize=9,
             color="#555555",
         )
         drawn = io.StringIO()
@@ -179,7 +185,7 @@ def _bars(
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=9,
         )
     axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
     axes.invert_yaxis()
@@ -217,6 +223,7 @@ def _data_path(axes: Axes, result: Result) -> None:
     ]
     _bars(axes, bars, "milliseconds (logarithmic)", "The batches of an epoch of 3500 images")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _step(axes: Axes, result: Result) -> None:
@@ -285,7 +292,7 @@ def _exponents(axes: Axes, result: Result) -> None:
             xytext=(0, 7),
             textcoords="offset points",
             ha="center",
-            fontsize=8,
+            fontsize=9,
         )
     axes.axvline(1, color="#222222", lw=0.8, ls=":")
     axes.set_yticks(range(len(_AXES)), list(_AXES))

@@ -10,23 +10,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from sparse_sam.evaluation import comparison_table
+from sparse_sam.evaluation import ARM_COLOURS, ARM_NAMES, comparison_table
 from sparse_sam.files import write_text
-
-LABELS = {
-    "dense": "dense",
-    "pruned": "pruned",
-    "sgd": "SGD\nequal epochs",
-    "sgd_2x": "SGD\nequal compute",
-    "sam": "SAM",
-}
-COLOURS = {  # Okabe and Ito: distinct for colour-blind readers too
-    "dense": "#555555",
-    "pruned": "#999999",
-    "sgd": "#0072b2",
-    "sgd_2x": "#56b4e9",
-    "sam": "#d55e00",
-}
 
 
 def write_table(summary: dict[str, Any]) -> None:
@@ -45,16 +30,18 @@ def draw(summary: dict[str, Any]) -> None:
         values = [100 * value for value in of["accuracy"]["values"]]
         spread = [0.06 * (index - (len(values) - 1) / 2) for index in range(len(values))]
         axes.scatter(
-            [place - 0.15 + s for s in spread], values, s=22, color=COLOURS[arm], alpha=0.6
+            [place - 0.15 + s for s in spread], values, s=22, color=ARM_COLOURS[arm], alpha=0.6
         )
         mean, interval = 100 * of["accuracy"]["mean"], of["accuracy"]["ci95"]
         if interval:
             low, high = (100 * bound for bound in interval)
             error = [[mean - low], [high - mean]]
-            axes.errorbar([place + 0.2], [mean], error, fmt="D", color=COLOURS[arm], capsize=4)
+            axes.errorbar([place + 0.2], [mean], error, fmt="D", color=ARM_COLOURS[arm], capsize=4)
         axes.annotate(f"{mean:.2f}", (place + 0.26, mean), va="center", fontsize=9)
-    axes.set_xticks(range(len(LABELS)), [LABELS[arm] for arm in summary["arms"]])
-    axes.set_xlim(-0.5, len(LABELS) - 0.3)
+    axes.set_xticks(
+        range(len(ARM_NAMES)), [ARM_NAMES[arm].replace(" (", "\n(") for arm in summary["arms"]]
+    )
+    axes.set_xlim(-0.5, len(ARM_NAMES) - 0.3)
     axes.set_ylabel("test accuracy, %")
     seeds = len(summary["seeds"])
     sparsity = summary["arms"]["sam"]["sparsity"]

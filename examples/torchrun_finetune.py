@@ -2,6 +2,8 @@
 
     torchrun --standalone --nproc-per-node 2 examples/torchrun_finetune.py pruned.safetensors
 
+It needs `sparse-sam[training]`.
+
 Each process has its part of every batch, on a GPU of its own where there are enough, and else on
 the CPU. The data are scikit-learn's digits, 1,797 genuine images of 8 × 8: put your own data set in
 ``digits``, and your network in ``main``. docs/extending.md says what this is not.

@@ -6,6 +6,8 @@ from sparse_sam.pruning.params import PruneParams
 from sparse_sam.sam.params import SAMParams
 from sparse_sam.training.params import DistillationParams
 
+# What a variant of SAM cannot be without, for it has no default.
+NEEDED: dict[str, dict[str, Any]] = {"late": {"after": 3}}
 NOT_DISTILLED = DistillationParams(weight=0.0, temperature=4.0)
 
 
@@ -32,7 +34,7 @@ def training_values(**changes: Any) -> dict[str, Any]:
 
 def sam_values(rho: float = 0.05, **changes: Any) -> dict[str, Any]:
     """The section ``finetune.sam``, as params.yaml has it, with what the test says otherwise."""
-    return {"variant": "sam", "rho": rho, **changes}
+    return {"variant": "sam", "rho": rho, **NEEDED.get(changes.get("variant", ""), {}), **changes}
 
 
 def sam_params(rho: float = 0.05, **changes: Any) -> SAMParams:

@@ -128,7 +128,17 @@ def test_a_result_is_printed_kept_and_put_on_the_page(
 def test_the_page_has_a_place_for_every_benchmark() -> None:
     page = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
     names = (
-        *("summary", "data_path", "loops", "step", "scale", "memory", "pipeline", "pipeline_seeds"),
+        *(
+            "summary",
+            "data_path",
+            "loops",
+            "step",
+            "scale",
+            "memory",
+            "obs",
+            "pipeline",
+            "pipeline_seeds",
+        ),
     )
     for name in names:
         assert page.count(f"<!-- benchmark {name} -->") == 1

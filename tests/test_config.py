@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ SETTINGS = {
     "asam": ["eta"],
     "periodic": ["k"],
     "looksam": ["k", "alpha"],
+    "late": ["after"],
     "momentum": [],
     "gsam": ["alpha", "rho_min"],
 }
@@ -356,7 +358,7 @@ def test_every_key_with_a_value_has_bad_values_above() -> None:
     tried = {key for key, _, _ in BAD} | {"seeds", "model", "model.name", "prune.structure"}
     assert {key for key in KEYS if key not in SECTIONS} <= tried
     for name in SCHEDULES:
-        keys = {f"prune.schedule.{key}" for key in SCHEDULES.load(name).model_fields}
+        keys = {f"prune.schedule.{one.name}" for one in fields(SCHEDULES.load(name))}
         assert keys <= tried
 
 
@@ -382,11 +384,15 @@ BAD_SETTINGS: list[tuple[str, str, list[Any], str]] = [
     ),
     *(
         one
-        for variant in ("periodic", "looksam")
+        for variant, name, least, an_integer in [
+            ("periodic", "k", 1, AN_INTEGER),
+            ("looksam", "k", 1, AN_INTEGER),
+            ("late", "after", 0, AN_INTEGER.removesuffix(" or null")),
+        ]
         for one in [
-            (variant, "k", [True, "3", 2.5, 3.0, NAN, INFINITY, [3], {}], AN_INTEGER),
-            (variant, "k", [0, -1], "must be at least 1"),
-            (variant, "k", [2**31, 10**400], "must be at most 2147483647"),
+            (variant, name, [True, "3", 2.5, 3.0, NAN, INFINITY, [3], {}], an_integer),
+            (variant, name, [least - 1, -7], f"must be a whole number, at least {least}"),
+            (variant, name, [2**31, 10**400], "must be at most 2147483647"),
         ]
     ),
 ]
@@ -436,7 +442,8 @@ def test_a_structure_that_there_is_not_is_named(value: Any) -> None:
 
 def test_a_structure_without_its_numbers_is_told_how_they_are_written() -> None:
     assert fault(changed("prune.structure", "N:M")) == (
-        "params.yaml: prune.structure = 'N:M': must have numbers, as in '2:4' (quoted), N < M"
+        "params.yaml: prune.structure = 'N:M': replace N and M by numbers with N < M, in quotes, "
+        "such as '2:4'"
     )
 
 
@@ -462,7 +469,7 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
     [
         (
             prune_values(structure="2:4", sparsity=0.9),
-            "sparsity = 0.9: structure 2:4 has its own; allowed: 0.5",
+            "sparsity = 0.9: must be 0.5 for structure 2:4",
         ),
         (
             prune_values(structure="channels", biases=True),
@@ -499,8 +506,8 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
         (
             prune_values(structure="2:4", overrides={"head.*": 0.2}),
             (
-                "overrides = {'head.*': 0.2}: structure 2:4 has one sparsity; allowed: {}, and "
-                "prune.ignore for what is to stay dense"
+                "overrides = {'head.*': 0.2}: structure 2:4 has one sparsity for all tensors; "
+                "allowed: {}. Use prune.ignore to keep a tensor dense"
             ),
         ),
         (
@@ -510,15 +517,15 @@ def test_every_axis_can_be_chosen(section: dict[str, Any]) -> None:
         (
             prune_values(sparsity=None),
             (
-                "sparsity = None: takes the zeros of model.checkpoint as they are, and that is "
-                "null; allowed: a number, at least 0 and less than 1, or a checkpoint"
+                "sparsity = None: keeps the zeros of model.checkpoint, but there is no "
+                "checkpoint; allowed: a number, at least 0 and less than 1, or set model.checkpoint"
             ),
         ),
         *(
             (
                 prune_values(sparsity=None, **{key: value}),
                 (
-                    f"{shown}: the masks are those of the zeros that are there (sparsity: null); "
+                    f"{shown}: prune.sparsity: null keeps the zeros that the network has; "
                     f"allowed: {allowed}"
                 ),
             )
@@ -559,7 +566,7 @@ def test_a_bad_single_seed_is_one_fault_and_not_two() -> None:
 
 def test_a_seed_may_stand_once_only() -> None:
     message = fault(changed("seeds", [0, 3, 0]))
-    assert message == "params.yaml: seeds = [0, 3, 0]: every seed may stand once only"
+    assert message == "params.yaml: seeds = [0, 3, 0]: a seed is listed twice; list each once"
 
 
 def test_every_fault_of_a_file_has_its_line() -> None:
@@ -582,7 +589,7 @@ def test_every_fault_of_a_file_has_its_line() -> None:
 @pytest.mark.parametrize("section", SAM_SECTIONS)
 @pytest.mark.parametrize("variant", SETTINGS)
 def test_a_setting_belongs_to_its_variants(section: str, variant: str) -> None:
-    for name in ("eta", "k", "alpha", "rho_min"):
+    for name in ("eta", "k", "alpha", "after", "rho_min"):
         content = changed(section, sam_values(2.0, variant=variant, **{name: 1}))
         content["finetune"]["training"]["momentum"] = 0.9
         if name in SETTINGS[variant]:
@@ -603,6 +610,19 @@ def test_settings_left_to_the_paper_are_not_passed_on() -> None:
     assert sam_params(variant="looksam", k=2, alpha=None).settings == {"k": 2}
     both = sam_params(variant="gsam", alpha=0.3, rho_min=0.0)
     assert both.settings == {"alpha": 0.3, "rho_min": 0.0}
+
+
+@pytest.mark.parametrize("section", SAM_SECTIONS)
+def test_a_setting_that_the_paper_has_no_value_for_is_needed(section: str) -> None:
+    for own in ({}, {"after": None}):
+        content = changed(section, {"variant": "late", "rho": 0.05, **own})
+        assert fault(content) == (
+            f"params.yaml: {section}.after is missing: variant late has no default for it"
+        )
+    for after in (0, 10):
+        content = changed(section, {"variant": "late", "rho": 0.05, "after": after})
+        parse_params(content)
+    assert sam_params(variant="late", after=10).settings == {"after": 10}
 
 
 def test_the_smallest_rho_is_not_above_rho() -> None:
@@ -635,8 +655,8 @@ RECIPES = pytest.mark.parametrize("section", ["train_dense", "finetune.training"
 def test_momentum_is_sgds(section: str) -> None:
     content = changed(f"{section}.momentum", 0.9, changed(f"{section}.base_optimizer", "adamw"))
     assert fault(content) == (
-        f"params.yaml: {section}.momentum = 0.9: is SGD's, and base_optimizer is 'adamw', which "
-        "has averages of its own; allowed: 0.0"
+        f"params.yaml: {section}.momentum = 0.9: only SGD has it, and base_optimizer is "
+        "'adamw'; allowed: 0.0"
     )
     parse_params(changed(f"{section}.momentum", 0.0, content))
 
@@ -662,9 +682,8 @@ def test_a_warm_up_is_shorter_than_a_round_that_is_rewound() -> None:
     for rewind in ("dense", "initial"):
         content = changed("prune.schedule", {**ITERATIVE, "rewind": rewind})
         assert fault(changed("finetune.training.warmup_epochs", 1.0, content)) == (
-            "params.yaml: finetune.training.warmup_epochs = 1.0: every round of prune.schedule "
-            "warms up anew, and has 1 epochs; allowed: less than that, fewer rounds, or rewind: "
-            "none"
+            "params.yaml: finetune.training.warmup_epochs = 1.0: each round of prune.schedule "
+            "has 1 epochs and warms up again; allowed: less than 1, fewer rounds, or rewind: none"
         )
         parse_params(changed("finetune.training.warmup_epochs", 0.5, content))
     parse_params(
@@ -766,10 +785,10 @@ ARGUED = {
     ),
     "shortcut": (["C", 1, None, "a"], "must be one of A, B"),
     "depth": ([20, None], "resnet-20 has no such argument; allowed: width, shortcut"),
-    "num_classes": ([10], "the data set says it; remove it"),
-    "image_shape": ([[3, 32, 32]], "the data set says it; remove it"),
+    "num_classes": ([10], "is set from the data set; remove it"),
+    "image_shape": ([[3, 32, 32]], "is set from the data set; remove it"),
 }
-PLAIN = "must be a finite number, text in one line, true, false, null, or a list of these"
+PLAIN = "must be a finite number, text on one line, true, false, null, or a list of these"
 
 
 @pytest.mark.parametrize(
@@ -792,14 +811,17 @@ def test_an_argument_that_is_no_plain_value_is_named(value: Any) -> None:
 def test_a_network_without_arguments_says_so() -> None:
     message = fault(changed("model.arguments", {"width": 8}))
     assert message == (
-        "params.yaml: model.arguments.width = 8: classifier has no such argument; it has none; "
+        "params.yaml: model.arguments.width = 8: classifier has no such argument; it takes none; "
         "remove it"
     )
 
 
 def test_what_no_argument_can_be_called_is_named() -> None:
     message = fault(changed("model.arguments", {"wide st": 8}))
-    assert message == "params.yaml: model.arguments.'wide st' = 8: is no name of an argument"
+    assert message == (
+        "params.yaml: model.arguments.'wide st' = 8: its name cannot be that of an argument; use "
+        "letters, digits and _, at most 100"
+    )
 
 
 def test_arguments_are_parameters_by_their_names() -> None:
@@ -843,7 +865,7 @@ def test_arguments_of_ones_own_network_are_checked_by_its_signature(
         ("typed", {"size": 4.5}, "size = 4.5: must be a whole number"),
         ("typed", {"rates": [0.5, "1"]}, "rates = [0.5, '1']: must be a list, each a finite"),
         ("untyped", {"rates": 1}, "rates = 1: my_argued_nets:untyped has no such argument; al"),
-        ("untyped", {"shape": 1}, "shape = 1: the data set says it"),
+        ("untyped", {"shape": 1}, "shape = 1: is set from the data set"),
     ):
         message = fault(with_arguments(factory, **wrong))
         assert message.startswith(f"params.yaml: model.arguments.{says}")
@@ -1011,7 +1033,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"params\.yaml is missing\. Run from the repository"):
+    with pytest.raises(ConfigError, match=r"params\.yaml is missing\. Check the path, or run from"):
         load_params(tmp_path / "params.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_params(tmp_path)

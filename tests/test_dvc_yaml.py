@@ -1,7 +1,9 @@
 """dvc.yaml says what the stages really read; what they run stands in inputs/."""
 
 import ast
+import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
+from sparse_sam.evaluation import ARM_COLOURS, ARM_NAMES
 from sparse_sam.tracking.stages import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,3 +121,23 @@ def test_only_metrics_and_plots_stay_out_of_the_cache(stage: str) -> None:
     assert all(isinstance(name, str) for name in entry["outs"])
     kept_in_git = [name for item in shown for name in item if item[name]["cache"] is False]
     assert kept_in_git == names_of(shown)
+
+
+def test_the_page_of_plots_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = ["dvc", "plots", "show", "--out", str(tmp_path / "plots")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    page = (tmp_path / "plots" / "index.html").read_text()
+    assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", page)
+    for library in ("vega", "vega-lite", "vega-embed"):
+        assert f"<script>/* {library} " in page
+    assert page.count("vegaEmbed(") >= 10
+
+
+def test_an_arm_has_its_name_and_colour_in_plots_too() -> None:
+    template = json.loads((ROOT / ".dvc" / "plots" / "seeds.json").read_text())
+    scale = template["encoding"]["color"]["scale"]
+    colours = dict(zip(scale["domain"], scale["range"], strict=True))
+    (calculated,) = template["transform"]
+    for arm in ("dense", "sgd", "sgd_2x", "sam"):
+        assert colours[ARM_NAMES[arm]] == ARM_COLOURS[arm]
+        assert f"'{arm}.csv': '{ARM_NAMES[arm]}'" in calculated["calculate"]

@@ -58,6 +58,7 @@ def test_every_file_of_the_template_is_there_under_its_own_name(project: Path) -
     for name in (
         *("params.yaml", "dvc.yaml", "gate.yaml", "README.md", "Makefile", "requirements.txt"),
         *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots/seeds.json"),
+        ".dvc/plots/page.html",
         *(".github/workflows/ci.yml", "networks.py", "tests/test_networks.py", "constraints.txt"),
     ):
         assert name in made
@@ -138,11 +139,13 @@ def test_code_of_its_own_is_hashed_beside_the_librarys(project: Path) -> None:
 
 def test_its_ci_runs_what_the_makefile_has(project: Path) -> None:
     workflow = YAML(typ="safe", pure=True).load(project / ".github/workflows/ci.yml")
-    (job,) = workflow["jobs"].values()
-    script = "\n".join(step["run"] for step in job["steps"] if "run" in step)
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    script = "\n".join(step["run"] for step in steps if "run" in step)
+    for step in steps:  # a tag can be moved, a commit cannot
+        assert re.search(r"@[0-9a-f]{40}$", step.get("uses", "@" + "0" * 40))
     targets = set(re.findall(r"^([a-z]+):", (project / "Makefile").read_text(), re.MULTILINE))
-    asked = set(re.findall(r"make (\w+)", script))
-    assert asked == {"test", "check"}
+    asked = set(re.findall(r"make (?:--silent )?(\w+)", script))
+    assert asked == {"test", "check", "repro"}
     assert asked <= targets
 
 
@@ -164,9 +167,9 @@ def test_a_file_and_the_folder_one_is_in_are_refused(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     before = everything(tmp_path)
-    assert "is no folder" in run(tmp_path, "sparse_sam.new", "file", fails=True)
-    assert "is no folder" in run(tmp_path, "sparse_sam.new", "link", fails=True)
-    assert "the folder that you are in" in run(tmp_path / "here", "sparse_sam.new", ".", fails=True)
+    assert "is not a folder" in run(tmp_path, "sparse_sam.new", "file", fails=True)
+    assert "is not a folder" in run(tmp_path, "sparse_sam.new", "link", fails=True)
+    assert "is the current folder" in run(tmp_path / "here", "sparse_sam.new", ".", fails=True)
     assert everything(tmp_path) == before
 
 
@@ -253,7 +256,7 @@ def test_a_clone_is_named_as_a_folder_and_anything_else_is_refused(tmp_path: Pat
     assert new.requirement() == clone
     assert new.requirement(str(ROOT)) == clone
     said = run(tmp_path, "sparse_sam.new", "work", "--from", "nowhere", fails=True)
-    assert "nowhere is no clone of sparse-sam, and no URL" in said
+    assert "nowhere is neither a clone of sparse-sam nor a URL" in said
     url = "git+https://ann:Tr0ub4dor@example.org/x.git"
     said = run(tmp_path, "sparse_sam.new", "work", "--from", url, fails=True)
     assert "holds a login" in said

@@ -84,26 +84,6 @@ def test_results_of_other_parameters_are_not_those_of_the_reference() -> None:
         )
 
 
-def test_every_page_that_is_linked_exists() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]:
-        text = page.read_text(encoding="utf-8")
-        for target in [part.split(")")[0] for part in text.split("](")[1:]]:
-            if "://" not in target:
-                file, _, heading = target.partition("#")
-                linked = page.parent / file if file else page
-                assert linked.exists(), f"{page.name} links to {target}"
-                assert not heading or heading in anchors(linked), f"{page.name} links to {target}"
-
-
-def anchors(page: Path) -> set[str]:
-    """What GitHub calls the headings of a page in addresses, and what the page names itself."""
-    text = page.read_text(encoding="utf-8")
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
-    named = re.findall(r'<a id="([^"]+)">', text)
-    return {one.strip().replace(" ", "-") for one in kept} | set(named)
-
-
 def test_every_test_that_is_named_exists() -> None:
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for name in re.findall(r"tests/[\w/]+\.py", page.read_text(encoding="utf-8")):

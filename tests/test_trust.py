@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import resource
 import subprocess
 import sys
@@ -163,11 +164,11 @@ def test_a_network_of_ones_own_is_named_by_the_caller(
     path = write(tmp_path, origin)[kind]
     assert load(kind, path, model=tiny_net) == origin
     other = "mlpnet" if kind == "dense" else tiny_net.replace("with_", "without_")
-    with pytest.raises(CheckpointError, match="named by the caller") as raised:
+    with pytest.raises(CheckpointError, match=r"the caller, or model\.name") as raised:
         load(kind, path, model=other)
     assert tiny_net in str(raised.value)
     assert other in str(raised.value)
-    with pytest.raises(CheckpointError, match="A file does not choose what code runs"):
+    with pytest.raises(CheckpointError, match="A file may not choose what code runs"):
         load(kind, path)
 
 
@@ -179,7 +180,7 @@ def test_a_network_has_the_arguments_that_its_file_says(kind: str, tmp_path: Pat
     path = write(tmp_path, origin)[kind]
     assert load(kind, path) == load(kind, path, model=network) == origin
     for other in ("vgg-16-bn", Network.of("vgg-16-bn", width=3), Network.of("vit", width=2)):
-        with pytest.raises(CheckpointError, match="named by the caller") as raised:
+        with pytest.raises(CheckpointError, match=r"the caller, or model\.name") as raised:
             load(kind, path, model=other)
         assert str(network) in str(raised.value)
         assert str(other) in str(raised.value)
@@ -215,7 +216,7 @@ def test_a_file_does_not_choose_one_of_torchvisions_networks(
         path = with_origin(
             files[kind], tmp_path / "file", model="torchvision:resnet18", arguments=arguments
         )
-        with pytest.raises(CheckpointError, match="does not choose what code runs"):
+        with pytest.raises(CheckpointError, match="may not choose what code runs"):
             load(kind, path)
     assert set(sys.modules) == before
 
@@ -325,7 +326,7 @@ def test_whatever_a_sealed_header_says_it_is_loaded_or_refused(
         assert load(kind, path).model.name in NETWORKS
     except (CheckpointError, TensorFileError) as error:
         said = str(error)
-    assert not said or str(path) in said or "do not fit the model" in said
+    assert not said or str(path) in said or re.search("do not fit the (current )?model", said)
     assert set(sys.modules) == modules
     assert traces(marker) == []
 
@@ -369,7 +370,7 @@ def test_no_tensor_of_a_loaded_network_is_made_up(kind: str, tmp_path: Path) -> 
     own = {"kind": "dense network", "version": 2}
     header = {"origin": header_of(path)["header"]["origin"]}
     tensorfile.save_tensors(path, content, **own, header=header)
-    with pytest.raises(CheckpointError, match=r"lacking or unknown are 3\.num_batches_tracked"):
+    with pytest.raises(CheckpointError, match=r"only one of the two has 3\.num_batches_tracked"):
         load_dense(path)
 
 
@@ -387,10 +388,12 @@ def test_a_checkpoint_is_of_the_images_that_the_data_set_holds(
         {"mean": (0.2,)},
         {"std": (0.2,)},
     ):
-        with pytest.raises(CheckpointError, match=r"seed-4\.safetensors is of images of") as raised:
+        with pytest.raises(
+            CheckpointError, match=r"seed-4\.safetensors was trained on images of"
+        ) as raised:
             layout.load_arm("sam", 4, replace(info, **changes), "mlpnet")
         assert "Run `dvc repro finetune_sam`, or `dvc checkout`" in str(raised.value)
-    with pytest.raises(CheckpointError, match=r"named by the caller or by model\.name and mod"):
+    with pytest.raises(CheckpointError, match=r"the caller, or model\.name and mod"):
         layout.load_arm("sam", 4, info, "lenet-300-100")
 
 
@@ -482,11 +485,11 @@ def test_a_packed_tensor_is_no_larger_than_it_can_be(
     path = tmp_path / "file"
     header = {"origin": sealed["origin"]}
     tensorfile.save_tensors(path, content | huge, kind="packed network", version=2, header=header)
-    with pytest.raises(CheckpointError, match=r"it is of 1\.1e\+12 weights"):
+    with pytest.raises(CheckpointError, match=r"it has 1\.1e\+12 weights"):
         load_sparse(path)
     for shape in (torch.tensor([2**62, 2**62]), torch.tensor([-4, -40]), torch.ones(2)):
         content[f"shape/{name}"] = shape
         tensors = content | huge | {f"shape/{name}": shape}
         tensorfile.save_tensors(path, tensors, kind="packed network", version=2, header=header)
-        with pytest.raises(SparseSamError, match=r"are damaged|it is of"):
+        with pytest.raises(SparseSamError, match=r"are damaged|it has"):
             load_sparse(path)

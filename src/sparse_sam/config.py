@@ -10,13 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from sparse_sam.files import needed_by
+
+with needed_by("sparse_sam.config", "pipeline"):
+    from pydantic import Field, SerializeAsAny, model_validator
 
 from sparse_sam.data import DataParams
 from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation import EvaluateParams
 from sparse_sam.export import RegistryParams
-from sparse_sam.files import FROM_LIST, CountOrNull, Section, Seed, parse_section, read_yaml
+from sparse_sam.files import (
+    FROM_LIST,
+    CountOrNull,
+    Section,
+    Seed,
+    parse_section,
+    read_yaml,
+)
 from sparse_sam.networks import ModelParams
 from sparse_sam.pruning import Iterative, PruneParams
 from sparse_sam.training import (
@@ -52,7 +62,7 @@ class Params(Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds = {list(self.seeds)}: every seed may stand once only")
+            raise ValueError(f"seeds = {list(self.seeds)}: a seed is listed twice; list each once")
         return self
 
     @model_validator(mode="after")
@@ -68,9 +78,9 @@ class Params(Section):
     def _initialisation_is_known(self) -> Self:
         if self.model.checkpoint and self.prune.schedule.rewinds_to == "initial":
             raise ValueError(
-                f"model.checkpoint = {self.model.checkpoint!r}: its initialisation is not known, "
-                "and prune.schedule.rewind = 'initial' goes back to it; allowed: null, or another "
-                "rewind"
+                f"model.checkpoint = {self.model.checkpoint!r}: prune.schedule.rewind = "
+                "'initial' goes back to the initialisation, which is unknown for a given "
+                "network; allowed: null, or another rewind"
             )
         return self
 
@@ -78,8 +88,9 @@ class Params(Section):
     def _zeros_are_somebodys(self) -> Self:
         if self.prune.takes_zeros and not self.model.checkpoint:
             raise ValueError(
-                "prune.sparsity = None: takes the zeros of model.checkpoint as they are, and that "
-                "is null; allowed: a number, at least 0 and less than 1, or a checkpoint"
+                "prune.sparsity = None: keeps the zeros of model.checkpoint, but there is no "
+                "checkpoint; allowed: a number, at least 0 and less than 1, or set "
+                "model.checkpoint"
             )
         return self
 
@@ -90,9 +101,9 @@ class Params(Section):
             length = recipe.epochs / schedule.rounds
             if recipe.warmup_epochs >= length:
                 raise ValueError(
-                    f"finetune.training.warmup_epochs = {recipe.warmup_epochs!r}: every round of "
-                    f"prune.schedule warms up anew, and has {length:g} epochs; allowed: less than "
-                    "that, fewer rounds, or rewind: none"
+                    f"finetune.training.warmup_epochs = {recipe.warmup_epochs!r}: each round of "
+                    f"prune.schedule has {length:g} epochs and warms up again; allowed: less "
+                    f"than {length:g}, fewer rounds, or rewind: none"
                 )
         return self
 

@@ -1,8 +1,8 @@
-"""``python -m sparse_sam.new DIR``: begin a project of one's own, which uses this library.
+"""``python -m sparse_sam.new DIR``: start a project of your own that uses this library.
 
-What it is made of lies in ``template/``: parameters (the reference protocol with a network of one's
-own), the pipeline for DVC, a gate, tests, a Makefile and CI. A folder that holds anything is left
-alone, and the new one appears whole or not at all.
+Creates a project with parameters (the reference protocol, with a network of its own), the pipeline
+for DVC, a gate, tests, a Makefile and CI, from the files in ``template/``. A folder that is not
+empty is not touched, and the new one appears complete or not at all.
 """
 
 import argparse
@@ -70,18 +70,21 @@ def new_project(folder: Path, library: str) -> None:
 
 def _check_free(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise SparseSamError(f"{folder} is no folder. Nothing was written: name another.")
+        raise SparseSamError(f"{folder} is not a folder. Nothing was written. Name another folder.")
     if not folder.exists():
         return
     inside = sorted(one.name for one in folder.iterdir())
     if inside:
         more = f" and {len(inside) - 3} more" if len(inside) > 3 else ""
         raise SparseSamError(
-            f"{folder} is not empty: it holds {', '.join(inside[:3])}{more}. Nothing was written: "
-            "name a folder that is empty or not there."
+            f"{folder} is not empty: it holds {', '.join(inside[:3])}{more}. Nothing was "
+            "written. Name a folder that is empty or does not exist yet."
         )
     if folder.resolve() == Path.cwd():
-        raise SparseSamError(f"{folder} is the folder that you are in. Go to the one above it.")
+        raise SparseSamError(
+            f"{folder} is the current folder. Nothing was written. Run the command from the "
+            "folder above it."
+        )
 
 
 def _files() -> list[tuple[Path, Path]]:
@@ -111,16 +114,18 @@ def _make_repository(folder: Path) -> None:
     try:
         done = subprocess.run(command, env=outer, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SparseSamError("git is not installed, and a project needs it. Install it.") from None
+        raise SparseSamError(
+            "git is not installed, but a project needs it. Install it and run again."
+        ) from None
     if done.returncode:
-        raise SparseSamError(f"git cannot make a repository: {' '.join(done.stderr.split())}")
+        raise SparseSamError(f"git cannot create a repository: {' '.join(done.stderr.split())}")
 
 
 def requirement(named: str | None = None) -> str:
     """What pip installs the library from: a line of ``requirements.txt``.
 
     Args:
-        named: a folder, or an URL as pip knows it (``git+https://…``); None is where the library
+        named: a folder, or a URL as pip knows it (``git+https://…``); None is where the library
             that runs here came from: the clone that it lies in, or what pip was given.
 
     Raises:
@@ -129,8 +134,9 @@ def requirement(named: str | None = None) -> str:
     whole = f"{_NAME}[{_EXTRAS}]"
     if named and redacted(named) != named:
         raise SparseSamError(
-            "what the library is installed from holds a login, and would stand in a file that git "
-            "keeps; leave it out of the URL: git and pip ask ~/.netrc and credential helpers"
+            "the URL of the library holds a login, which would end up in a file that git keeps. "
+            "Remove it from the URL: git and pip read logins from ~/.netrc and credential "
+            "helpers"
         )
     if named and "://" in named:
         return f"{whole} @ {named}"
@@ -139,8 +145,9 @@ def requirement(named: str | None = None) -> str:
         return f"{whole} @ {clone.resolve().as_uri()}"
     if named:
         raise SparseSamError(
-            f"{named} is no clone of {_NAME}, and no URL: allowed are a folder with its "
-            "pyproject.toml, or what pip knows, such as git+https://example.org/sparse-sam.git"
+            f"{named} is neither a clone of {_NAME} nor a URL; allowed: a folder with its "
+            "pyproject.toml, or a URL that pip can install from, such as "
+            "git+https://example.org/sparse-sam.git"
         )
     return f"{whole}{_installed_from()}"
 
@@ -151,8 +158,8 @@ def _installed_from() -> str:
         found = distribution(_NAME)
     except PackageNotFoundError:
         raise SparseSamError(
-            f"{_NAME} was not installed by pip, so where it came from is not known; name it with "
-            "--from (or FROM=…): a folder or an URL"
+            f"{_NAME} was not installed by pip, so its source is not known; name it with --from "
+            "(or FROM=…): a folder or a URL"
         ) from None
     record: Any = json.loads(found.read_text("direct_url.json") or "{}")
     if "url" not in record:
@@ -168,13 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sparse_sam.new", description=(__doc__ or "").partition("\n\n")[2]
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="empty, or not there yet")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an empty or new folder")
     parser.add_argument(
         "--from",
         dest="source",
         metavar="SOURCE",
-        help="what the project installs the library from: a clone, or an URL as pip knows it "
-        "(git+https://…); by default where this one came from",
+        help="where the project installs the library from: a clone, or a URL for pip "
+        "(git+https://…); default: where this copy came from",
     )
     options = parser.parse_args(arguments)
     try:
@@ -188,15 +195,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {where}{error.strerror or error}. Nothing was written.\n")
         return 2
     sys.stdout.write(
-        f"{options.folder}: a new project, with a network of its own in networks.py.\n"
-        f"requirements.txt says where the library is from: {library}\n"
+        f"{options.folder}: new project, with its own network in networks.py.\n"
+        f"requirements.txt installs the library from: {library}\n"
     )
     if "file://" in library:
         sys.stdout.write(
-            "Only this computer has that folder: before others or CI set the project up, name an "
-            "URL there.\n"
+            "Only this computer has that folder: put a URL there before others, or CI, set up the "
+            "project.\n"
         )
-    sys.stdout.write(f"Go on: cd {options.folder} && make repro   (its README.md says the rest)\n")
+    sys.stdout.write(f"Next: cd {options.folder} && make repro   (see its README.md)\n")
     return 0
 
 

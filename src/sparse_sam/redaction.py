@@ -11,8 +11,11 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+from sparse_sam.terminal import Shown
 
 HIDDEN = "***"
 
@@ -71,17 +74,22 @@ def redacted_values(value: Any) -> Any:
 
 
 def guard_output() -> None:
-    """From now on this process writes nothing secret: messages, logs of libraries, tracebacks."""
+    """From now on this process writes nothing secret: messages, logs of libraries, tracebacks.
+
+    What it writes comes above the line of ``terminal``, which holds no secrets, once redacted.
+    Where a stream is closed, what is written there is gone, and ends no command.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None:  # as Python has it where the descriptor is closed
-            setattr(sys, name, _Guarded(stream))
+        if stream is None:  # as Python has it where the descriptor is closed
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end
+        setattr(sys, name, _Guarded(Shown(stream)))
 
 
 class _Guarded:
     """A stream that redacts whole lines, for a secret may come in pieces, or what is flushed."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | Shown) -> None:
         self._stream, self._held = stream, ""
 
     def write(self, text: str) -> int:

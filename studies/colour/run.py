@@ -1,9 +1,9 @@
 """Photographs in class folders: ``python -m studies.colour.run FOLDER PROJECT``.
 
-FOLDER has ``train/<class>`` and ``test/<class>``. PROJECT is begun as anybody's project is
-(``make new``), if it is not there; all six stages run in it, and its report and networks stay
-there. Beside the arms stands logistic regression on the pixels of the same images. Results go to
-``results.json``, and ``REPORT.md`` is written from them.
+FOLDER has ``train/<class>`` and ``test/<class>``. PROJECT is created as ``make new`` does, if it is
+not there. All six stages run in it, and its report and networks stay there. Logistic regression on
+the pixels of the same images is the baseline. Results go to ``results.json``; ``REPORT.md`` is
+written from them.
 """
 
 import argparse
@@ -24,10 +24,8 @@ from sparse_sam.errors import SparseSamError
 from sparse_sam.files import read_json, write_json, write_text
 from sparse_sam.new import new_project, requirement
 from sparse_sam.tracking import layout
-from studies.colour.report import page
+from studies.colour.report import HERE, REPORT, RESULTS, page
 
-HERE = Path(__file__).resolve().parent
-RESULTS, REPORT = HERE / "results.json", HERE / "REPORT.md"
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 """C of the logistic regression: the best on the validation part is tested."""
 

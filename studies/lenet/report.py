@@ -10,15 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sparse_sam.evaluation import compare_paired
+from sparse_sam.evaluation import ARM_COLOURS, compare_paired
 from sparse_sam.files import write_text
 from studies.lenet.run import results
 
 HERE = Path(__file__).parent
 REPORT, FIGURE = HERE / "REPORT.md", HERE / "errors.svg"
 TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5 (20-50-500-10)"}
-NAMES = {"sgd_2x": "SGD, 2x", "sam": "SAM"}
-COLOURS = {"sgd_2x": "#56B4E9", "sam": "#D55E00"}
+NAMES = {"sgd_2x": "SGD (2× epochs)", "sam": "SAM"}
 PUBLISHED: dict[str, dict[float, tuple[float, str]]] = {
     "lenet-300-100": {
         1: (1.64, "dense"),
@@ -35,11 +34,12 @@ PUBLISHED: dict[str, dict[float, tuple[float, str]]] = {
 }
 MISSED = {
     "lenet-5": (
-        "What was tried for 280×: two weight decays, two ρ, and a learning rate of 0.1, with which it "
-        "diverges before it is pruned far. What limits it is time: fifteen epochs with SAM, thirty with "
-        "SGD, of which half are left when the last weights have gone, and training and validation "
-        "error are still near each other then. More epochs help LeNet-300-100 at 100×. Not tried: "
-        "those, distillation from the dense network, another criterion or schedule."
+        "For 280×, two weight decays, two ρ and a learning rate of 0.1 were tried; with the last, "
+        "training diverges before much is pruned. Time is the limit. SAM trains for fifteen epochs and "
+        "SGD for thirty, of which half are left when the last weights are pruned; training and "
+        "validation error are still close then. More epochs help LeNet-300-100 at 100×. "
+        "They were not tried here, nor were distillation from the dense network or another criterion "
+        "or schedule."
     )
 }
 """What the results fall short of, and why."""
@@ -75,13 +75,13 @@ def _lines(studies: Sequence[Study]) -> Iterator[str]:
     yield "# Error against compression: the LeNets on MNIST"
     yield ""
     yield (
-        "Pruned gradually by global magnitude while they are finetuned (docs/pruning.md), with SGD for "
-        "twice the epochs and with SAM, which is the same number of gradient evaluations. Each arm's "
-        "learning rate, weight decay, random shifts and ρ were chosen on 5,000 training images held "
-        "out, with a seed that is not reported; then the networks were trained on all 60,000 and tested "
-        "once, after the last epoch. The dense networks see images shifted by up to a pixel too. "
-        "Compression counts weights kept, biases apart. Written by "
-        "`python -m studies.lenet.report` from `results/`."
+        "The networks are pruned gradually by global magnitude while they are finetuned "
+        "(docs/pruning.md), with SAM, or with SGD for twice the epochs, which takes as many gradient "
+        "evaluations. Each arm's learning rate, weight decay, random shifts and ρ were chosen on 5,000 "
+        "held-out training images, with a seed that is not reported. The networks were then trained on "
+        "all 60,000 images and tested once, after the last epoch. The dense networks also see images "
+        "shifted by up to a pixel. Compression counts the weights kept, without biases. "
+        "`python -m studies.lenet.report` writes this page from `results/`."
     )
     yield ""
     yield "![Test error against compression, every seed a dot](errors.svg)"
@@ -94,9 +94,9 @@ def _network(study: Study) -> Iterator[str]:
     yield ""
     yield f"## {TITLES[study['network']]}"
     yield ""
-    yield "Test error in %: mean over seeds, and every seed."
+    yield "Test error in %: the mean over seeds, then each seed."
     yield ""
-    yield "| × | published | SGD, 2x | SAM | SAM − SGD, 95 % interval |"
+    yield "| × | published | SGD (2× epochs) | SAM | SAM − SGD, 95 % interval |"
     yield "|---|---|---|---|---|"
     known, source = published[1]
     dense = dense_errors(study)
@@ -113,8 +113,8 @@ def _network(study: Study) -> Iterator[str]:
     yield ""
     yield from _against_published(study)
     yield (
-        f"What was tried for each arm, with the error on held-out images at "
-        f"{study['choosing_compression']:g}×; the best of each arm was taken:"
+        f"These settings were tried for each arm, with their error on held-out images at "
+        f"{study['choosing_compression']:g}×. The best of each arm (bold) was used:"
     )
     yield ""
     yield "| arm | lr | weight decay | shift, pixels | ρ | validation error % |"
@@ -146,7 +146,7 @@ def _against_published(study: Study) -> Iterator[str]:
             for word, which in (("below", below), ("not below", above))
             if which
         ]
-        yield f"{name} is {', and '.join(said)} (the published networks saw no shifted images)."
+        yield f"{name} is {', and '.join(said)}. The published networks saw no shifted images."
         yield ""
     if study["network"] in MISSED:
         yield MISSED[study["network"]]
@@ -159,7 +159,7 @@ def _cell(values: NDArray[np.float64]) -> str:
 
 def draw(studies: Sequence[Study]) -> None:
     """Test error against compression, every seed a dot, and what was published."""
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "lenet", "font.size": 10}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "lenet", "font.size": 10.5}
     with mpl.rc_context(style):
         figure = Figure(figsize=(4.8 * len(studies), 3.6), layout="constrained")
         for axes, study in zip(
@@ -169,9 +169,9 @@ def draw(studies: Sequence[Study]) -> None:
             for arm, shift in zip(NAMES, (0.97, 1.03), strict=True):
                 each = [errors(study, arm, one) for one in places]
                 x = np.array(places) * shift
-                axes.plot(x, [one.mean() for one in each], color=COLOURS[arm], label=NAMES[arm])
+                axes.plot(x, [one.mean() for one in each], color=ARM_COLOURS[arm], label=NAMES[arm])
                 for at, values in zip(x, each, strict=True):
-                    axes.plot([at] * len(values), values, "o", color=COLOURS[arm], ms=4)
+                    axes.plot([at] * len(values), values, "o", color=ARM_COLOURS[arm], ms=4)
             known = {at: error for at, (error, _) in PUBLISHED[study["network"]].items() if at > 1}
             axes.plot(list(known), list(known.values()), "kx", label="published")
             axes.axhline(
@@ -182,11 +182,11 @@ def draw(studies: Sequence[Study]) -> None:
             axes.minorticks_off()
             axes.set_xlabel("compression: weights / weights kept")
             axes.set_ylabel("test error, %")
-            axes.set_title(TITLES[study["network"]], fontsize=10)
+            axes.set_title(TITLES[study["network"]], fontsize=10.5)
             axes.grid(axis="y", color="#dddddd")
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=9.2)
         figure.savefig(FIGURE, metadata={"Date": None})
 
 

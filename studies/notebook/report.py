@@ -52,14 +52,15 @@ def report(studies: Sequence[Study]) -> str:
 
 def _lines(studies: Sequence[Study]) -> Iterator[str]:
     claim = 100 * (NOTEBOOK["sam"] - NOTEBOOK["sgd"])
-    yield "# The notebook, faults and all"
+    yield "# A published notebook's faults, one at a time"
     yield ""
     yield (
-        f"A published notebook finetunes a network pruned to 50 % with SGD and with SAM, and reports "
-        f"+{claim:.1f} points for SAM. Its four faults are run here one at a time and together, beside "
-        "the corrected protocol: one dense network a seed, and the same batches for every variant. "
-        "The faults are in `faults.py`; the library refuses the first one, and makes the others only "
-        "on request. Written by `python -m studies.notebook.report` from `results/`."
+        f"A published notebook prunes a network to 50 %, finetunes it with SGD and with SAM, and "
+        f"reports +{claim:.1f} points for SAM. This study runs its faults one at a time and together, "
+        "beside the corrected protocol. Every seed has one dense network, and every variant sees the "
+        "same batches. `faults.py` holds the faults; the library itself refuses the first one, and "
+        "commits the others only on request. `python -m studies.notebook.report` writes this page "
+        "from `results/`."
     )
     for study in studies:
         yield ""
@@ -72,24 +73,25 @@ def _lines(studies: Sequence[Study]) -> Iterator[str]:
     yield "## What each fault does"
     yield ""
     yield (
-        "- **Stale optimizer**: no weight of the SGD arm moves (checked bit for bit). What does move "
-        "are BatchNorm's running statistics, and validation stands still after the first epoch, as "
-        "the notebook's does at 0.930. SAM is then compared with a network that was never finetuned, and "
-        "gets for its gain all that finetuning recovers."
+        "- **Stale optimizer**: no weight of the SGD arm moves (checked bit for bit). Only BatchNorm's "
+        "running statistics do, and validation accuracy stands still after the first epoch, as the "
+        "notebook's does at 0.930. SAM is then compared with a network that was never finetuned, so "
+        "everything that finetuning recovers counts as SAM's gain."
     )
     yield (
-        "- **No mask**: the finetuned networks are dense. That lifts both arms alike, most where much "
-        "was pruned, and the accuracy of a sparse network is claimed for one that is not sparse."
+        "- **No mask**: the finetuned networks are dense. That raises both arms alike, most at high "
+        "sparsity, and the accuracy reported for a sparse network is that of a dense one."
     )
     yield (
-        "- **BatchNorm pruned**: half of the channels are silenced. That alone changes the "
-        "comparison little, for fresh SGD recovers from it as SAM does. But it makes the one-shot drop "
-        "larger, which is what a stale optimizer hands to SAM: together they make the notebook's number."
+        "- **BatchNorm pruned**: half of the channels are silenced. Alone, this hardly changes the "
+        "comparison, because SGD with a fresh optimizer recovers from it as SAM does. But it deepens "
+        "the one-shot drop, which a stale optimizer credits to SAM. Together, the two make the "
+        "notebook's number."
     )
     yield (
-        "- **One seed, unequal cost**: the seeds' own differences in the tables scatter around 0 by "
-        "more than the mean difference, and at equal compute (SGD for twice the epochs) the mean is lower "
-        "still."
+        "- **One seed, unequal cost**: in the tables, the differences of single seeds scatter around 0 "
+        "by more than the mean difference. At equal compute (SGD for twice the epochs) the mean is "
+        "lower still."
     )
 
 
@@ -98,9 +100,9 @@ def _conclusion(study: Study) -> str:
     right, wrong = gains(study, low, "corrected").mean(), gains(study, low, "all together").mean()
     cured = gains(study, low, "all but stale optimizer").mean()
     return (
-        f"With all faults SAM − SGD is {wrong:+.2f} points at {low:.0%} sparsity; without the stale "
-        f"optimizer, all others left in, it is {cured:+.2f}; with none of them {right:+.2f}, and "
-        f"{gains(study, low, 'corrected', 'sgd_2x').mean():+.2f} at equal compute."
+        f"At {low:.0%} sparsity, SAM − SGD is {wrong:+.2f} points with all faults, {cured:+.2f} "
+        f"without the stale optimizer but with all others, and {right:+.2f} without any fault; at "
+        f"equal compute it is then {gains(study, low, 'corrected', 'sgd_2x').mean():+.2f}."
     )
 
 
@@ -111,22 +113,22 @@ def _sparsities(study: Study) -> list[float]:
 def _dataset(study: Study) -> Iterator[str]:
     yield ""
     yield f"## {TITLES[study['dataset']]}"
-    images = ", ".join(f"{count:,} for {part}" for part, count in study["images"].items())
+    images = ", ".join(f"{count:,} {part}" for part, count in study["images"].items())
     yield ""
-    yield f"{images}; seeds {', '.join(map(str, study['seeds']))}. Means over seeds, test accuracy in %."
+    yield f"Images: {images}. Seeds: {', '.join(map(str, study['seeds']))}. The tables show test accuracy in %, as means over seeds."
     for sparsity in _sparsities(study):
         yield ""
         yield f"### {sparsity:.0%} sparsity"
         yield ""
         yield (
-            "| variant | dense | pruned | SGD | SGD, 2x | SAM | SAM − SGD | by seed | "
-            "SAM − SGD, 2x | sparsity after SAM | SGD's weights moved |"
+            "| variant | dense | pruned | SGD | SGD (2× epochs) | SAM | SAM − SGD | by seed | "
+            "SAM − SGD (2× epochs) | sparsity after SAM | SGD's weights moved |"
         )
         yield "|---|---|---|---|---|---|---|---|---|---|---|"
         for variant in VARIANTS:
             yield _row(study, sparsity, variant)
         yield ""
-        yield "| fault | alone adds to SAM − SGD | taking it away from all removes |"
+        yield "| fault | added alone, it changes SAM − SGD by | removed from all, it lowers SAM − SGD by |"
         yield "|---|---|---|"
         right = gains(study, sparsity, "corrected").mean()
         wrong = gains(study, sparsity, "all together").mean()
@@ -167,7 +169,7 @@ def draw(studies: Sequence[Study]) -> None:
             axes.axvline(0, color="black", lw=0.8)
             claim = 100 * (NOTEBOOK["sam"] - NOTEBOOK["sgd"])
             axes.axvline(claim, color="#999999", ls="--", lw=1)
-            axes.text(claim + 0.1, 2.5, "the notebook", va="center", fontsize=8, color="#555555")
+            axes.text(claim + 0.1, 2.5, "the notebook", va="center", fontsize=9, color="#555555")
             for place, variant in enumerate(VARIANTS):
                 each = gains(study, low, variant)
                 axes.plot(each, [place] * len(each), "o", color="#0072B2", ms=4, alpha=0.7)

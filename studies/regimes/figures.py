@@ -9,20 +9,21 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from sparse_sam.evaluation import compare_paired, summarize
-from studies.regimes.study import NAMES, TITLES, Study, by_rho
+from studies.regimes.study import NAMES, TITLES, Study, by_rho, compare, shown
 
 COLOURS = {
     "sgd": "#0072B2",
-    "sgd_2x": "#56B4E9",
+    "sgd_2x": "#009E73",
     "sam": "#D55E00",
-    "asam": "#E69F00",
+    "asam": "#767676",
     "momentum": "#CC79A7",
 }
 MARKERS = {"sgd": "o", "sgd_2x": "^", "sam": "D", "asam": "s", "momentum": "v"}
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "regimes",
     "font.size": 9,
@@ -34,14 +35,64 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid.axis": "y",
 }
-_LINEAR_TO = 0.5
-"""Differences of so many points are drawn to scale, larger ones on a logarithmic one."""
+_EQUAL_COMPUTE = {
+    "SAM − SGD at equal compute": "SAM − SGD (twice the epochs)",
+    "ASAM − SGD at equal compute": "ASAM − SGD (twice the epochs)",
+    "momentum SAM − SGD at equal epochs and compute": "momentum SAM − SGD (as many epochs)",
+}
+_FULL_COLOUR = 1.0
+"""From so many points on a cell has its full colour; its number says how many they are."""
+MUTED = 0.3
+"""The colour of what is not shown: as strong, it would be read as a finding."""
+
+
+def heat_map(studies: Sequence[Study]) -> str:
+    """Every difference at equal compute, sparsity by dense training; what is shown is framed."""
+    compared = compare(studies)
+    sparsities = studies[0].sparsities
+    rows = [(study, dense) for study, dense in _columns(studies)]
+    with mpl.rc_context(STYLE | {"font.size": 11, "axes.titlesize": 11}):
+        figure = Figure(figsize=(9.4, 6.6), layout="constrained")
+        text = io.StringIO()
+        grid = figure.subplots(len(_EQUAL_COMPUTE), 1, sharex=True)
+        for axes, (what, title) in zip(grid, _EQUAL_COMPUTE.items(), strict=True):
+            found = [
+                [compared[study.network, dense, sparsity, what] for sparsity in sparsities]
+                for study, dense in rows
+            ]
+            points = 100 * np.array([[one["mean"] for one in row] for row in found])
+            claims = np.array([[shown(one) != 0 for one in row] for row in found])
+            scale: Any = {"cmap": "RdBu", "vmin": -_FULL_COLOUR, "vmax": _FULL_COLOUR}
+            axes.imshow(points, alpha=np.where(claims, 1.0, MUTED), aspect="auto", **scale)
+            for (row, column), value in np.ndenumerate(points):
+                is_shown = claims[row, column]
+                axes.text(
+                    column,
+                    row,
+                    f"{value:+z.2f}".replace("-", "−"),
+                    ha="center",
+                    va="center",
+                    weight="bold" if is_shown else "normal",
+                    color="#ffffff" if is_shown and abs(value) > 0.5 * _FULL_COLOUR else "#111111",
+                )
+                if is_shown:
+                    place = (column - 0.47, row - 0.44)
+                    axes.add_patch(Rectangle(place, 0.94, 0.88, fill=False, ec="#111111", lw=1.8))
+            names = [f"{study.network},\ntrained with {dense.upper()}" for study, dense in rows]
+            axes.set_yticks(range(len(rows)), names, fontsize=9)
+            axes.grid(visible=False)
+            axes.set_title(f"{title}, points of test accuracy", loc="left", weight="bold")
+        grid[-1].set_xticks(range(len(sparsities)), [f"{100 * one:g} %" for one in sparsities])
+        framed = "red: SGD better, blue: SAM better; framed, in full colour: shown after correction"
+        grid[-1].set_xlabel(f"sparsity ({framed})")
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
 
 
 def accuracy(studies: Sequence[Study]) -> str:
     """Test accuracy against sparsity by arm: mean and 95 % interval."""
-    with _figure(2, 2 * len(studies)) as (figure, drawn):
-        panels = np.array(figure.subplots(1, 2 * len(studies), squeeze=False))[0]
+    with _figure(len(studies)) as (figure, drawn):
+        panels = figure.subplots(len(studies), 2, squeeze=False).ravel()
         for axes, (study, dense) in zip(panels, _columns(studies), strict=True):
             for offset, arm in enumerate(NAMES):
                 values = [
@@ -57,20 +108,21 @@ def accuracy(studies: Sequence[Study]) -> str:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
             _sparsities(axes, study, dense)
-        panels[0].set_ylabel("test accuracy, % (logit scale)")
-        panels[-1].legend(frameon=False)
+        for axes in panels[::2]:
+            axes.set_ylabel("test accuracy, % (logit scale)")
+        panels[0].legend(frameon=False, loc="lower left")
     return drawn()
 
 
 def differences(studies: Sequence[Study]) -> str:
-    """SAM's kinds less SGD against sparsity: at equal epochs above, at equal compute below."""
+    """SAM's kinds minus SGD, against sparsity: at equal epochs above, at equal compute below."""
     rows = {
         "equal epochs": [("sam", "sgd"), ("asam", "sgd"), ("momentum", "sgd")],
         "equal compute": [("sam", "sgd_2x"), ("asam", "sgd_2x"), ("momentum", "sgd")],
     }
-    with _figure(4, 2 * len(studies)) as (figure, drawn):
-        grid = figure.subplots(2, 2 * len(studies), squeeze=False, sharey=True)
-        for panels, (equal, pairs) in zip(grid, rows.items(), strict=True):
+    with _figure(2 * len(studies)) as (figure, drawn):
+        grid = figure.subplots(2 * len(studies), 2, squeeze=False, sharey=True)
+        for panels, (equal, pairs) in zip(grid.reshape(2, -1), rows.items(), strict=True):
             for axes, (study, dense) in zip(panels, _columns(studies), strict=True):
                 for offset, pair in enumerate(pairs):
                     compared = []
@@ -83,22 +135,18 @@ def differences(studies: Sequence[Study]) -> str:
                         compared.append(compare_paired(first, second, margin))
                     _intervals(axes, pair[0], offset + 1, compared, 100)
                 axes.axhline(0, color="k", lw=0.8)
-                axes.set_yscale("symlog", linthresh=_LINEAR_TO, linscale=2)
-                ticks = [-5, -2, -1, -0.5, -0.25, 0, 0.25, 0.5, 1]
-                axes.yaxis.set_major_locator(FixedLocator(ticks))
-                axes.yaxis.set_minor_locator(NullLocator())
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda points, _: f"{points:g}"))
                 _sparsities(axes, study, dense)
-            panels[0].set_ylabel(f"accuracy less SGD's, points\n{equal}")
+            for axes in panels[::2]:
+                axes.set_ylabel(f"accuracy minus SGD's,\npoints, {equal}")
         grid[0][0].legend(frameon=False, loc="lower left")
     return drawn()
 
 
 def rho(studies: Sequence[Study]) -> str:
-    """Validation accuracy against ρ less SGD's, a line a sparsity, dense trainings averaged."""
+    """Validation accuracy minus SGD's against ρ, a line a sparsity, dense trainings averaged."""
     arms = ("sam", "asam", "momentum")
     colours = mpl.colormaps["viridis"]
-    with _figure(2 * len(studies), len(arms)) as (figure, drawn):
+    with _figure(len(studies)) as (figure, drawn):
         grid = figure.subplots(len(studies), len(arms), squeeze=False)
         for panels, study in zip(grid, studies, strict=True):
             for axes, arm in zip(panels, arms, strict=True):
@@ -118,15 +166,15 @@ def rho(studies: Sequence[Study]) -> str:
                 axes.xaxis.set_minor_locator(NullLocator())
                 axes.set_xlabel("ρ")
                 axes.set_title(f"{study.network}: {NAMES[arm]}")
-            panels[0].set_ylabel("validation accuracy less SGD's, points")
-        grid[0][-1].legend(frameon=False, title="sparsity", fontsize=7, ncols=2)
+            panels[0].set_ylabel("validation accuracy\nminus SGD's, points")
+        grid[0][-1].legend(frameon=False, title="sparsity", ncols=2)
     return drawn()
 
 
 def flatness(studies: Sequence[Study]) -> str:
     """Test accuracy against sharpness, a dot a network, at the four highest sparsities."""
-    with _figure(2 * len(studies), 4) as (figure, drawn):
-        grid = figure.subplots(len(studies), 4, squeeze=False)
+    with _figure(2 * len(studies)) as (figure, drawn):
+        grid = figure.subplots(2 * len(studies), 2, squeeze=False).reshape(len(studies), 4)
         for panels, study in zip(grid, studies, strict=True):
             for axes, sparsity in zip(panels, sorted(study.sparsities)[-4:], strict=False):
                 for arm in NAMES:
@@ -139,12 +187,14 @@ def flatness(studies: Sequence[Study]) -> str:
                     axes.plot(x, 100 * y, MARKERS[arm], color=COLOURS[arm], ms=3, label=NAMES[arm])
                 axes.set_xlabel("sharpness, nats")
                 axes.set_title(f"{study.network}, sparsity {sparsity:g}")
-            panels[0].set_ylabel("test accuracy, %")
-        grid[0][0].legend(frameon=False, fontsize=7)
+            for axes in panels[::2]:
+                axes.set_ylabel("test accuracy, %")
+        grid[0][0].legend(frameon=False)
     return drawn()
 
 
 FIGURES: dict[str, Callable[[Sequence[Study]], str]] = {
+    "heat_map.svg": heat_map,
     "accuracy.svg": accuracy,
     "differences.svg": differences,
     "rho.svg": rho,
@@ -179,10 +229,13 @@ def _sparsities(axes: Axes, study: Study, dense: str) -> None:
 
 
 @contextmanager
-def _figure(rows: int, columns: int) -> Iterator[tuple[Figure, Callable[[], str]]]:
-    """A figure of panels, and what gives it as text once it is drawn."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.1 * columns, 1.8 * rows), layout="constrained")
+def _figure(rows: int) -> Iterator[tuple[Figure, Callable[[], str]]]:
+    """A figure of panels, and what gives it as text once it is drawn.
+
+    As wide as the heat map: wider ones are shrunk on a page, and their words cannot be read.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.3, 3.1 * rows), layout="constrained")
         text = io.StringIO()
         yield figure, text.getvalue
         figure.savefig(text, format="svg", metadata={"Date": None})

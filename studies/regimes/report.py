@@ -51,16 +51,18 @@ def _lines(studies: Sequence[Study]) -> Iterator[str]:
     yield (
         f"Dense networks are trained for {sweep.base['train_dense']['epochs']} epochs with SGD or "
         "SAM, pruned once by magnitude within each layer, and finetuned for "
-        f"{training['epochs']} epochs, all with momentum {training['momentum']} and a cosine "
-        "schedule. SAM and ASAM take two gradients a step: at equal compute they stand against SGD "
-        "with twice the epochs. Momentum SAM takes one. Every arm's lr and ρ were chosen for every "
-        f"sparsity and dense training on validation images, with seed "
-        f"{', '.join(map(str, sweep.seeds.choosing))}; the chosen one was tested once, after its "
-        f"last epoch, with the {len(sweep.seeds.reporting)} seeds that are reported. Differences "
-        f"are paired by seed. All {len(compared)} comparisons of this page are corrected together "
-        "(Holm, paired t-tests); **bold** is what is then shown at 0.05. Written by "
-        "`python -m studies.regimes.report` from `results/`; `make study-regimes` does it all."
+        f"{training['epochs']} epochs, always with momentum {training['momentum']} and a cosine "
+        "schedule. SAM and ASAM take two gradients a step, so at equal compute they are compared with "
+        "SGD for twice the epochs. Momentum SAM takes one. For every sparsity and dense training, each "
+        "arm's lr and ρ were chosen on validation images, with seed "
+        f"{', '.join(map(str, sweep.seeds.choosing))}. The chosen settings were then tested once, after "
+        f"the last epoch, with the {len(sweep.seeds.reporting)} reported seeds. Differences are paired "
+        f"by seed. All {len(compared)} comparisons on this page are corrected together (Holm, paired "
+        "t-tests); those shown at 0.05 after that are **bold**. `python -m studies.regimes.report` "
+        "writes this page from `results/`; `make study-regimes` runs everything."
     )
+    yield ""
+    yield "![Differences at equal compute, by sparsity and dense training](heat_map.svg)"
     yield ""
     yield "![Test accuracy against sparsity, by arm](accuracy.svg)"
     yield ""
@@ -80,12 +82,10 @@ def _answer(compared: Mapping[Place, Mapping[str, Any]]) -> Iterator[str]:
     losses = sum(shown(one) < 0 for one in equal.values())
     regimes = len({place[:3] for place in equal})
     networks = len({place[0] for place in equal})
-    found = f"a gain in {len(paying)} and a loss in {losses}" if paying else f"a loss in {losses}, "
-    found += "" if paying else "and a gain in none"
     yield (
-        f"**At equal compute, of {len(equal)} comparisons in {regimes} regimes (network, dense "
-        f"training, sparsity; {networks} network{'s' if networks > 1 else ''}), {found} "
-        "is shown.**"
+        f"**At equal compute, SAM or a variant shows a gain in {len(paying) or 'none'} and a loss in "
+        f"{losses or 'none'} of {len(equal)} comparisons, in {regimes} regimes (network, dense training, "
+        f"sparsity) of {networks} network{'s' if networks > 1 else ''}.**"
     )
     for (network, dense, sparsity, what), one in paying.items():
         yield (
@@ -106,13 +106,13 @@ def _said(compared: Mapping[Place, Mapping[str, Any]], what: str) -> str:
         if where:
             sizes = [100 * abs(compared[place]["mean"]) for place in where]
             size = f"{min(sizes):.2f} to {max(sizes):.2f}" if len(sizes) > 1 else f"{sizes[0]:.2f}"
-            parts.append(f"{word} is shown in {len(where)} ({size} points: {_listed(where)})")
+            parts.append(f"{word} in {len(where)} ({size} points: {_listed(where)})")
     rest = [one for one in own if shown(one) == 0]
     if rest:
         none = sum(one["equivalence"]["p_value"] < ALPHA for one in rest)
         parts.append(
-            f"no difference is shown in {len(rest)}, and one larger than {100 * margin:g} points "
-            f"is excluded in {none} of them"
+            f"no difference shown in {len(rest)}, of which {none} exclude one larger than "
+            f"{100 * margin:g} points"
         )
     return "; ".join(parts) + "."
 
@@ -135,7 +135,7 @@ def _network(study: Study, compared: Mapping[Place, Mapping[str, Any]]) -> Itera
     yield ""
     yield f"## {TITLES[study.network]}"
     yield ""
-    yield "Test accuracy in %: mean over seeds ± half of its 95 % interval."
+    yield "Test accuracy in %: mean over seeds ± half the width of its 95 % interval."
     yield ""
     yield "| dense training | sparsity | pruned | " + " | ".join(NAMES.values()) + " |"
     yield "|---" * (3 + len(NAMES)) + "|"
@@ -147,7 +147,7 @@ def _network(study: Study, compared: Mapping[Place, Mapping[str, Any]]) -> Itera
             ]
             yield f"| {dense.upper()} | {sparsity:g} | {pruned:.2f} | {' | '.join(cells)} |"
     yield ""
-    yield "Differences in points, with their 95 % intervals."
+    yield "Differences in points, with 95 % intervals:"
     yield ""
     heads = [what.replace(" at equal ", ", equal ") for what in COMPARED.values()]
     yield "| dense training | sparsity | " + " | ".join(heads) + " |"
@@ -168,8 +168,10 @@ def _dense_training(
     yield "## SAM before pruning"
     yield ""
     yield (
-        f"In points, {OF_DENSE}: {_said(compared, OF_DENSE)} Dense training with SAM takes twice "
-        "the compute, which is not made equal here."
+        "Does a dense network prune better if SAM trained it? This compares dense training with SAM "
+        "and with SGD; both networks are finetuned with SGD. SAM − SGD: "
+        f"{_said(compared, OF_DENSE)} Dense training with SAM takes twice the compute, and nothing "
+        "here makes up for that."
     )
     yield ""
     yield "| network | sparsity | before finetuning | after |"
@@ -190,8 +192,8 @@ def _rho(studies: Sequence[Study]) -> Iterator[str]:
     yield "## How much ρ matters"
     yield ""
     yield (
-        "On validation, with the seed that chooses: the best learning rate at each ρ, less the best "
-        "of SGD. One seed's validation images are few: see the scale."
+        "The figure shows validation accuracy with the seed that chooses: at each ρ, the best learning "
+        "rate, minus SGD's best. One seed has few validation images, so mind the scale."
     )
     yield ""
     yield "![Validation accuracy against ρ, by variant and sparsity](rho.svg)"
@@ -217,15 +219,15 @@ def _flatness(studies: Sequence[Study]) -> Iterator[str]:
     flat = studies[0].sweep.flatness
     assert flat is not None  # noqa: S101 - the study declares it
     yield (
-        f"Sharpness is the loss's rise after one ascent step of length ρ = {flat.rho} on "
-        f"{flat.images} training images. Within a regime, over arms and seeds: Spearman's rank "
-        "correlation of sharpness with test accuracy, and where SAM's networks are flatter than "
-        "SGD's on average."
+        f"Sharpness is how much the loss rises after one ascent step of length ρ = {flat.rho} on "
+        f"{flat.images} training images. The table gives Spearman's rank correlation of sharpness "
+        "with test accuracy, within each regime over arms and seeds, and counts the regimes in which "
+        "SAM's networks are flatter than SGD's on average."
     )
     yield ""
     yield "![Sharpness against test accuracy](flatness.svg)"
     yield ""
-    yield "| network | correlation: median [smallest, largest] | SAM flatter than SGD | than SGD, 2x |"
+    yield "| network | correlation: median [smallest, largest] | SAM flatter than SGD | than SGD (2× epochs) |"
     yield "|---|---|---|---|"
     for study in studies:
         found, flatter = [], {"sgd": 0, "sgd_2x": 0}
@@ -257,32 +259,32 @@ def _limits(studies: Sequence[Study]) -> Iterator[str]:
         (float(row[RHO]), _largest(study, row["arm"], RHO)) for study, row in chosen if row[RHO]
     ]
     yield ""
-    yield "## What was cut, and what limits this"
+    yield "## Limits"
     yield ""
     yield (
-        "- To fit two cores: one seed chooses, from two learning rates and three ρ; ten epochs of "
-        "dense training and two of finetuning. Scope, criterion and schedule are fixed."
+        "- The study was cut to fit two cores: one seed chooses, from two learning rates and three ρ; "
+        "dense training has ten epochs and finetuning two. Scope, criterion and schedule are fixed."
     )
     for what, pairs in (("lr", rates), ("ρ", rhos)):
         edge = sum(one == largest for one, largest in pairs)
         yield (
-            f"- The chosen {what} is the largest that was tried in {edge} of {len(pairs)} choices; "
-            "larger ones were not tried."
+            f"- In {edge} of {len(pairs)} choices, the chosen {what} is the largest one tried. A "
+            "larger one might have been better."
         )
     yield (
-        "- With two epochs the sparsest networks are far from trained: there, equal compute asks "
-        "what twice the steps are worth, and it says little about longer finetuning."
+        "- After two epochs, the sparsest networks are far from converged. At equal compute, they "
+        "show what twice the steps are worth, and little about longer finetuning."
     )
     yield (
-        "- Every layer is pruned alike, the last too: of LeNet-300-100's 1,000 weights into ten classes "
-        "20 are left at 0.98 and 10 at 0.99, so a seed's mask decides how many classes can be told "
-        "at all, in every arm alike. Hence the wide intervals there of what is not paired."
+        "- Every layer is pruned to the same sparsity, the last one too. Of LeNet-300-100's 1,000 "
+        "weights into ten classes, 20 are left at 0.98 and 10 at 0.99, so a seed's mask decides how "
+        "many classes every arm can tell apart at all. Unpaired intervals are wide there."
     )
     yield (
-        f"- {seeds} seeds vary initialisation and batch order, not the data: intervals speak of "
-        "these images. What is shown rests on the t-test's assumptions: with so few seeds the exact "
-        f"sign-flip test cannot go below p = {smallest_permutation_p(seeds):.2g}, which no "
-        "correction for so many comparisons lets pass."
+        f"- {seeds} seeds vary initialisation and batch order, not the data: the intervals hold for "
+        "these images. The findings rest on the t-test's assumptions: with so few seeds, the exact "
+        f"sign-flip test cannot go below p = {smallest_permutation_p(seeds):.2g}, too large for any "
+        "correction over so many comparisons."
     )
 
 
@@ -293,11 +295,11 @@ def _largest(study: Study, arm: str, column: str) -> float:
 
 def _again(studies: Sequence[Study]) -> Iterator[str]:
     yield ""
-    yield "## One cell again"
+    yield "## Reproduce one cell"
     yield ""
     yield (
-        "Drawn at random from the reported cells of each network; the command computes it alone, "
-        "from its data on, and prints these digits on a processor of the same kind:"
+        "For each network, one reported cell was drawn at random. The command computes that cell "
+        "alone, starting from its data, and prints these digits on a processor of the same kind:"
     )
     yield ""
     for study in studies:

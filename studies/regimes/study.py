@@ -16,7 +16,7 @@ from sparse_sam.sweep import Sweep, load_sweep
 HERE = Path(__file__).parent
 NAMES = {
     "sgd": "SGD",
-    "sgd_2x": "SGD, 2x",
+    "sgd_2x": "SGD (2× epochs)",
     "sam": "SAM",
     "asam": "ASAM",
     "momentum": "momentum SAM",

@@ -79,7 +79,7 @@ def test_another_archive_than_the_authors_is_refused(
     with pytest.raises(DataError, match="wrong checksum"):
         cifar.CIFAR_10(params)
     assert not (tmp_path / "cache" / "cifar10" / layout.archive).exists()
-    with pytest.raises(DataError, match="its records are not of 3073 bytes"):
+    with pytest.raises(DataError, match="does not consist of records of 3073 bytes"):
         replace(layout, md5=archive(path, layout, 10, cut=5)).read(params)
 
 

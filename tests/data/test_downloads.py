@@ -25,7 +25,10 @@ from sparse_sam.files.atomic import file_hash
 
 # Seconds that a user waits for a server are too long for a test.
 fetch = partial(downloads.fetch, timeout=0.2, pause=0.01)
-CURE = "Set data.mirror to a URL or folder that holds it, or use source idx or mnist-sample."
+CURE = (
+    "Set data.mirror to a URL or folder that has the file, or set data.source to idx or "
+    "mnist-sample."
+)
 
 
 class Server(ThreadingHTTPServer):
@@ -205,7 +208,7 @@ FAULTS = [
     pytest.param("500", "HTTP 500 Internal Server Error (3 tries)", 3, id="500"),
     pytest.param("429", "HTTP 429 Too Many Requests (3 tries)", 3, id="429"),
     pytest.param("wrong", "wrong checksum: MD5 ", 1, id="wrong checksum"),
-    pytest.param("cut", "the connection was cut after ", 3, id="cut"),
+    pytest.param("cut", "the connection was lost after ", 3, id="cut"),
     pytest.param("cut_chunks", "IncompleteRead(", 3, id="cut within a chunk"),
     pytest.param("stall", "timed out (3 tries)", 3, id="stalled"),
     pytest.param("silent", "timed out (3 tries)", 3, id="silent"),
@@ -244,7 +247,7 @@ def test_when_every_mirror_fails_the_error_says_how_each_did(
     assert fault in lines[0]
     assert lines[1].startswith(f"  {refused}: ")
     assert lines[1].endswith("Connection refused (3 tries)")
-    assert lines[2:] == ["  s3://bucket: s3:// cannot be read; use http, https, file or a folder"]
+    assert lines[2:] == ["  s3://bucket: s3:// is not supported; use http, https, file or a folder"]
     assert last == CURE
     assert not list(tmp_path.iterdir())
 
@@ -266,7 +269,7 @@ def test_wrong_checksums_everywhere_are_named(
         fetch(files, [server.mirror("wrong"), server.mirror("wrong")], tmp_path)
     content = (server.folder / name).read_bytes()[:-1] + b"?"
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    assert f"wrong checksum: MD5 {found}, not {digest}\n" in str(raised.value)
+    assert f"wrong checksum: MD5 {found}, expected {digest}\n" in str(raised.value)
     assert old.read_bytes() == b"what was there before"
 
 
@@ -329,7 +332,7 @@ def test_a_cache_that_cannot_be_written_is_not_the_mirrors_fault(
         fetch(files, [server.mirror("good")], tmp_path / "file" / "folder")
     message = str(raised.value)
     assert message.startswith(str(tmp_path / "file" / "folder" / files[0][0]))
-    assert "cannot be kept: " in message
+    assert "cannot be written: " in message
     assert message.endswith("or set SPARSE_SAM_CACHE to another folder.")
 
 
@@ -416,7 +419,7 @@ def test_a_login_is_for_its_host_only_and_for_no_default(
         netrc.write_text(text)
         with pytest.raises(DataError, match="HTTP 401") as raised:
             fetch(files[:1], [server.mirror("locked")], tmp_path / "cache")
-        assert "its login goes into ~/.netrc, as `machine HOST login NAME" in str(raised.value)
+        assert "put the login into ~/.netrc, as `machine HOST login NAME" in str(raised.value)
     assert server.logins == [None, None]
 
 
@@ -459,6 +462,6 @@ def test_official_files_pass_torchvisions_checksums_and_others_do_not(
     fetch(others, [server.mirror("good")], tmp_path, timeout=10)
     assert_whole(tmp_path, others)
     # The digits there are all genuine, but not in the official order.
-    with pytest.raises(DataError, match=f"wrong checksum: MD5 [0-9a-f]+, not {images[0][1]}"):
+    with pytest.raises(DataError, match=f"wrong checksum: MD5 [0-9a-f]+, expected {images[0][1]}"):
         fetch(images, [server.mirror("good")], tmp_path, timeout=10)
     assert_whole(tmp_path, others)

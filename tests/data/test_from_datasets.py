@@ -107,7 +107,7 @@ def test_every_form_is_made_as_the_parameters_want(form: str, data_params: MakeP
 
 def test_arrays_of_sizes_that_differ_are_made_alike(data_params: MakeParams) -> None:
     rows = Rows(lambda i: (PIXELS[i][: 5 - i % 2], LABELS[i]))
-    with pytest.raises(DataError, match=r"Set data\.image_size, and all"):
+    with pytest.raises(DataError, match=r"Set data\.image_size to crop"):
         from_datasets(rows, data_params(source=OWN))
     raw = from_datasets(rows, data_params(source=OWN, image_size=4))
     assert raw.train_images.shape == (12, 3, 4, 4)
@@ -128,9 +128,11 @@ def given(params):
     monkeypatch.syspath_prepend(tmp_path)
     source = "own_arrays_for_tests:given"
     assert len(load_raw(data_params(source=source, channels=1, image_size=3)).train_images) == 4
-    with pytest.raises(DataError, match=r"^data.channels = 3: .* gave RawData of 1 channels"):
+    with pytest.raises(DataError, match=r"^data.channels = 3: .* returned RawData of 1 channels"):
         load_raw(data_params(source=source, channels=3))
-    with pytest.raises(DataError, match=r"^data.image_size = 4: .* gave RawData of 3 × 3 pixels"):
+    with pytest.raises(
+        DataError, match=r"^data.image_size = 4: .* returned RawData of 3 × 3 pixels"
+    ):
         load_raw(data_params(source=source, image_size=4))
 
 
@@ -143,7 +145,7 @@ def test_a_picture_that_is_not_decoded_yet_is_as_deep_as_its_file(
         from_datasets([(image, 0)], data_params(source=OWN))
     assert (
         str(raised.value)
-        == f"{OWN}, train, row 0 is of more than 8 bits a channel. Save it with 8."
+        == f"{OWN}, train, row 0 has more than 8 bits per channel. Save it with 8."
     )
 
 
@@ -226,11 +228,11 @@ def test_a_folder_is_the_same_data_set_through_hugging_face(
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (7, "is int, of no length; allowed: RawData; a data set"),
-        (None, "gave None; allowed: RawData"),
-        ({"train": None}, "gave no train; allowed"),
-        ({"train": (PIXELS, LABELS), "classes": 3}, "gave int as classes; allowed: a list"),
-        ((PIXELS.transpose(0, 3, 1, 2), LABELS), "row 0 has 4 channels; allowed are 1 and 3: tran"),
+        (7, "is int, which has no length; allowed: RawData; a data set"),
+        (None, "returned None; allowed: RawData"),
+        ({"train": None}, "returned no train; allowed"),
+        ({"train": (PIXELS, LABELS), "classes": 3}, "returned int as classes; allowed: a list"),
+        ((PIXELS.transpose(0, 3, 1, 2), LABELS), "row 0 has 4 channels; allowed: 1 or 3. tran"),
         (Rows(lambda i: (torch.from_numpy(PIXELS[i]), 0)), "permute(2, 0, 1) puts channels first"),
         (
             Rows(lambda i: (PIXELS[i], 10**30)),
@@ -238,20 +240,20 @@ def test_a_folder_is_the_same_data_set_through_hugging_face(
         ),
         (Rows(lambda i: (PIXELS[i], 10**9)), "the label is 1000000000; allowed: 0 to 9,999"),
         (Rows(lambda i: (PIXELS[i], -1)), "row 0: the label is -1; allowed: 0 to 9,999"),
-        (Rows(lambda i: (PIXELS[i], 0)), "the number of classes is 1 (0); allowed: 2 to 10,000"),
-        ({"test": (PIXELS, LABELS)}, "gave no train; allowed"),
-        ({"train": (PIXELS, LABELS), "tset": 1}, "gave tset; allowed"),
-        ((PIXELS, LABELS[:5]), "12 images, and 5 labels"),
+        (Rows(lambda i: (PIXELS[i], 0)), "the data set has 1 classes (0); allowed: 2 to 10,000"),
+        ({"test": (PIXELS, LABELS)}, "returned no train; allowed"),
+        ({"train": (PIXELS, LABELS), "tset": 1}, "returned the keys tset; allowed"),
+        ((PIXELS, LABELS[:5]), "12 images but 5 labels"),
         (Rows(lambda i: PIXELS[i]), "train, row 0 is ndarray; allowed: (image, label)"),
         (Rows(lambda i: {"pixels": PIXELS[i], "label": 0}), "row 0 has the keys pixels, label"),
-        (Rows(lambda i: (PIXELS[i], "ant")), "row 0: the label 'ant' is no whole number"),
-        (Rows(lambda i: (PIXELS[i], 0.5)), "the label '0.5' is no whole number"),
+        (Rows(lambda i: (PIXELS[i], "ant")), "row 0: the label 'ant' is not a whole number"),
+        (Rows(lambda i: (PIXELS[i], 0.5)), "the label '0.5' is not a whole number"),
         (Rows(lambda i: (PIXELS[i] / 100, 0)), "row 0 holds fractions that are not n/255"),
         (Rows(lambda i: (channels_first(i) / 255 - 0.5, 0)), "that are not n/255"),
         (Rows(lambda i: (PIXELS[i].astype(np.int64), 0)), "row 0 is int64 (5, 4, 3); allowed"),
-        (Rows(lambda i: (PIXELS[i][: 5 - i], 0)), "row 1 is 4 × 4 pixels, and"),
-        (Rows(lambda i: (PIXELS[i][..., :2], 0)), "row 0 has 2 channels; allowed are 1 and 3"),
-        (Rows(lambda i: (PIXELS[i], 0), count=0), "there is no image"),
+        (Rows(lambda i: (PIXELS[i][: 5 - i], 0)), "row 1 is 4 × 4 pixels, but"),
+        (Rows(lambda i: (PIXELS[i][..., :2], 0)), "row 0 has 2 channels; allowed: 1 or 3"),
+        (Rows(lambda i: (PIXELS[i], 0), count=0), "there are no images"),
     ],
 )
 def test_what_is_no_data_set_is_refused(found: Any, reason: str, data_params: MakeParams) -> None:

@@ -42,7 +42,9 @@ def assert_refused(path: Path, reason: str, dimensions: int = 1) -> None:
     message = str(raised.value)
     assert message.startswith(str(path))
     assert reason in message
-    assert message.endswith("Get the file again, or point data.folder at a whole data set.")
+    assert message.endswith(
+        "Download the file again, or set data.folder to a folder with the complete data set."
+    )
 
 
 @given(array=ARRAYS, name=NAME)
@@ -81,15 +83,15 @@ def test_a_flipped_bit_never_changes_what_a_gzip_file_holds(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"", "it begins with nothing, not 00000801", id="empty"),
-        pytest.param(b"\0\0", "it begins with 0000, not", id="cut within the magic"),
+        pytest.param(b"", "it starts with nothing, not 00000801", id="empty"),
+        pytest.param(b"\0\0", "it starts with 0000, not", id="cut within the magic"),
         pytest.param(b"\0\0\x08\x01\0\0", "ends within its header", id="cut within the header"),
-        pytest.param(b"\x89PNG\r\n", "it begins with 89504e47", id="another format"),
-        pytest.param(header(10, kind=13), "it begins with 00000d01", id="floats"),
-        pytest.param(header(1, 2, 5) + bytes(10), "begins with 00000803", id="images"),
-        pytest.param(header(10) + bytes(9), "announces 10 bytes of data and it holds only 9"),
-        pytest.param(header(10) + bytes(11), "10 bytes of data and it holds more"),
-        pytest.param(header(0), "announces 0 values; allowed are 1 to 2147483648"),
+        pytest.param(b"\x89PNG\r\n", "it starts with 89504e47", id="another format"),
+        pytest.param(header(10, kind=13), "it starts with 00000d01", id="floats"),
+        pytest.param(header(1, 2, 5) + bytes(10), "starts with 00000803", id="images"),
+        pytest.param(header(10) + bytes(9), "announces 10 bytes of data, but it holds only 9"),
+        pytest.param(header(10) + bytes(11), "10 bytes of data, but it holds more"),
+        pytest.param(header(0), "announces 0 values; allowed: 1 to 2147483648"),
         pytest.param(header(2**31 + 1), "announces 2147483649 values"),
     ],
 )
@@ -119,7 +121,7 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path, shape: tuple[int, ...]
 
 def test_labels_are_not_taken_for_images(tmp_path: Path, write_idx: Write) -> None:
     path = write_idx(tmp_path / "labels", LABELS)
-    assert_refused(path, "it begins with 00000801, not 00000803", dimensions=3)
+    assert_refused(path, "it starts with 00000801, not 00000803", dimensions=3)
 
 
 def test_a_gzip_file_with_a_wrong_checksum_is_refused(tmp_path: Path, write_idx: Write) -> None:
@@ -221,7 +223,7 @@ def copy(tmp_path: Path, idx_folder: Path) -> Path:
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_missing_file_of_a_folder_is_named(copy: Path, name: str) -> None:
     (copy / f"{name}.gz").unlink()
-    with pytest.raises(DataError, match=f"{name} is missing, also as .gz. The folder must hold"):
+    with pytest.raises(DataError, match=f"{name} is missing, and .*gz too. The folder must hold"):
         read_folder(copy)
 
 
@@ -237,7 +239,7 @@ def test_plain_and_zipped_files_may_stand_together(copy: Path) -> None:
     [
         ("nowhere", "is not a folder. It must hold train-images-idx3-ubyte, "),
         ("nul\0", "is not a folder. It must hold train-images-idx3-ubyte, "),
-        ("x" * 5000, "cannot be read: File name too long. It must be a folder that holds train-"),
+        ("x" * 5000, "cannot be read: File name too long. It must be a folder with train-"),
     ],
     ids=["nowhere", "nul", "too long"],
 )
@@ -255,13 +257,13 @@ def test_a_link_to_a_folder_is_followed(copy: Path, tmp_path: Path) -> None:
 
 def test_images_and_labels_must_be_as_many(copy: Path, write_idx: Write) -> None:
     write_idx(copy / "train-labels-idx1-ubyte.gz", LABELS)
-    with pytest.raises(DataError, match=r"holds 200 images, and .*train-labels.* 10 labels"):
+    with pytest.raises(DataError, match=r"holds 200 images, but .*train-labels.* 10 labels"):
         read_folder(copy)
 
 
 def test_training_and_test_images_must_have_one_shape(copy: Path, write_idx: Write) -> None:
     write_idx(copy / "t10k-images-idx3-ubyte.gz", np.zeros((50, 28, 27), np.uint8))
-    with pytest.raises(DataError, match=r"images of \(28, 28\), and .*t10k.* of \(28, 27\)"):
+    with pytest.raises(DataError, match=r"images of \(28, 28\), but .*t10k.* of \(28, 27\)"):
         read_folder(copy)
 
 
@@ -276,7 +278,9 @@ def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(
     assert len(read_folder(copy)[0]["train_images"]) == 200
     path.unlink()
     path.symlink_to(outside)
-    with pytest.raises(DataError, match=r"is a link out of its folder. Copy the file there"):
+    with pytest.raises(
+        DataError, match=r"is a link to a place outside its folder. Replace it by a copy"
+    ):
         read_folder(copy)
 
 

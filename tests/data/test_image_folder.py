@@ -120,8 +120,8 @@ def test_sizes_that_differ_are_cropped_and_scaled_where_asked(
     with pytest.raises(DataError) as raised:
         read(parts)
     assert str(raised.value) == (
-        f"{parts}/train/ant/9.png is 32 × 8 pixels, and {parts}/train/ant/0.png 5 × 6. Set "
-        "data.image_size, and all are cropped and scaled to it."
+        f"{parts}/train/ant/9.png is 32 × 8 pixels, but {parts}/train/ant/0.png is 5 × 6. "
+        "Set data.image_size to crop and scale all pictures to one size."
     )
     raw = read(parts, image_size=4)
     assert raw.train_images.shape == (13, 3, 4, 4)
@@ -158,7 +158,7 @@ def test_what_is_hidden_or_in_no_class_is_left_out_and_named(
     (parts / "README.md").write_text("from the garden")
     np.testing.assert_array_equal(read(parts).train_images, before)
     said = capsys.readouterr().err
-    assert said.startswith(f"note: 9 entries are left out of {parts}, hidden or in no class's fold")
+    assert said.startswith(f"note: 9 entries are left out of {parts}, because hidden or not in")
     assert ": .git, README.md, train/loose.png, …" in said
 
 
@@ -226,18 +226,18 @@ def spoil_empty(root: Path) -> str:
 
 def spoil_text(root: Path) -> str:
     (root / "test/bee/notes.txt").write_text("a dog, perhaps")
-    return f"{root}/test/bee/notes.txt is no picture that Pillow reads. Remove it."
+    return f"{root}/test/bee/notes.txt is not a picture that Pillow can read. Delete it."
 
 
 def spoil_pipe(root: Path) -> str:
     os.mkfifo(root / "train/bee/2b.png")
-    return f"{root}/train/bee/2b.png is no file that can be read"
+    return f"{root}/train/bee/2b.png is not a regular file"
 
 
 def spoil_link_out(root: Path) -> str:
     (root.parent / "elsewhere.png").write_bytes((root / "train/bee/1.png").read_bytes())
     (root / "train/bee/7.png").symlink_to(root.parent / "elsewhere.png")
-    return f"{root}/train/bee/7.png is a link out of {root}."
+    return f"{root}/train/bee/7.png is a link to a place outside {root}."
 
 
 def spoil_broken_link(root: Path) -> str:
@@ -247,12 +247,12 @@ def spoil_broken_link(root: Path) -> str:
 
 def spoil_bomb(root: Path) -> str:
     Image.new("1", (8_000, 8_000)).save(root / "train/cat/9.png")
-    return f"{root}/train/cat/9.png is of 8000 × 8000 pixels; allowed are 50,000,000"
+    return f"{root}/train/cat/9.png has 8000 × 8000 pixels; at most 50,000,000"
 
 
 def spoil_larger_bomb(root: Path) -> str:
     Image.new("1", (60_000, 20_000)).save(root / "train/cat/9.png")
-    return f"{root}/train/cat/9.png is of "
+    return f"{root}/train/cat/9.png has too many pixels"
 
 
 def spoil_transparent(root: Path) -> str:
@@ -263,7 +263,7 @@ def spoil_transparent(root: Path) -> str:
 
 def spoil_deep(root: Path) -> str:
     Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(root / "train/cat/1.png")
-    return f"{root}/train/cat/1.png is of mode I;16, of more than 8 bits"
+    return f"{root}/train/cat/1.png has more than 8 bits per channel (mode I;16)"
 
 
 def png(bits: int, colour: int, pixels: NDArray[Any]) -> bytes:
@@ -349,7 +349,7 @@ def test_pictures_of_16_bits_are_refused_and_not_cut(
     path = root / "bee" / "1.png"
     path.write_bytes(WRITTEN[kind](16, pixels * 257))
     with pytest.raises(
-        DataError, match=r"of more than 8 bits a channel\. Save it with 8"
+        DataError, match=r"has more than 8 bits per channel.*\. Save it with 8"
     ) as raised:
         read(root, channels=3)
     assert str(path) in str(raised.value)
@@ -398,7 +398,7 @@ def spoil_dds(root: Path) -> str:
 
 def spoil_two_spellings(root: Path) -> str:
     fill(root / "Train")
-    return f"{root} holds Train and train: keep one of them"
+    return f"{root} holds Train and train, which are the same part: keep one of them"
 
 
 def spoil_one_class(root: Path) -> str:
@@ -407,12 +407,15 @@ def spoil_one_class(root: Path) -> str:
     (root / "flowers").mkdir()
     for name in ("train", "test"):
         (root.parent / name).rename(root / "flowers" / name)
-    return f"{root} holds one class, flowers; at least 2 are needed. Put a folder"
+    return f"{root} holds one class, flowers; at least 2 are needed. Add a folder"
 
 
 def spoil_class_called_train(root: Path) -> str:
     (root / "test").rename(root / "car")
-    return "(train is taken for a part, as its name says: if it is a class, rename its folder)"
+    return (
+        "(train is read as a part of the data set because of its name; if it is a class, rename "
+        "its folder)"
+    )
 
 
 def spoil_classes_called_parts(root: Path) -> str:
@@ -421,48 +424,48 @@ def spoil_classes_called_parts(root: Path) -> str:
             (root / part / name / "0.png").rename(root / part / f"{number}.png")
         for name in CLASSES:
             shutil.rmtree(root / part / name)
-    return f"{root}/train holds no folder. Every class needs one, with its pictures. (train is tak"
+    return f"{root}/train holds no folders. Each class needs one, with its pictures. (train is read"
 
 
 def spoil_grey(root: Path) -> str:
     Image.fromarray(drawn(1, 6, 5)).save(root / "train/cat/1.png")
-    return f"{root}/train/cat/1.png is grey, and {root}/train/ant/0.png is in colour. Set data.chan"
+    return f"{root}/train/cat/1.png is grey, but {root}/train/ant/0.png is in colour. Set data.chan"
 
 
 def spoil_animated(root: Path) -> str:
     frames = [Image.fromarray(drawn(seed, 6, 5, 3)) for seed in range(2)]
     frames[0].save(root / "train/cat/1.gif", save_all=True, append_images=frames[1:])
-    return f"{root}/train/cat/1.gif holds 2 pictures. Choose one."
+    return f"{root}/train/cat/1.gif holds 2 pictures; keep one."
 
 
 def spoil_class_emptied(root: Path) -> str:
     for path in (root / "test/bee").iterdir():
         path.unlink()
-    return f"{root}: class bee of test holds no picture."
+    return f"{root}: class bee of test holds no pictures."
 
 
 def spoil_class_missing(root: Path) -> str:
     for path in (root / "test/bee").iterdir():
         path.unlink()
     (root / "test/bee").rmdir()
-    return f"{root}, test: there is no folder bee."
+    return f"{root}, test: the folder bee is missing."
 
 
 def spoil_class_more(root: Path) -> str:
     (root / "test/dog").mkdir()
     (root / "test/dog/1.png").write_bytes((root / "train/ant/0.png").read_bytes())
-    return f"{root}, test: dog is no class of train"
+    return f"{root}, test: dog is not a class of train"
 
 
 def spoil_train_missing(root: Path) -> str:
     (root / "train").rename(root / "training")
-    return f"{root} holds the folders test, training. It must hold train"
+    return f"{root} holds the folders test, training. It must hold either train"
 
 
 def spoil_name(root: Path) -> str:
     for part in ("train", "test"):
         (root / part / "bee").rename(root / part / "b\x1b[31m")
-    return "cannot be the name of a class"
+    return "cannot be a class name"
 
 
 def spoil_linked_class(root: Path) -> str:
@@ -488,9 +491,9 @@ def test_what_is_wrong_is_named_with_its_cure(
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda _: None, "is not a folder. It must hold a folder of pictures for every class"),
+        (lambda _: None, "is not a folder. It must hold a folder of pictures for each class"),
         (lambda path: path.write_text("x"), "is not a folder."),
-        (lambda path: path.mkdir(), "holds no folder. Every class needs one"),
+        (lambda path: path.mkdir(), "holds no folders. Each class needs one"),
     ],
 )
 def test_a_folder_that_is_none_is_told_so(

@@ -102,7 +102,7 @@ class TestOwn:
         in_folders = {"source": "own_digits_for_tests:in_folders"}
         raw = load_raw(data_params(**in_folders, folder="here"))
         assert raw.files == {"asked": "here, None"}
-        with pytest.raises(ValueError, match="needs the folder of its files"):
+        with pytest.raises(ValueError, match="needs the folder with its files"):
             data_params(**in_folders)
         with pytest.raises(ValueError, match="downloads nothing; allowed: null"):
             data_params(**in_folders, folder="here", mirror="there")
@@ -284,23 +284,35 @@ def labels(*values: int) -> NDArray[np.int64]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"train_images": images(3).astype(np.float32)}, "train images must be bytes"),
-        ({"test_images": images(3)[0]}, "test images must be bytes (N, height, width)"),
+        ({"train_images": images(3).astype(np.float32)}, "train images must be uint8"),
+        ({"test_images": images(3)[0]}, "test images must be uint8, (N, height, width)"),
         (
             {"test_images": images(3, side=3)},
-            "test images are of (1, 3, 3), and those of training of (1, 2, 2)",
+            "test images have the shape (1, 3, 3), but the training images have (1, 2, 2)",
         ),
-        ({"train_labels": labels(0, 1)}, "one train label an image"),
-        ({"test_labels": labels(0, 1, 2).astype(np.int32)}, "one test label an image, int64"),
-        ({"train_images": images(0), "train_labels": labels()}, "there is no train image"),
-        ({"test_images": images(0), "test_labels": labels()}, "there is no test image"),
-        ({"train_labels": labels(0, -1, 2)}, "a train label is -1"),
-        ({"train_labels": labels(0, 1, 10**12)}, "a train label is 1000000000000; allowed: 0 to"),
-        ({"test_labels": labels(0, 1, 10**12)}, "a test label is 1000000000000; allowed: 0 to 9"),
-        ({"train_labels": labels(0, 0, 0)}, "number of classes is 1 (0); allowed: 2 to 10,000."),
-        ({"test_labels": labels(0, 1, 3)}, "go up to 3, and classes up to 2"),
-        ({"train_labels": labels(0, 3, 3)}, "no train image is of class 1, 2; every part"),
-        ({"test_labels": labels(0, 0, 2)}, "no test image is of class 1"),
+        ({"train_labels": labels(0, 1)}, "the train part needs one int64 label per image"),
+        (
+            {"test_labels": labels(0, 1, 2).astype(np.int32)},
+            "the test part needs one int64 label per image",
+        ),
+        ({"train_images": images(0), "train_labels": labels()}, "the train part has no images"),
+        ({"test_images": images(0), "test_labels": labels()}, "the test part has no images"),
+        ({"train_labels": labels(0, -1, 2)}, "the train label -1 is out of range"),
+        (
+            {"train_labels": labels(0, 1, 10**12)},
+            "the train label 1000000000000 is out of range; allowed: 0 to",
+        ),
+        (
+            {"test_labels": labels(0, 1, 10**12)},
+            "the test label 1000000000000 is out of range; allowed: 0 to 9",
+        ),
+        ({"train_labels": labels(0, 0, 0)}, "data set has 1 classes (0); allowed: 2 to 10,000."),
+        ({"test_labels": labels(0, 1, 3)}, "go up to 3, but there are only 3 classes"),
+        (
+            {"train_labels": labels(0, 3, 3)},
+            "the train part has no image of class 1, 2; every part",
+        ),
+        ({"test_labels": labels(0, 0, 2)}, "the test part has no image of class 1"),
     ],
 )
 def test_arrays_that_are_no_data_set_are_refused(changes: dict[str, Any], reason: str) -> None:

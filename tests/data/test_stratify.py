@@ -150,7 +150,7 @@ def test_a_part_with_fewer_images_than_classes_is_an_error_that_names_its_cause(
     with pytest.raises(DataError) as raised:
         build_dataset(raw, data_params(**changes))
     assert str(raised.value).startswith(reason)
-    assert "with every class in both" in str(raised.value)
+    assert "so that both hold every class" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,8 @@ def test_a_rare_class_is_never_lost_in_silence(
 ) -> None:
     with pytest.raises(DataError) as raised:
         build_dataset(numbered([1000, 3], [1000, 30]), data_params(**changes))
-    assert f"no {part} image is left of class 1" in str(raised.value)
+    assert f": the {part} part of " in str(raised.value)
+    assert "has none of class 1" in str(raised.value)
     assert "data.fraction" in str(raised.value)
 
 
@@ -179,7 +180,7 @@ def test_images_that_are_all_one_shade_are_refused(data_params: MakeParams) -> N
         raw.test_images,
         raw.test_labels,
     )
-    with pytest.raises(DataError, match="blank: every pixel of the training images is the same"):
+    with pytest.raises(DataError, match="blank: all pixels of the training images are the same"):
         build_dataset(blank, data_params())
 
 
@@ -208,7 +209,7 @@ def test_statistics_are_those_of_each_channel(data_params: MakeParams) -> None:
     np.testing.assert_allclose(info.mean, drawn.mean(axis=(0, 2, 3)) / 255, rtol=1e-12)
     np.testing.assert_allclose(info.std, drawn.std(axis=(0, 2, 3)) / 255, rtol=1e-12)
     drawn[:, 2] = 9
-    with pytest.raises(DataError, match=r"every pixel of channel 3 .*data.channels: 1 makes"):
+    with pytest.raises(DataError, match=r"all pixels of channel 3 .*data.channels: 1 converts"):
         build_dataset(RawData("colour", drawn, labels, drawn[:10], labels[:10]), data_params())
 
 

@@ -34,7 +34,7 @@ def take(
     monkeypatch.setattr(measure, "training_data_on", lambda *_: data)
 
     def one_after_the_other(work: Any, jobs: Any, **_: Any) -> Any:
-        return {job: work(job, None) for job in jobs}
+        return {job: work(job, lambda _: None) for job in jobs}
 
     monkeypatch.setattr(arms, "run_jobs", one_after_the_other)
     monkeypatch.setattr(arms, "training_data_on", lambda *_: data)
@@ -183,6 +183,6 @@ def test_a_killed_process_costs_the_measures_that_kill_it(
     )
     assert names(metrics) == {"sharpness", *SECOND}
     (why,) = gaps(metrics)
-    assert "killed from outside, perhaps for want of memory" in why
+    assert "killed from outside, possibly because memory ran out" in why
     rows: list[Point] = [*slices, *surfaces]
     assert len(rows) == 3 * FlatnessSettings().slice_points + FlatnessSettings().surface_points ** 2

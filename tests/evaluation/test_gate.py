@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import sparse_sam
+from tests.watching import watched
 
 ROOT = Path(__file__).resolve().parents[2]
 VALUES = [0.950, 0.954, 0.952, 0.948, 0.946]
@@ -88,10 +89,23 @@ def row(output: str, metric: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def test_rules_that_a_change_takes_away_are_shown(repository: Repository) -> None:
+    assert "rules of the base" not in repository.gate()[1]
+    page = repository.path / "gate.yaml"
+    page.write_text(GATE.replace("noise: 2", "noise: 200") + "# A remark.\n")
+    returned, output = repository.gate("--base", "main")
+    assert returned == 0
+    assert "changes or removes rules of the base" in output
+    assert "- metrics/summary.json: arms.*.accuracy, higher, noise 2\n" in output
+    assert "gradient_evaluations, lower" not in output
+    page.write_text(GATE + "# A remark.\n")
+    assert "rules of the base" not in repository.gate()[1]
+
+
 @pytest.mark.parametrize(
     ("shift", "code", "outcome"),
     [
-        (0.0, 0, "same"),
+        (0.0, 0, "unchanged"),
         (-1.9 * NOISE, 0, "within"),
         (1.9 * NOISE, 0, "within"),
         (-3 * NOISE, 1, "WORSE"),
@@ -107,7 +121,7 @@ def test_a_change_is_measured_in_noise(
     cells = row(output, "metrics/summary.json: arms.sam.accuracy")
     assert cells[-1] == outcome
     assert math.isclose(float(cells[-2]), 2 * NOISE, rel_tol=1e-4)
-    assert row(output, "metrics/summary.json: arms.sgd.accuracy")[-1] == "same"
+    assert row(output, "metrics/summary.json: arms.sgd.accuracy")[-1] == "unchanged"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +135,54 @@ def test_lower_may_be_better(
     assert returned == code
     metric = "metrics/summary.json: arms.sam.gradient_evaluations"
     assert row(output, metric)[-1] == outcome
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "code", "outcome"),
+    [(100, 0, "unchanged"), (105, 0, "within"), (106, 1, "WORSE"), (90, 0, "changed")],
+)
+def test_a_cost_that_falls_is_changed_and_not_better(
+    repository: Repository, evaluations: int, code: int, outcome: str
+) -> None:
+    rules = GATE.replace("absolute: 5", "absolute: 5, cost: true")
+    (repository.path / "gate.yaml").write_text(rules)
+    repository.write(summary(evaluations=evaluations))
+    returned, output = repository.gate()
+    assert returned == code
+    metric = "metrics/summary.json: arms.sam.gradient_evaluations"
+    assert row(output, metric)[-1] == outcome
+    assert "0 better" in output
+    assert ("1 changed" in output) == (outcome == "changed")
+
+
+def on_a_terminal(repository: Repository, **env: str) -> str:
+    """What the gate says there."""
+    command = [sys.executable, "-m", "sparse_sam.evaluation.gate"]
+    return watched(command, repository.path, env)[1]
+
+
+def test_on_a_terminal_the_columns_line_up(repository: Repository) -> None:
+    repository.write(summary(-3 * NOISE))
+    plain = on_a_terminal(repository, NO_COLOR="1")
+    assert "|" not in plain
+    assert "**" not in plain
+    assert "\x1b" not in plain
+    lines = plain.splitlines()
+    assert lines[0].startswith("Metrics against ")
+    assert lines[2].split() == ["metric", "base", "now", "change", "tolerance"]
+    assert lines[4] == "metrics/summary.json"
+    # What fails comes first, and every number ends where its heading does.
+    assert lines[5].split()[0] == "arms.sam.accuracy"
+    assert lines[5].endswith("  WORSE")
+    for line in lines[5:]:
+        for heading in ("base", "now", "change", "tolerance"):
+            end = lines[2].index(heading) + len(heading)
+            assert line[end - 1] != " "
+            assert line[end : end + 1] in {" ", ""}
+    coloured = on_a_terminal(repository)
+    assert f"\x1b[1;31m{lines[5]}\x1b[0m" in coloured
+    assert repository.gate()[1].startswith("**Metrics against ")
+    assert "\x1b" not in repository.gate()[1]
 
 
 def without_sam(content: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +241,55 @@ def test_the_base_is_where_the_branch_left(repository: Repository) -> None:
     assert row(output, "metrics/summary.json: arms.sam.accuracy")[-1] == "better"
 
 
+def test_a_seed_that_collapsed_does_not_widen_what_is_allowed(repository: Repository) -> None:
+    content = summary()
+    values = [*VALUES[:4], 0.1]
+    content["arms"]["sam"]["accuracy"] = {"mean": sum(values) / 5, "values": values}
+    repository.write(content)
+    returned, output = repository.gate()
+    assert returned == 1
+    cells = row(output, "metrics/summary.json: arms.sam.accuracy")
+    assert (float(cells[-2]), cells[-1]) == (pytest.approx(2 * NOISE), "WORSE")
+
+
+def test_on_the_main_branch_uncommitted_results_are_compared_with_the_last_commit(
+    repository: Repository,
+) -> None:
+    repository.git("checkout", "-q", "main")
+    repository.write(summary(10 * NOISE))
+    repository.commit()
+    repository.write(summary(5 * NOISE))  # better than HEAD^, worse than HEAD
+    returned, output = repository.gate()
+    assert returned == 1
+    assert row(output, "metrics/summary.json: arms.sam.accuracy")[-1] == "WORSE"
+    repository.commit()
+    assert repository.gate()[0] == 1
+    assert repository.gate("--base", "HEAD~2")[0] == 0
+
+
+def test_what_cannot_be_compared_is_said(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = summary()
+    content["arms"]["sam"]["accuracy"]["values"][0] = None
+    repository.write(content)
+    returned, output = repository.gate()
+    assert returned == 2
+    assert "arms.sam.accuracy of the workspace has [None, " in output
+    page = repository.path / "metrics" / "summary.json"
+    page.write_text("{")
+    repository.commit()
+    repository.write(summary())
+    returned, output = repository.gate("--base", "HEAD")
+    assert returned == 2
+    assert "metrics/summary.json of " in output
+    assert " is damaged (" in output
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    returned, output = repository.gate()
+    assert returned == 2
+    assert "git cannot be run" in output
+
+
 def test_the_table_can_be_written_to_a_file(repository: Repository, tmp_path: Path) -> None:
     _, output = repository.gate("--output", "table.md")
     assert (tmp_path / "table.md").read_text() == output
@@ -195,7 +306,7 @@ def test_the_table_can_be_written_to_a_file(repository: Repository, tmp_path: Pa
         ("metrics: [{file: a, metric: b, better: lower, noise: -1}]", "metrics.0.noise"),
         (
             GATE.replace("absolute: 5", "noise: 1"),
-            "noise needs the values of two or more seeds",
+            "noise needs values of two or more seeds",
         ),
     ],
 )
@@ -213,7 +324,7 @@ def test_a_broken_rule_is_named(repository: Repository, content: str | None, sai
 def test_an_unknown_base_is_named(repository: Repository) -> None:
     returned, output = repository.gate("--base", "nowhere")
     assert returned == 2
-    assert "--base nowhere: git knows no such revision" in output
+    assert "--base nowhere: git does not know this revision" in output
 
 
 # What results are of
@@ -261,7 +372,7 @@ def test_results_of_something_else_are_refused_and_accepted_on_purpose(
     write_subject(of_data, **change)
     returned, output = of_data.gate()
     assert returned == 2
-    assert output.startswith("error: the results here are not compared with those of ")
+    assert output.startswith("error: these results cannot be compared with those of ")
     assert said in output
     assert "gate.yaml" in output
     # What the refusal says is what is to be written there, and no more.
@@ -281,7 +392,7 @@ def test_results_of_something_else_are_refused_and_accepted_on_purpose(
     of_data.git("checkout", "-q", "-B", "main")
     of_data.git("checkout", "-q", "-b", "later")
     of_data.commit()
-    assert row(of_data.gate()[1], "metrics/summary.json: arms.sam.accuracy")[-1] == "same"
+    assert row(of_data.gate()[1], "metrics/summary.json: arms.sam.accuracy")[-1] == "unchanged"
     path = of_data.path / "metrics" / "summary.json"
     worse = json.loads(path.read_text()) | {"arms": summary(-3 * NOISE)["arms"]}
     path.write_text(json.dumps(worse))
@@ -312,6 +423,24 @@ def test_results_that_no_longer_say_what_they_are_of_are_refused(of_data: Reposi
     returned, output = of_data.gate()
     assert returned == 2
     assert "of other data: mnist, ?" in output
+
+
+def test_a_size_that_was_not_measured_is_no_other_network(of_data: Repository) -> None:
+    page = of_data.path / "metrics" / "compression.json"
+    page.write_text(json.dumps({"multiply_adds": {"not_measured": "another operator"}}))
+    assert of_data.gate()[0] == 0
+    page.unlink()
+    returned, output = of_data.gate()
+    assert returned == 0
+    assert row(output, "metrics/summary.json: arms.sam.accuracy")[-1] == "unchanged"
+    of_data.commit()
+    write_subject(of_data)
+    assert of_data.gate("--base", "HEAD")[0] == 0
+    write_subject(of_data, network="lab.nets:mine")
+    page.unlink()
+    returned, output = of_data.gate()
+    assert returned == 2
+    assert "of another network: lab.nets:mine (the base's: lenet-5 (1000 multiply-adds))" in output
 
 
 def test_an_unknown_key_to_accept_is_named(repository: Repository) -> None:
@@ -346,7 +475,7 @@ def test_the_first_results_pass_in_every_state_of_a_new_repository(empty: Reposi
         assert returned == 0, output
         outcomes.append(row(output, "metrics/summary.json: arms.sam.accuracy")[-1])
         empty.commit()
-    assert outcomes == ["new", "new", "same"]
+    assert outcomes == ["new", "new", "unchanged"]
 
 
 def test_first_results_that_lack_a_metric_fail(empty: Repository) -> None:
@@ -355,6 +484,16 @@ def test_first_results_that_lack_a_metric_fail(empty: Repository) -> None:
     returned, output = empty.gate()
     assert returned == 1
     assert row(output, "metrics/summary.json: arms.*.precision")[-1] == "MISSING"
+
+
+def test_what_git_has_lost_of_the_base_is_no_new_result(repository: Repository) -> None:
+    """As in a clone without blobs whose origin is gone: worse results would pass as new ones."""
+    blob = repository.git("rev-parse", "main:metrics/summary.json")
+    (repository.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    repository.write(summary(shift=-0.1))
+    returned, output = repository.gate("--base", "main")
+    assert returned == 2
+    assert "git does not give metrics/summary.json of" in output
 
 
 def test_in_a_clone_that_was_cut_the_first_commit_is_no_first_one(

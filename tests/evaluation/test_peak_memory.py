@@ -52,6 +52,10 @@ def test_sam_needs_the_weights_once_more_than_sgd(
     assert isinstance(sgd, int)
     assert isinstance(sam, int)
     assert sgd_2x == sgd
+    late = params.model_copy(update={"sam": sam_params(variant="late", after=1000)})
+    with step_memory() as measure:
+        found = measure(Checkpoint.of(model, origin), late, 120.0)()
+    assert abs(found["sam"] - sam) < 0.2 * WEIGHTS  # of a step that ascends
     # Weights, the mask, their product and the gradient at least; and no multiple of it.
     assert 4 * WEIGHTS < sgd < 8 * WEIGHTS
     assert 0.8 * WEIGHTS < sam - sgd < 3 * WEIGHTS
@@ -82,13 +86,13 @@ def test_where_no_process_can_be_started_that_is_said(
         assert why_none(measure(pruned, params, 120.0)()).startswith("FileNotFoundError: ")
     monkeypatch.setattr("sparse_sam.evaluation.peak_memory._FORGET", tmp_path / "nothing")
     with step_memory() as measure:
-        assert "this system does not tell" in why_none(measure(pruned, params, 120.0)())
+        assert "this system does not report" in why_none(measure(pruned, params, 120.0)())
 
 
 @pytest.mark.parametrize(
     ("mood", "why"),
     [
-        ("killed", "a step's process was killed, perhaps for want of memory"),
+        ("killed", "a step's process was killed, possibly because memory ran out"),
         ("key", "KeyError: 'gradient'"),
         ("chatty", None),
         ("slow", "took longer than its budget of 1 s (evaluate.budget_seconds.step_memory)"),
@@ -148,7 +152,7 @@ def test_a_process_that_fails_says_why_and_one_that_nobody_asks_ends(make_recipe
     pruned = Checkpoint(origin, {"weight": torch.ones(2)}, None)  # no network has this state
     before = children()
     with step_memory() as measure:
-        assert "do not fit the model mlpnet" in why_none(measure(pruned, params, 120.0)())
+        assert "do not fit the current model mlpnet" in why_none(measure(pruned, params, 120.0)())
     with step_memory():
         pass
     with step_memory() as measure:

@@ -272,3 +272,11 @@ def test_what_the_images_resolve_is_as_without_them(counts: list[tuple[int, int]
         within = abs(without["mean"]) < 0.005
         p_values = [of["equivalence"]["p_value"] for of in (with_images, without)]
         assert p_values[0] >= p_values[1] - 1e-12 if within else p_values[0] >= 0.5
+
+
+@pytest.mark.parametrize(("first", "second"), [([], []), ([0.9], [0.9, 0.8]), ([0.9, 0.8], [])])
+def test_what_is_not_paired_is_refused(first: list[float], second: list[float]) -> None:
+    with pytest.raises(ValueError, match="one per seed"):
+        compare_paired(first, second, 0.005)
+    with pytest.raises(ValueError, match="one per seed"):
+        summarize([])

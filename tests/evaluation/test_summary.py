@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from sparse_sam.evaluation.statistics import compare_paired, summarize
-from sparse_sam.evaluation.summary import base_in_words, headline, summarize_experiment
+from sparse_sam.evaluation.summary import (
+    DIFFERENCE,
+    OUTCOME,
+    SUBJECT,
+    as_tags,
+    base_in_words,
+    headline,
+    summarize_experiment,
+)
 from sparse_sam.training.arms import ARMS
 
 ACCURACY = {
@@ -76,6 +84,28 @@ def test_sam_is_compared_with_sgd_at_equal_epochs_and_at_equal_compute() -> None
     assert compared["sam_vs_sgd_2x"]["mean"] == pytest.approx(0.005)
 
 
+def test_tags_are_of_the_comparison_that_decides() -> None:
+    said = as_tags(example(seeds=[3, 5]))
+    assert (said[SUBJECT], said[OUTCOME]) == (
+        "classifier on mnist, 40 % sparse, 2 seeds",
+        "undecided",
+    )
+    assert DIFFERENCE not in said  # SAM took 400 gradients, SGD 200, and SGD (2×) 300
+    for same, points in (("sgd_2x", "+0.50"), ("sgd", "+2.00")):  # two gradients a step, or one
+        costs = {arm: cost(arm) for arm in ARMS}
+        costs["sam"]["gradient_evaluations"] = costs[same]["gradient_evaluations"]
+        said = as_tags(example(costs=costs))
+        assert said[DIFFERENCE].startswith(f"{points} points [")
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "said"), [(0.5, "50"), (0.99949, "99.95"), (0.9999, "99.99"), (0.98, "98")]
+)
+def test_a_network_is_called_as_sparse_as_it_is(sparsity: float, said: str) -> None:
+    costs = {arm: cost(arm) | {"sparsity": sparsity} for arm in ARMS}
+    assert f", {said} % sparse," in as_tags(example(costs=costs))[SUBJECT]
+
+
 def test_the_headline_is_flat() -> None:
     assert headline(example()) == pytest.approx(
         {
@@ -99,7 +129,7 @@ def test_another_base_is_called_by_its_name() -> None:
     assert example()["base_optimizer"] == "SGD"
     summary = example(base="AdamW")
     assert summary["base_optimizer"] == "AdamW"
-    for name, words in (("sam_vs_sgd", "epochs"), ("sam_vs_sgd_2x", "2x epochs")):
+    for name, words in (("sam_vs_sgd", "epochs"), ("sam_vs_sgd_2x", "2× epochs")):
         assert f"SAM − AdamW at {words}" in summary["comparisons"][name]["verdict"].replace(
             "equal ", ""
         )

@@ -21,6 +21,7 @@ from sparse_sam.export.manifest import (
     Verified,
     load_manifest,
     make_manifest,
+    write_card,
 )
 from sparse_sam.files.atomic import write_json
 from sparse_sam.networks.build import build_model
@@ -41,9 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     narrowed = Narrowed(model, {"1": 3}, {"3": "because"})
     identity = {"path": "models/sam/seed-4.safetensors", "sha256": "0" * 64}
     checkpoint = Checkpoint.of(model, ORIGIN)
-    write_json(
-        folder / MANIFEST, make_manifest(checkpoint, 100, narrowed, folder, verified, identity)
-    )
+    content = make_manifest(checkpoint, 100, "digits", narrowed, folder, verified, identity)
+    write_card(folder, content, "# A card")
+    write_json(folder / MANIFEST, content)
     (folder / "sound").write_text((folder / MANIFEST).read_text())
     return folder
 
@@ -77,6 +78,7 @@ def test_what_is_made_is_loaded(folder: Path) -> None:
         ("channels_kept.3", 7),
         ("test.accuracy", True),
         ("test.images", 0),
+        ("card.sha256", "0"),
         ("files.model.onnx", {}),
         ("files.../../x", {}),
         ("more", 1),
@@ -94,6 +96,17 @@ def test_a_field_that_cannot_be_is_named(folder: Path, place: str, value: Any) -
         load_manifest(folder)
     assert str(raised.value).startswith(f"{folder / MANIFEST} is damaged ({first}")
     assert str(raised.value).endswith("Run `make export`.")
+
+
+def test_a_card_that_was_changed_is_refused(folder: Path) -> None:
+    write(folder, sound(folder))
+    card = folder / "model_card.md"
+    card.write_text("# A better card")
+    try:
+        with pytest.raises(ExportError, match=r"model_card\.md has changed since it was verified"):
+            load_manifest(folder)
+    finally:
+        card.write_text("# A card")
 
 
 def test_a_file_elsewhere_is_not_read(folder: Path) -> None:

@@ -23,6 +23,7 @@ from sparse_sam.data.tensors import TestData
 from sparse_sam.errors import CheckpointError, ConfigError, ExportError, SparseSamError
 from sparse_sam.export import onnxfile
 from sparse_sam.export.manifest import DENSE, MANIFEST, NARROW, ONNX, SPARSE, load_manifest
+from sparse_sam.export.model_card import CARD
 from sparse_sam.export.network_files import (
     export_network,
     header_bytes,
@@ -71,7 +72,8 @@ def test_the_network_of_these_tests_has_learned(shipped: Shipped) -> None:
     accuracy = float((predictions == shipped.data.test.labels).double().mean())
     assert accuracy > 0.6
     assert len(predictions.unique()) == 10
-    assert shipped.manifest["test"] == {"images": 1000, "accuracy": accuracy}
+    source = shipped.data.info.source
+    assert shipped.manifest["test"] == {"images": 1000, "accuracy": accuracy, "source": source}
 
 
 def test_sparse_is_a_small_part_of_dense(shipped: Shipped) -> None:
@@ -174,7 +176,7 @@ def test_a_wrong_file_is_not_done(
     small = replace(shipped.checkpoint.origin, model="mlpnet")
     torch.manual_seed(0)
     checkpoint = Checkpoint.of(build_model("mlpnet", (1, 28, 28), 10), small)
-    with pytest.raises(ExportError, match=r"model\.onnx does not do what the network does: \d+ of"):
+    with pytest.raises(ExportError, match=r"model\.onnx does not match the network: \d+ of"):
         export_network(checkpoint, shipped.data, tmp_path / "export", {})
     assert [one.name for one in tmp_path.rglob("*")] == ["export", "old"]
 
@@ -186,12 +188,12 @@ def test_another_data_set_is_refused(shipped: Shipped, tmp_path: Path) -> None:
         export_network(checkpoint, shipped.data, tmp_path / "export", {})
 
 
-@pytest.mark.parametrize("name", [DENSE, SPARSE, NARROW, ONNX])
+@pytest.mark.parametrize("name", [DENSE, SPARSE, NARROW, ONNX, CARD])
 @pytest.mark.parametrize("fault", ["flipped", "missing"])
 def test_a_file_that_changed_is_named(
     shipped: Shipped, tmp_path: Path, name: str, fault: str
 ) -> None:
-    for file in (DENSE, SPARSE, NARROW, ONNX, MANIFEST):
+    for file in (DENSE, SPARSE, NARROW, ONNX, CARD, MANIFEST):
         (tmp_path / file).write_bytes((shipped.folder / file).read_bytes())
     assert load_manifest(tmp_path) == json.loads(json.dumps(shipped.manifest))
     content = bytearray((tmp_path / name).read_bytes())
@@ -201,7 +203,7 @@ def test_a_file_that_changed_is_named(
         (tmp_path / name).unlink()
     with pytest.raises(ExportError, match=re.escape(name)):
         load_manifest(tmp_path)
-    if name != ONNX:
+    if name not in (ONNX, CARD):
         with pytest.raises(SparseSamError, match=re.escape(name)):
             (load_sparse if name == SPARSE else load_dense)(tmp_path / name)
 
@@ -224,5 +226,5 @@ def test_the_best_on_validation_is_chosen() -> None:
         select_best(both, [3, 5, 8], seed=4)
     with pytest.raises(ConfigError, match=r"no validation accuracy.*ARM=… SEED=…"):
         select_best({"sam": {"validation_accuracy": None}}, [3])
-    with pytest.raises(ConfigError, match=r"3 seeds, and params\.yaml names 2"):
+    with pytest.raises(ConfigError, match=r"3 seeds, but params\.yaml names 2"):
         select_best(both, [3, 5])

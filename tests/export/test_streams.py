@@ -59,14 +59,14 @@ FIRST = slice(0, 2)
         (
             lambda n, x: n.c(n.norm(n.a(x))),
             {"norm": nn.GroupNorm(2, 4)},
-            "they reach norm (GroupNorm), which is not understood",
+            "they reach norm (GroupNorm), which this export cannot follow",
         ),
         (
             lambda n, x: n.c(torch.cat([n.a(x)], 1)),
             {},
-            "they reach cat, which is not understood",
+            "they reach cat, which this export cannot follow",
         ),
-        (lambda n, x: n.c(n.a(x).flip(1)), {}, "they reach flip, which is not understood"),
+        (lambda n, x: n.c(n.a(x).flip(1)), {}, "they reach flip, which this export cannot follow"),
         (
             lambda n, x: n.c(n.a(x) * n.a.weight.mean()),
             {},
@@ -75,27 +75,27 @@ FIRST = slice(0, 2)
         (
             lambda n, x: n.c((y := n.a(x)) / y.size(1)),
             {},
-            "the network's code asks what they are",
+            "the network's code depends on their number or values",
         ),
         (
             lambda n, x: n.c((y := n.a(x)) / y.shape[-3]),
             {},
-            "the network's code asks what they are",
+            "the network's code depends on their number or values",
         ),
         (
             lambda n, x: n.c(n.a(x) + torch.ones(4, 1, 1)),
             {},
-            "they are joined with others in add, which is not understood",
+            "they are joined with others in add, which this export cannot follow",
         ),
         (
             lambda n, x: n.c(functional.dropout(n.a(x))),
             {},
-            "they reach dropout, which is not understood",
+            "they reach dropout, which this export cannot follow",
         ),
         (
             lambda n, x: n.c(n.a(x).view(-1, 4, 4, 4)),
             {},
-            "they reach view, which is not understood",
+            "they reach view, which this export cannot follow",
         ),
         (
             lambda n, x: n.c(n.a(x) + n.entry(x)),
@@ -170,7 +170,7 @@ def test_a_number_that_an_image_says_is_no_constant() -> None:
     narrowed = narrow(model, SHAPE)
     assert narrowed.removed == {}
     assert narrowed.kept["a"].endswith(
-        "they are joined with others in mul, which is not understood"
+        "they are joined with others in mul, which this export cannot follow"
     )
     outputs_agree(model, narrowed.model)
 
@@ -209,7 +209,7 @@ def test_code_that_does_something_else_in_smaller_layers_is_noticed() -> None:
     model = Net(lambda n, x: n.c(n.a(x)) * (1 if n.a.out_channels == 4 else 2))
     narrowed = narrow(without(model, a=FIRST), SHAPE)
     assert narrowed.removed == {}
-    assert narrowed.kept[""] == "Net: with smaller layers its code does something else"
+    assert narrowed.kept[""] == "Net: with smaller layers its code computes something else"
     outputs_agree(model, narrowed.model)
 
 

@@ -355,7 +355,8 @@ def test_modules_that_are_named_in_quotes_below_a_package(write: Write) -> None:
         lab_of_c="x = 1",
         mine_a="import importlib\nimportlib.import_module('.c', 'lab')",
     )
-    assert modules("mine_a") == {"mine_a", "lab", "lab.b", "lab.c", "lazy_loader"}
+    # lazy_loader itself counts where it is installed.
+    assert modules("mine_a") - {"lazy_loader"} == {"mine_a", "lab", "lab.b", "lab.c"}
 
 
 def test_a_project_may_lie_where_packages_are_installed(

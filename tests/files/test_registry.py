@@ -212,8 +212,8 @@ def test_a_module_that_is_not_there_is_said_and_from_where(
     with pytest.raises(ConfigError) as raised:
         COLOURS.load(f"{module}:NAVY")
     assert str(raised.value) == (
-        f"paint.colour = '{module}:NAVY': names the module {module!r}, which Python does not find "
-        f"from studio/ (it must lie there, or in PYTHONPATH, or be installed); allowed: {ALLOWED}"
+        f"paint.colour = '{module}:NAVY': names the module {module!r}, which Python cannot find "
+        f"from studio/ (put it there or on PYTHONPATH, or install it); allowed: {ALLOWED}"
     )
 
 
@@ -264,7 +264,6 @@ COUNT = "a whole number, at least 1 and less than 2147483648"
 OWN_SCHEDULES = """
 from typing import Annotated
 
-from pydantic import SerializeAsAny, model_validator
 from sparse_sam.files import Count, Section
 from sparse_sam.pruning.registry import SCHEDULES
 from sparse_sam.pruning.schedules import PruningSchedule
@@ -273,18 +272,17 @@ class Halves(PruningSchedule):
     first: Count
     last: Count
 
-    @model_validator(mode="after")
-    def _rises(self):
+    def __post_init__(self):
+        super().__post_init__()
         if self.first > self.last:
             raise ValueError(f"first = {self.first}: must be at most last = {self.last}")
-        return self
 
     def sparsity(self, final, progress):
         return final if progress == 1 else final / 2
 
 class Delayed(PruningSchedule):
     by: Count
-    then: Annotated[SerializeAsAny[PruningSchedule], SCHEDULES]
+    then: Annotated[PruningSchedule, SCHEDULES]
 
 class Other(Section):
     name: str

@@ -69,7 +69,7 @@ def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
     "key", ["", "../x", "A" * 64, "a" * 63, "a" * 64 + "\n", f"{'a' * 60}/../"]
 )
 def test_what_is_no_key_names_no_file(key: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no key of a result"):
+    with pytest.raises(DataError, match="is not the key of a result"):
         Store(tmp_path).about("training", key)
     assert not list(tmp_path.iterdir())
 
@@ -252,7 +252,7 @@ def test_an_entry_that_is_too_large_is_refused_unread(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", lambda *_, **__: pytest.fail("it was read"))
         assert store.about("training", KEY) is None
-    assert "is damaged (an entry is larger than 64 MB)" in SAID[-1]
+    assert "is damaged (the entry is larger than 64 MB)" in SAID[-1]
     with pytest.raises(OSError, match="larger than 64 MB"):
         store.keep("training", KEY, {"much": "x" * 2**26}, {"network": file})
     store.keep("training", KEY, ABOUT, {"network": file})
@@ -314,7 +314,8 @@ def test_what_may_not_be_read_is_said_once_and_counts_as_not_there(
             path = network if which.startswith("blob") else entry
             (line,) = SAID[1:]
             assert line == (
-                f"the store goes on without what cannot be read: {path} (Permission denied)"
+                "the store continues without a file that cannot be read: "
+                f"{path} (Permission denied)"
             )
             if not which.startswith("blob"):
                 with pytest.raises(PermissionError):
@@ -334,7 +335,7 @@ def test_the_same_key_with_other_bytes_is_said_and_the_first_stays(
     other = tmp_path / "other.bin"
     other.write_bytes(b"other")
     store.keep("training", KEY, ABOUT, {"network": other})
-    assert "its bytes are others; the first are kept" in SAID[-1]
+    assert "when it was computed again; the first result is kept" in SAID[-1]
     store.take("training", KEY, {"network": tmp_path / "taken.bin"})
     assert (tmp_path / "taken.bin").read_bytes() == CONTENT
 
@@ -541,7 +542,7 @@ def test_a_folder_that_takes_nothing_from_a_remote_is_said(
     with nobody():
         assert Store(folder, remote).about("training", KEY) is None
     (line,) = SAID[1:]
-    assert line.startswith(f"the store goes on without its remote: {folder}: ")
+    assert line.startswith(f"the store continues without its remote: {folder}: ")
 
 
 def test_a_remote_that_is_away_is_said_once_and_done_without(tmp_path: Path, file: Path) -> None:
@@ -551,7 +552,7 @@ def test_a_remote_that_is_away_is_said_once_and_done_without(tmp_path: Path, fil
     assert store.about("training", KEY) is None
     store.keep("training", KEY, ABOUT, {"network": file})
     assert store.about("training", KEY) == ABOUT
-    assert SAID[1:] == ["the store goes on without its remote: nobody answers"]
+    assert SAID[1:] == ["the store continues without its remote: nobody answers"]
     remote.is_away = False
     Store(tmp_path / "one", remote).share("training", KEY)
     assert len(remote.files) == 2

@@ -119,8 +119,7 @@ def test_a_patch_that_divides_no_image_is_told_which_do() -> None:
     with pytest.raises(ConfigError) as raised:
         build_model("vit", (1, 28, 30), 10)
     assert str(raised.value) == (
-        "model.arguments.patch = 4: patches of 4 pixels a side do not divide images of 28 × 30; "
-        "allowed for them: 1, 2"
+        "model.arguments.patch = 4: must divide both sides of the images, 28 × 30; allowed: 1, 2"
     )
     build_model(Network.of("vit", patch=2, depth=1), (1, 28, 30), 10)
 

@@ -105,7 +105,7 @@ def test_initialisation_comes_from_the_generator_and_from_nothing_else(name: str
 
 @pytest.mark.parametrize("name", ["classifier", "lenet-5"])
 def test_images_that_are_too_small_are_named(name: str) -> None:
-    with pytest.raises(ConfigError, match="images of 2 pixels a side are too small"):
+    with pytest.raises(ConfigError, match="images 2 pixels wide or high are too small"):
         build_model(name, (1, 28, 2), 10)
 
 
@@ -120,7 +120,9 @@ def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(tmp_path)
     model = build_model("nets_for_a_test:tiny", (1, 5, 1), 3)
     assert shapes(model) == [(3, 5), (3,)]
-    with pytest.raises(ConfigError, match="'nets_for_a_test:wrong' made a str, not a Module"):
+    with pytest.raises(
+        ConfigError, match=r"'nets_for_a_test:wrong': must return a torch\.nn\.Module, not str"
+    ):
         build_model("nets_for_a_test:wrong", MNIST, 10)
     with pytest.raises(
         ConfigError, match="'nets_for_a_test:number': is not callable; allowed: one of cl"
@@ -151,7 +153,7 @@ def with_extra_state(image_shape: Any, num_classes: int) -> nn.Module:
 
 def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NETWORKS.places, "extra", f"{__name__}:with_extra_state")
-    with pytest.raises(ConfigError, match="_extra_state is dict and no tensor"):
+    with pytest.raises(ConfigError, match="_extra_state of its state dict is dict, not a tensor"):
         build_model("extra", (1, 2, 2), 3)
 
 
@@ -160,10 +162,13 @@ def test_state_that_no_file_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch)
     [
         (
             "too_many_logits",
-            "gives (2, 1000) for two images; it must map a batch (N, 1, 5, 5) to logits (N, 3)",
+            (
+                "returns shape (2, 1000) for two images; it must map a batch (N, 1, 5, 5) to "
+                "logits (N, 3)"
+            ),
         ),
-        ("pair", "gives tuple; it must map a batch (N, 1, 5, 5) to logits (N, 3), one tensor"),
-        ("lazy_that_refuses", "its lazy layers do not get their weights from images of shape"),
+        ("pair", "returns tuple; it must map a batch (N, 1, 5, 5) to logits (N, 3), as one tensor"),
+        ("lazy_that_refuses", "its lazy layers cannot be initialised with images of shape"),
     ],
 )
 def test_what_gives_no_logits_is_refused_before_it_costs_a_training(

@@ -62,7 +62,7 @@ def test_arguments_reach_torchvision() -> None:
         ),
         ({"pretrained": True}, "pretrained = True: torchvision:resnet18 has no such argument; "),
         ({"progress": False}, "progress = False: torchvision:resnet18 has no such argument; all"),
-        ({"num_classes": 5}, "num_classes = 5: the data set says it"),
+        ({"num_classes": 5}, "num_classes = 5: is set from the data set"),
         ({"block": "Bottleneck"}, "block = 'Bottleneck': torchvision:resnet18 has no such arg"),
         ({"groups": "two"}, "groups = 'two': must be a whole number"),
         ({"norm_layer": "BatchNorm2d"}, "norm_layer = 'BatchNorm2d': must be "),
@@ -78,7 +78,7 @@ def test_an_argument_that_it_does_not_take_is_named(given: dict[str, Any], says:
 
 def test_what_torchvision_itself_refuses_is_no_traceback() -> None:
     network = Network.of("torchvision:resnet18", groups=2)
-    said = r"takes no images of 32 × 32 pixels with arguments \{'groups': 2\} \(BasicBlock only"
+    said = r"cannot take images of 32 × 32 pixels with arguments \{'groups': 2\} \(BasicBlock only"
     with pytest.raises(ConfigError, match=said):
         build_model(network, CIFAR, 10)
     with pytest.raises(ConfigError, match=r"^model\.arguments = \{'bn_size': 2.*multiple values"):
@@ -91,7 +91,7 @@ def test_images_that_are_not_in_colour_are_refused_with_the_cure(channels: int) 
         build_model("torchvision:resnet18", (channels, 28, 28), 10)
     said = str(raised.value)
     assert said.startswith(
-        "model.name = 'torchvision:resnet18': takes images of 3 channels, and those of the data "
+        "model.name = 'torchvision:resnet18': takes images of 3 channels, but those of the data "
         f"set have {channels}. "
     )
     assert "data.source in colour" in said
@@ -100,26 +100,32 @@ def test_images_that_are_not_in_colour_are_refused_with_the_cure(channels: int) 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_logits_are_refused_unless_they_are_switched_off(name: str) -> None:
     for given in ({}, {"aux_logits": True}):
-        with pytest.raises(ConfigError, match=rf"torchvision:{name}': gives auxiliary logits"):
+        with pytest.raises(ConfigError, match=rf"torchvision:{name}': returns auxiliary logits"):
             build_model(Network.of(f"torchvision:{name}", **given), (3, 96, 96), 10)
 
 
 def test_images_that_are_too_small_are_refused_when_it_is_built() -> None:
-    with pytest.raises(ConfigError, match=r"'torchvision:alexnet': takes no images of 32 × 32 pi"):
+    with pytest.raises(
+        ConfigError, match=r"'torchvision:alexnet': cannot take images of 32 × 32 pi"
+    ):
         build_model("torchvision:alexnet", CIFAR, 10)
-    with pytest.raises(ConfigError, match=r"'torchvision:maxvit_t': takes no images of 32 × 32 pi"):
+    with pytest.raises(
+        ConfigError, match=r"'torchvision:maxvit_t': cannot take images of 32 × 32 pi"
+    ):
         build_model("torchvision:maxvit_t", CIFAR, 10)
-    with pytest.raises(ConfigError, match=r"'torchvision:vit_b_32': takes no images of 64 × 32 p"):
+    with pytest.raises(
+        ConfigError, match=r"'torchvision:vit_b_32': cannot take images of 64 × 32 p"
+    ):
         build_model("torchvision:vit_b_32", (3, 64, 32), 10)
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("resnet19", "no network 'resnet19' for classification; such as resnet18"),
-        ("fasterrcnn_resnet50_fpn", "no network 'fasterrcnn_resnet50_fpn' for classification"),
-        ("ResNet", "no network 'ResNet' for classification"),
-        ("list_models", "no network 'list_models' for classification"),
+        ("resnet19", "no classification network 'resnet19'; try resnet18"),
+        ("fasterrcnn_resnet50_fpn", "no classification network 'fasterrcnn_resnet50_fpn'"),
+        ("ResNet", "no classification network 'ResNet'"),
+        ("list_models", "no classification network 'list_models'"),
         ("__name__", "allowed: one of classifier"),
     ],
 )

@@ -24,7 +24,7 @@ MOODS = {
     "batch": ({"latency"}, "256 images at a time: ValueError: who has 256 images?"),
     "nan": (GRADIENTS, "dense, seed 0: the length of the gradient at step 1 of "),
     "key": (GRADIENTS | MEMORY, "KeyError: 'gradient'"),
-    "killed": (GRADIENTS | MEMORY, "perhaps for want of memory"),
+    "killed": (GRADIENTS | MEMORY, "memory ran out"),
     "slow": (GRADIENTS, "would take about "),
     "chatty": (set(), ""),
 }
@@ -90,7 +90,7 @@ def check_everything_is_said(clone: Clone, stderr: str) -> None:
         assert (clone.path / name).exists()
     page = (clone.path / "reports/report.html").read_text()
     short = (clone.path / "reports/report.md").read_text()
-    shown = clone.run("python", "-m", "sparse_sam.evaluation.table").stdout
+    shown = clone.run("python", "-m", "sparse_sam.tracking.show").stdout
     for why, names in missing(clone).items():
         if names not in {"slice", "surface"}:
             assert why.replace("'", "&#39;") in page
@@ -167,7 +167,7 @@ def test_attention_is_measured_like_everything_else(make_clone: Callable[..., Cl
     assert compression["multiply_adds"]["left_out"] == ["patches.class_token", "patches.positions"]
     check_everything_is_said(clone, done.stderr)
     shown = Path(clone.path / "reports/report.html").read_text()
-    assert "weights that are used otherwise are not in it (patches.class_token" in shown
+    assert "but not weights that are used in other ways (patches.class_token" in shown
     clone.set_all({"evaluate.budget_seconds.landscape": 0.0})
     done = clone.run("dvc", "repro", **LATER)
     assert kinds(missing(clone)) == {"slice", "surface"}

@@ -89,8 +89,8 @@ def test_the_arms_do_not_depend_on_each_others_optimizers(clone: Clone) -> None:
     for stage in STAGES:
         has_sam = "sparse_sam.sam.optimizer" in code_of(stage, clone)
         assert has_sam == (stage in {"finetune_sam", "evaluate"}), stage
-        variants = {f"sparse_sam.sam.{name}" for name in ("asam", "gsam", "momentum", "periodic")}
-        assert not variants & code_of(stage, clone)
+        names = ("asam", "counted", "gsam", "late", "momentum", "periodic")
+        assert not {f"sparse_sam.sam.{name}" for name in names} & code_of(stage, clone)
     assert "sparse_sam.networks.mlpnet" in code_of("train_dense", clone)
     assert "sparse_sam.networks.lenet" not in code_of("train_dense", clone)
 

@@ -86,6 +86,7 @@ def test_it_runs_is_tested_and_guarded_from_its_first_commit_on(project: Clone) 
 
 
 def test_another_network_is_refused_until_it_is_accepted(project: Clone) -> None:
+    ran(project)  # the tests before may have run in another worker, with another project
     project.commit("the base")
     project.run("git", "checkout", "-q", "-b", "wider")
     file = project.path / "lab" / "nets.py"

@@ -250,10 +250,10 @@ def test_an_initialisation_that_is_not_known_is_not_gone_back_to(
     schedule = {"name": "iterative", "rounds": 2, "rewind": "initial"}
     clone = make_clone("ticket", {**SMALL, "model.checkpoint": "a.pt", "prune.schedule": schedule})
     done = clone.run("python", "-m", "sparse_sam.config", fails=True)
-    assert "model.checkpoint = 'a.pt': its initialisation is not known" in done.stderr
+    assert "model.checkpoint = 'a.pt': prune.schedule.rewind = 'initial'" in done.stderr
     clone.set_all({"prune.schedule": {"name": "one-shot"}})
     done = clone.run("python", "-m", "stages.inputs", fails=True)
-    assert "error: model.checkpoint = 'a.pt': a.pt is no file. Put it there" in done.stderr
+    assert "error: model.checkpoint = 'a.pt': a.pt is not a file. Put the checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -355,4 +355,4 @@ def test_a_residual_network_of_a_plain_script_goes_all_the_way(
     arms = read(clone, "summary")["arms"]
     assert arms["pruned"]["accuracy"] == arms["dense"]["accuracy"]
     assert arms["sam"]["sparsity"] == arms["pruned"]["sparsity"] == pytest.approx(0.5, abs=0.02)
-    assert "The network was given with" in (clone.path / "reports" / "report.md").read_text()
+    assert "The given network already has" in (clone.path / "reports" / "report.md").read_text()

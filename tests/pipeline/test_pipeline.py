@@ -29,6 +29,8 @@ def executed(output: str) -> set[str]:
 def test_the_summary_has_its_documented_schema(clone: Clone) -> None:
     summary = json.loads((clone.path / "metrics/summary.json").read_text())
     assert list(summary) == [
+        "answer",
+        "primary",
         "dataset",
         "model",
         "base_optimizer",
@@ -62,11 +64,11 @@ def test_the_gates_rules_find_their_metrics_and_what_results_are_of(clone: Clone
     }
     rows = compare_metrics(rules, contents, contents)
     assert len(rows) == 4 * 5
-    assert {found.outcome for found in rows} == {"same"}
+    assert {found.outcome for found in rows} == {"unchanged"}
     subject = Subject.of(contents)
     assert len(subject.data) == 64
     assert subject.source == "mnist-sample"
-    assert re.fullmatch(r"mlpnet \(\d+ multiply-adds\)", subject.network)
+    assert re.fullmatch(r"mlpnet \(\d+ multiply-adds\)", subject.sized_network)
 
 
 def test_every_saved_sparse_model_has_exactly_the_asked_zeros(clone: Clone) -> None:

@@ -40,10 +40,11 @@ def test_every_stage_takes_it_and_says_what_the_base_is(make_clone: Callable[...
     for arm in ("sgd", "sgd_2x", "sam"):
         assert summary["arms"][arm]["sparsity"] == pytest.approx(0.5, abs=1e-3)
         assert summary["arms"][arm]["accuracy"]["mean"] > 0.2  # of mirrored digits with holes
-    table = clone.run("python", "-m", "sparse_sam.evaluation.table").stdout
+    table = clone.run("python", "-m", "sparse_sam.tracking.show").stdout
     assert "mlpnet on mnist-sample, 2 seeds, base optimizer AdamW: mean with" in table
-    assert "AdamW, equal epochs" in table
+    assert "AdamW (2× epochs)" in table
+    assert "SAM − AdamW" in table
     report = (clone.path / "reports" / "report.md").read_text()
-    assert "The base optimizer is AdamW: the arms that are called SGD train with it" in report
+    assert "The base optimizer is AdamW: the arms called SGD train with it" in report
     again = clone.run("dvc", "repro", **LATER).stdout
     assert "Running stage 'finetune_sgd'" not in again

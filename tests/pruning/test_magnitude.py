@@ -185,7 +185,7 @@ def test_a_layer_that_would_be_emptied_is_named() -> None:
         magnitude_masks(model, 0.5, "global")
     assert str(raised.value) == (
         "global sparsity 0.5 would prune all 2 weights of 1.weight; lower it, change prune.scope, "
-        "or name the tensor in prune.ignore or prune.overrides"
+        "or list the tensor in prune.ignore or prune.overrides"
     )
     with pytest.raises(MaskError, match=r"layerwise sparsity 0\.8 would prune all 2 weights of 1"):
         magnitude_masks(model, 0.8)
@@ -201,7 +201,7 @@ def test_a_sparsity_out_of_range_is_refused(sparsity: float) -> None:
 def test_a_model_is_pruned_once_only(scope: str) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     attach(model, Masks({"0.weight": torch.eye(2).bool()}))
-    with pytest.raises(MaskError, match="the model is pruned already"):
+    with pytest.raises(MaskError, match="the model is already pruned"):
         magnitude_masks(model, 0.5, scope)
 
 

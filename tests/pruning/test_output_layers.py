@@ -247,12 +247,15 @@ def no_layer(net: Any, images: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("compute", "said"),
     [
-        (functional, r"made with head\.weight, and no layer is called .* self\.head\(x\)"),
-        (cosine, r"made with head\.weight, and no layer is called"),
-        (recurrent, r"head gives the classes, and is used elsewhere in the network, too"),
+        (
+            functional,
+            r"made with head\.weight, but no layer that holds it is called.* self\.head\(x\)",
+        ),
+        (cosine, r"made with head\.weight, but no layer that holds it is called"),
+        (recurrent, r"head gives the classes and is used elsewhere in the network too"),
         (detached, r"cannot be followed back"),
         (out_of_sight, r"the outputs of head cannot be followed"),
-        (no_layer, r"no layer makes its outputs"),
+        (no_layer, r"no layer of .* makes its outputs"),
     ],
 )
 def test_what_cannot_be_told_is_refused_by_name(compute: Any, said: str) -> None:
@@ -291,7 +294,7 @@ def test_the_head_of_a_network_with_branches_is_found(name: str) -> None:
 
 def test_a_layer_that_stands_twice_in_a_sequential_is_refused_where_it_is_last() -> None:
     layer = nn.Linear(4, 4)
-    with pytest.raises(MaskError, match=r"0 gives the classes, and is used elsewhere"):
+    with pytest.raises(MaskError, match=r"0 gives the classes and is used elsewhere"):
         Pruner(structure="channels").masks(nn.Sequential(layer, nn.Linear(4, 4), layer), 0.5)
     middle = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(4, 3))
     assert list(Pruner(structure="channels").masks(middle, 0.5)) == ["0.weight"]
@@ -300,10 +303,10 @@ def test_a_layer_that_stands_twice_in_a_sequential_is_refused_where_it_is_last()
 @pytest.mark.parametrize("make", [head_first, in_a_submodule, Attention])
 def test_any_other_network_needs_an_example(make: Callable[[], nn.Module]) -> None:
     model = make()
-    with pytest.raises(MaskError, match=rf"of {type(model).__name__} .*Evidence\(image_shape="):
+    with pytest.raises(MaskError, match=rf"in {type(model).__name__} it .*Evidence\(image_shape="):
         Pruner(structure="channels").masks(model, 0.5)
     nested = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(25, 8), nn.Linear(8, 3)))
-    with pytest.raises(MaskError, match=r"of Sequential .*Evidence\(image_shape="):
+    with pytest.raises(MaskError, match=r"in Sequential it .*Evidence\(image_shape="):
         Pruner(structure="channels").masks(nested, 0.5)
 
 

@@ -95,14 +95,14 @@ def test_channels_have_sparsities_of_their_own_too() -> None:
         (
             ["had.*"],
             (
-                "prune.ignore: 'had.*' matches no parameter that can be pruned; they are "
-                "stem.weight, blocks.0.weight, blocks.2.weight, head.weight. A pattern is of whole "
-                "names"
+                "ignore (prune.ignore in params.yaml): 'had.*' matches no parameter that can be "
+                "pruned. These can: stem.weight, blocks.0.weight, blocks.2.weight, head.weight. "
+                "Patterns match whole names"
             ),
         ),
         (["head"], "'head' matches no parameter"),
         (["HEAD.*"], "matches no parameter"),
-        (["stem.*", "*.weight"], "stem.weight is matched by 'stem.*' and by '*.weight'; one may"),
+        (["stem.*", "*.weight"], "both 'stem.*' and '*.weight' match stem.weight; only one may"),
     ],
 )
 def test_a_pattern_that_says_nothing_or_too_much_is_named(patterns: list[str], says: str) -> None:
@@ -112,7 +112,9 @@ def test_a_pattern_that_says_nothing_or_too_much_is_named(patterns: list[str], s
 
 
 def test_everything_ignored_is_nothing_to_prune() -> None:
-    with pytest.raises(MaskError, match=r"no weights that can be pruned and that prune.ignore"):
+    with pytest.raises(
+        MaskError, match=r"no weights that can be pruned, apart from those in prune.ignore"
+    ):
         Pruner(ignore=("*",)).masks(network(0), 0.5)
 
 
@@ -141,7 +143,7 @@ def test_zeros_that_are_there_are_the_masks(seed: int, sparsity: float, ignored:
 
 
 def test_what_gives_no_masks_says_why() -> None:
-    with pytest.raises(MaskError, match=r"the network has no zeros among .*: stem.weight, blocks"):
+    with pytest.raises(MaskError, match=r"the network has no zeros in .*\(stem.weight, blocks"):
         Pruner().masks_of_zeros(network(0))
     model = network(0)
     with torch.no_grad():
@@ -154,8 +156,11 @@ def test_names_are_looked_at_before_a_training() -> None:
     pruner, model = Pruner(ignore=("stem.*",)), network(0)
     pruner.check_names(model, Evidence(), {"head.*": 0.2})
     for wrong, says in (
-        (Pruner(ignore=("stam.*",)), "prune.ignore: 'stam.*' matches no parameter"),
-        (pruner, "prune.overrides: 'hade.*' matches no parameter that can be pruned; they are"),
+        (
+            Pruner(ignore=("stam.*",)),
+            "ignore (prune.ignore in params.yaml): 'stam.*' matches no parameter",
+        ),
+        (pruner, "overrides (prune.overrides in params.yaml): 'hade.*' matches no parameter"),
     ):
         with pytest.raises(MaskError) as caught:
             wrong.check_names(model, Evidence(), {"hade.*": 0.2})
@@ -163,5 +168,5 @@ def test_names_are_looked_at_before_a_training() -> None:
 
 
 def test_what_is_ignored_has_no_sparsity_of_its_own() -> None:
-    with pytest.raises(MaskError, match=r"'stem\.\*' matches no .*, and 'stem\.\*' are left dense"):
+    with pytest.raises(MaskError, match=r"'stem\.\*' matches no .* \('stem\.\*' are left dense"):
         Pruner(ignore=("stem.*",)).masks(network(0), 0.5, overrides={"stem.*": 0.2})

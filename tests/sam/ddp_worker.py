@@ -28,6 +28,7 @@ RUNS: list[tuple[str, str, dict[str, Any], dict[str, Any], bool]] = [
     ("synchronised", "sam", {}, {"sync_perturbation": True}, False),
     ("periodic", "periodic", {"k": 2}, {"sync_perturbation": True}, True),
     ("looksam", "looksam", {"k": 2}, {}, True),
+    ("late", "late", {"after": 2}, {"sync_perturbation": True}, True),
     ("gsam", "gsam", {}, {}, True),
     ("momentum", "momentum", {}, {}, False),
 ]

@@ -23,6 +23,7 @@ OWN: dict[str, dict[str, Any]] = {
     "asam": {"eta": 0.02},
     "periodic": {"k": 3},
     "looksam": {"k": 3, "alpha": 0.5},
+    "late": {"after": 2},
     "gsam": {"alpha": 0.3},
 }
 VARIANT_CASES: list[tuple[str, dict[str, Any]]] = [(name, OWN.get(name, {})) for name in VARIANTS]

@@ -26,10 +26,13 @@ def run_example(name: str, model: nn.Module) -> dict[str, Any]:
 
 def test_every_block_of_code_is_an_example_that_is_tested() -> None:
     assert PAGE.count("```python") == len(EXAMPLES)
-    assert set(EXAMPLES) == {"plain", "two calls", "amp", "ddp", "accumulation"}
+    assert set(EXAMPLES) == {
+        *("plain", "two calls", "amp", "ddp", "fsdp", "accumulation", "in three parts")
+    }
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# (``fsdp`` runs in two processes, in test_fsdp.py.)
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - {"fsdp"}))
 def test_examples_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "ddp":  # as torchrun would start one process
         environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0"}
@@ -69,5 +72,6 @@ def test_the_table_of_variants_is_that_of_the_code() -> None:
     for name, _, rest in rows:
         for setting, parameter in variant_settings(name).items():
             default = parameter.default
-            shown = f"`{setting}`" if default is None else f"`{setting}` {default}"
+            words = {None: "", parameter.empty: " (no default)"}.get(default, f" {default}")
+            shown = f"`{setting}`{words}"
             assert shown in rest

@@ -268,6 +268,52 @@ def test_half_precision_weights_are_restored_and_their_norm_does_not_overflow(
     assert same(weights(model), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [3e4, 2.0**-14])
+def test_adaptive_epsilon_in_half_precision_neither_overflows_nor_vanishes(
+    dtype: torch.dtype, size: float
+) -> None:
+    # T² g is beyond float16, or 0 there.
+    weight = nn.Parameter(torch.full((64,), 4.0 if size > 1 else 2.0**-7, dtype=dtype))
+    sam = SAM([weight], SGD, rho=1.0, adaptive=True, lr=0.0)
+    before = weight.detach().clone().double()
+    weight.grad = torch.full_like(weight, size)
+    sam.first_step()
+    # Equal weights and gradients: ε is w / ‖1‖.
+    torch.testing.assert_close(weight.detach().double() - before, before / 8, rtol=0.02, atol=0)
+    sam.second_step()
+
+
+@pytest.mark.parametrize("variant", ["gsam", "looksam"])
+def test_variants_with_half_precision_weights_take_the_step_of_float32(variant: str) -> None:
+    # Gradients whose products overflow in float16, if they are computed there.
+    generator = torch.Generator().manual_seed(3)
+    start = torch.randn(512, generator=generator).half()
+    first, last = (200 * torch.randn(512, generator=generator).half() for _ in range(2))
+
+    def step(dtype: torch.dtype) -> list[Tensor]:
+        weight = nn.Parameter(start.to(dtype, copy=True))
+        own = {"k": 2} if variant == "looksam" else {}
+        sam = build_sam(variant, nn.ParameterList([weight]), SGD, 0.1, settings=own, lr=1e-3)
+        for _ in range(2):
+            weight.grad = first.to(dtype, copy=True)
+            sam.first_step()
+            weight.grad = last.to(dtype, copy=True)
+            sam.second_step()
+        return [weight.detach().double()]
+
+    torch.testing.assert_close(step(torch.float16), step(torch.float32), rtol=3e-3, atol=3e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_clipping_of_half_precision_gradients_does_not_overflow(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.zeros(64, dtype=dtype))
+    sam = SAM([weight], SGD, rho=0.0, lr=1.0, max_grad_norm=8.0)
+    weight.grad = torch.full_like(weight, 3e4)  # of norm 2.4e5, which is beyond float16
+    sam.second_step()
+    torch.testing.assert_close(weight.detach().double(), torch.full((64,), -1.0).double())
+
+
 def test_clipping_acts_on_the_final_gradient_only() -> None:
     model, twin, batch = perceptron(), perceptron(), batches(1)[0]
     clipped = SAM(model.parameters(), SGD, rho=0.5, max_grad_norm=0.01, lr=1.0)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from sparse_sam.sam import SAMParams, variant_settings
 from sparse_sam.training import LEARNING_RATES, TrainingParams, make_base, make_sam
-from sparse_sam.training.optimizers import forget_everything
+from sparse_sam.pruning.forgetting import forget_everything
 from sparse_sam.training.warm_up import warmed_up
 
 base = sys.argv[2]
@@ -35,7 +35,9 @@ model = nn.Linear(2, 2)
 if sys.argv[1] == "sgd":
     optimizer = make_base(model, recipe)
 else:
-    settings = dict.fromkeys(variant_settings(sys.argv[1]))  # all null
+    allowed = variant_settings(sys.argv[1]).items()
+    # All null, but for what has no default.
+    settings = {name: 1 if one.default is one.empty else None for name, one in allowed}
     optimizer = make_sam(model, recipe, SAMParams(variant=sys.argv[1], rho=0.05, **settings))
 schedule = warmed_up(LEARNING_RATES.load(recipe.schedule), optimizer, 3, (), 1)
 

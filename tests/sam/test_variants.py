@@ -1,5 +1,6 @@
 """The variants: what each does in its paper's terms, and choosing one by name."""
 
+import inspect
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from sparse_sam.errors import ConfigError
 from sparse_sam.sam.asam import ASAM
 from sparse_sam.sam.build import build_sam, check_settings, variant_settings
 from sparse_sam.sam.gsam import GSAM
+from sparse_sam.sam.late import LateSAM
 from sparse_sam.sam.momentum import MomentumSAM
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.periodic import LookSAM, PeriodicSAM
@@ -75,6 +77,9 @@ def calls_of(model: nn.Module, optimizer: SAM, steps: int) -> list[int]:
         ("periodic", {"k": 3}, [2, 1, 1, 2, 1, 1, 2]),
         ("looksam", {"k": 3}, [2, 1, 1, 2, 1, 1, 2]),
         ("periodic", {"k": 1}, [2] * 7),
+        ("late", {"after": 3}, [1, 1, 1, 2, 2, 2, 2]),
+        ("late", {"after": 0}, [2] * 7),
+        ("late", {"after": 9}, [1] * 7),
     ],
 )
 def test_gradients_a_step(variant: str, own: dict[str, Any], expected: list[int]) -> None:
@@ -237,6 +242,7 @@ def test_every_name_stands_for_its_class() -> None:
         "asam": ASAM,
         "periodic": PeriodicSAM,
         "looksam": LookSAM,
+        "late": LateSAM,
         "momentum": MomentumSAM,
         "gsam": GSAM,
     }.items()
@@ -245,11 +251,12 @@ def test_every_name_stands_for_its_class() -> None:
 
 
 def test_what_variants_can_be_set() -> None:
-    expected: dict[str, dict[str, float | None]] = {
+    expected: dict[str, dict[str, Any]] = {
         "sam": {},
         "asam": {"eta": 0.01},
         "periodic": {"k": 5},
         "looksam": {"k": 5, "alpha": 0.7},
+        "late": {"after": inspect.Parameter.empty},
         "momentum": {},
         "gsam": {"alpha": 0.4, "rho_min": None},
     }
@@ -262,10 +269,21 @@ def test_what_variants_can_be_set() -> None:
 @pytest.mark.parametrize(("variant", "own"), VARIANT_CASES)
 def test_settings_are_checked_before_anything_is_built(variant: str, own: dict[str, Any]) -> None:
     check_settings(variant, 0.1, own)
-    check_settings(variant, 0.1, dict.fromkeys(variant_settings(variant)))  # the paper's
     assert sam_params(0.1, variant=variant, **own).settings == own
-    nulls = dict.fromkeys(variant_settings(variant))
-    assert sam_params(0.1, variant=variant, **nulls).settings == {}
+    allowed = variant_settings(variant)
+    nulls = dict.fromkeys(allowed)  # the paper's
+    needed = {
+        name: own[name] for name in allowed if allowed[name].default is inspect.Parameter.empty
+    }
+    check_settings(variant, 0.1, nulls | needed)
+    assert sam_params(0.1, variant=variant, **(nulls | needed)).settings == needed
+    for name in needed:
+        for missing in ({}, nulls):
+            with pytest.raises(ConfigError) as raised:
+                check_settings(variant, 0.1, missing)
+            assert str(raised.value) == (
+                f"{name} is missing: variant {variant} has no default for it"
+            )
     has = ", ".join(["rho", *variant_settings(variant)])
     with pytest.raises(ConfigError) as raised:
         check_settings(variant, 0.1, {**own, "beta": 1.0})
@@ -281,8 +299,11 @@ def test_settings_are_checked_before_anything_is_built(variant: str, own: dict[s
         ("asam", {"eta": -1.0}, r"eta = -1\.0: must be at least 0"),
         ("periodic", {"k": 2.5}, r"k = 2\.5: "),
         ("periodic", {"k": True}, r"k = True: "),
-        ("periodic", {"k": 0}, r"k = 0: must be at least 1"),
+        ("periodic", {"k": 0}, r"k = 0: must be a whole number, at least 1"),
         ("looksam", {"k": 3, "alpha": -0.1}, r"alpha = -0\.1: must be at least 0"),
+        ("late", {"after": 2.5}, r"after = 2\.5: "),
+        ("late", {"after": True}, r"after = True: "),
+        ("late", {"after": -1}, r"after = -1: must be a whole number, at least 0"),
         ("gsam", {"rho_min": 0.2}, r"rho_min = 0\.2: must be between 0 and rho = 0\.1"),
     ],
 )
@@ -379,6 +400,10 @@ def test_settings_out_of_range_are_refused() -> None:
         ("periodic", {"k": 0}),
         ("looksam", {"k": 0}),
         ("looksam", {"alpha": -0.1}),
+        ("late", {"after": -1}),
+        ("late", {"after": 0.5}),
+        ("late", {"after": float("nan")}),
+        ("late", {"after": float("inf")}),
         ("gsam", {"alpha": float("nan")}),
         ("gsam", {"rho_min": 0.2}),
     ]:

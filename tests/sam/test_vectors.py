@@ -1,5 +1,7 @@
 """Arithmetic on lists of tensors, against numbers worked out by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,6 +53,42 @@ def test_both_ways_of_adding_are_the_same_up_to_rounding() -> None:
     vectors.add_fused_(twin, direction, torch.tensor(0.3), 7.0)
     for one, other in zip(target, twin, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_half_precision_parts_are_in_float32(dtype: torch.dtype) -> None:
+    # 64 · 300² is beyond float16, 2⁻²⁰ · 2⁻²⁰ is 0 there, and 65 has one bit too many for bfloat16
+    # after 64 · 64.
+    large = [torch.full((64,), 300.0, dtype=dtype)]
+    assert vectors.inner_product(large, large).item() == 64 * 300.0**2
+    assert vectors.inner_product(large, large).dtype == torch.float32
+    small = [torch.full((3,), 2.0**-20, dtype=dtype)]
+    assert vectors.inner_product(small, small).item() == 3 * 2.0**-40
+    exact = [torch.tensor([64.0, 1.0], dtype=dtype), torch.tensor([[1.0]], dtype=dtype)]
+    assert vectors.inner_product(exact, exact).item() == 4098.0
+    assert vectors.vector_norm(large).item() == 2400.0
+    mixed = [torch.full((64,), 300.0, dtype=torch.float64)]
+    assert vectors.inner_product(large, mixed).dtype == torch.float64
+
+
+def test_a_half_precision_part_is_converted_piece_by_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    part = [torch.arange(1.0, 12.0).half().reshape(11, 1)]
+    monkeypatch.setattr(vectors, "_PIECE", 4)
+    converted = []
+    whole = Tensor.to
+
+    def watched(self: Tensor, *arguments: Any) -> Tensor:
+        converted.append(self.numel())
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(Tensor, "to", watched)
+    assert vectors.inner_product(part, part).item() == 506.0
+    assert max(converted) == 4
+    assert sum(converted) == 2 * 11
+    nothing = [torch.zeros(0, dtype=torch.float16)]
+    assert vectors.inner_product(nothing, nothing).item() == 0.0
 
 
 def test_scaling() -> None:

@@ -97,7 +97,7 @@ def test_the_command_in_the_report_names_the_cell_that_it_shows() -> None:
 
 
 def planted(difference: float, noise: float) -> list[Study]:
-    """The study with SAM ahead of SGD, 2x at ``PLACE`` by so much, and as it is elsewhere."""
+    """The study, but with SAM ahead of SGD (2× epochs) at ``PLACE`` by so much."""
     network, dense, sparsity, _ = PLACE
     studies = []
     for study in MEASURED:

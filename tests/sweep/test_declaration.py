@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def test_a_named_point_changes_a_schedule_and_its_own_keys(declared: Declared) -
         dict(regime.labels)["schedule"]: sweep.params(regime, sweep.arms[1], (), 0).prune
         for regime in sweep.regimes()
     }
-    assert found["slowly"].schedule.model_dump() == slowly
-    assert found["at-once"].schedule.model_dump() == {"name": "one-shot"}
+    assert asdict(found["slowly"].schedule) == slowly
+    assert asdict(found["at-once"].schedule) == {"name": "one-shot"}
 
 
 LR = "finetune.training.lr"
@@ -94,39 +95,51 @@ LR = "finetune.training.lr"
         ("name", "a b", "name = 'a b': must be a name"),
         ("name", 3, "name = 3: must be a name"),
         ("extra", 1, "extra = 1: unknown key; allowed here: name, seeds, search,"),
-        ("axes", [1], r"axes = \[1\]: must be a mapping, with names as its keys"),
+        ("axes", [1], r"axes = \[1\]: must be a mapping with names as its keys"),
         ("axes/prune.sparsity", [], r"axes.prune.sparsity = \[\]: must be a list of values"),
         ("axes/prune.sparsity", 0.5, "axes.prune.sparsity = 0.5: must be a list of values"),
-        ("axes/prune.sparsity", [0.5, 0.5], "axes.prune.sparsity: 0.5 stands there twice"),
+        ("axes/prune.sparsity", [0.5, 0.5], "axes.prune.sparsity: 0.5 is listed twice"),
         ("axes/prune.sparsity", [[0.5]], r"\[0.5\] must be a number, text, true, false or null"),
         ("axes/prune.sparsity", [0.5, 1.0], r"prune.sparsity = 1.0, arm sgd\): prune.sparsity = 1"),
         ("axes/prune.sparsty", [0.5], "prune.sparsty = 0.5: unknown key; allowed here: sparsity"),
         ("axes/prune.schedule.rounds", [2], "schedule.rounds = 2: unknown key; allowed here: name"),
         ("axes/finetune.sam.eta", [0.1], "eta = 0.1: variant sam has no such setting"),
-        ("axes/model.name.x", [1], "model.name.x: name is no section of parameters"),
+        ("axes/model.name.x", [1], "model.name.x: name is not a section of the parameters"),
         ("axes/size", {"a b": {}}, "axes.size: 'a b' must be a name"),
         ("axes/size", {"a": 3}, "axes.size.a = 3: must be a mapping of parameters"),
         ("axes/seeds", [1], "axes.seeds: seeds is set by the sweep"),
-        ("axes/finetune.sam.variant", ["asam", "sam"], "is changed by axes.finetune.sam.variant"),
-        ("arms", {}, r"arms = \{\}: there must be an arm"),
+        (
+            "axes/finetune.sam.variant",
+            ["asam", "sam"],
+            "is already changed by axes.finetune.sam.variant",
+        ),
+        ("arms", {}, r"arms = \{\}: must name at least one arm"),
         ("arms/sgd/arm", "adam", "arms.sgd: arm = 'adam': must be one of sgd, sgd_2x, sam"),
         ("arms/sgd/choose", {LR: []}, f"arms.sgd.choose.{LR} = \\[\\]: must be a list of one"),
         ("arms/sgd/choose", {LR: {"low": 1}}, f"arms.sgd.choose.{LR}: high is missing"),
         (
             "arms/sgd/choose",
             {LR: {"low": 0.1, "high": 0.2, "log": True}},
-            "a range can only be drawn from; set search.samples",
+            "a range needs random search; set search.samples",
         ),
-        ("arms/sgd/fixed", {LR: 0.1}, f"arms.sgd.choose: {LR} is changed by arms.sgd.fixed"),
-        ("arms/sgd/fixed", {"prune.sparsity": 0}, "is changed by axes.prune.sparsity already"),
-        ("seeds/choosing", [], "arm sgd has 2 candidates, and needs a seed that chooses"),
-        ("seeds/choosing", [0], "reporting = .*: 0 choose too; a seed that chose"),
-        ("seeds/reporting", [1, 1], r"seeds.reporting = \[1, 1\]: every seed may stand once"),
+        (
+            "arms/sgd/fixed",
+            {LR: 0.1},
+            f"arms.sgd.choose: {LR} is already changed by arms.sgd.fixed",
+        ),
+        ("arms/sgd/fixed", {"prune.sparsity": 0}, "is already changed by axes.prune.sparsity"),
+        ("seeds/choosing", [], "arm sgd has 2 candidates; give at least one seed"),
+        ("seeds/choosing", [0], "reporting = .*: 0 is in choosing too; a seed that chose"),
+        ("seeds/reporting", [1, 1], r"seeds.reporting = \[1, 1\]: a seed is listed twice"),
         ("seeds/reporting", [-1], r"seeds.reporting\[0\] = -1: must be a whole number, at least 0"),
         ("base/seeds", [1], "base.seeds: is set by the sweep"),
-        ("base/data", {"source": date(2026, 1, 2)}, "base = .*: holds what no parameter can be"),
+        (
+            "base/data",
+            {"source": date(2026, 1, 2)},
+            "base = .*: holds a value that no parameter can have",
+        ),
         ("axes/size", {"a": {1: 2}}, "axes.size.a: 1 must be the name of a parameter"),
-        ("base/prune", 3, "prune.sparsity: prune is no section of parameters"),
+        ("base/prune", 3, "prune.sparsity: prune is not a section of the parameters"),
         ("base/model", 3, "model = 3: must be a mapping with the keys name"),
         ("search/samples", 0, "search.samples = 0: must be a whole number or null, at least 1"),
         ("flatness/rho", 0.0, "flatness.rho = 0.0: must be a finite number, more than 0"),
@@ -150,7 +163,7 @@ def test_a_missing_key_is_said(declared: Declared, key: str) -> None:
 def test_ranges_are_checked(declared: Declared) -> None:
     for bad, said in (
         ({"low": 0.2, "high": 0.1, "log": True}, "high = 0.1: must be more than low"),
-        ({"low": 0.0, "high": 0.1, "log": True}, "low = 0.0: must be more than 0 where log"),
+        ({"low": 0.0, "high": 0.1, "log": True}, "low = 0.0: must be more than 0 when log"),
     ):
         content = declared(search={"samples": 3, "seed": 0})
         content["arms"]["sgd"]["choose"] = {LR: bad}

@@ -51,7 +51,7 @@ def assert_refused(path: Path, read: Callable[[], Any], said: str) -> None:
         read()
     assert str(raised.value).startswith(f"{path} is damaged (")
     assert said in str(raised.value)
-    assert "Delete it: " in str(raised.value)
+    assert "Delete it; " in str(raised.value)
 
 
 def put(*place: str | int, value: Any) -> Callable[[Any], Any]:
@@ -69,7 +69,7 @@ def put(*place: str | int, value: Any) -> Callable[[Any], Any]:
         (put("name", value="../secret"), "name: "),
         (put("name", value="/etc/hostname"), "name: "),
         (put("identity", value="x' OR '1' = '1"), "identity: "),
-        (put("identity", value="0" * 64), "identity: it is another sweep's"),
+        (put("identity", value="0" * 64), "identity: it belongs to another sweep"),
         (put("cells", 0, "key", value="../../secret"), "cells.0.key: "),
         (put("cells", 0, "purpose", value="exec"), "cells.0.purpose: "),
         (put("cells", 0, "arm", value="../x"), "cells.0.arm: "),
@@ -123,7 +123,7 @@ def test_a_cell_that_no_sweep_writes_counts_as_not_there(
     rewrite(store, key, act)
     assert store.record(key) is None
     warned = capsys.readouterr().err
-    assert warned.startswith(f"warning: {store.cell_path(key)} is not what a sweep writes (")
+    assert warned.startswith(f"warning: {store.cell_path(key)} is not a valid result (")
     assert said in warned
     assert key not in store.finished()
 
@@ -182,7 +182,7 @@ def test_a_dense_network_of_a_store_is_of_the_declared_network(
     assert isinstance(store.dense(key, dense, expected), Checkpoint)
     assert store.dense(key, dense, replace(expected, model="os:system")) is None
     said = capsys.readouterr().err
-    assert f"is of the network {dense.model}, not of os:system" in said
+    assert f"is of the network {dense.model}; the caller" in said
     assert "trained again" in said
 
 

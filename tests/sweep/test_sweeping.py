@@ -195,7 +195,7 @@ def test_a_dense_network_that_fails_takes_its_cells_with_it(
     # that need none.
     assert len(swept.failures) == 1 + 8
     assert len(swept.lacking) == 2 * 2
-    assert "cells that choose for it failed" in set(swept.lacking.values())
+    assert "cells that the choice needs failed" in set(swept.lacking.values())
     assert len(swept.table) == 8 + 16 + 8
 
 
@@ -299,8 +299,8 @@ def test_failures_end_the_command_badly(
     assert command(file, "--store", tmp_path / "store") == 1
     said = capsys.readouterr()
     assert "16 of 32 cells" in said.out
-    assert "error: 16 failed: ZeroDivisionError: broken" in said.err
-    assert "tries again what failed" in said.err
+    assert "error: 16 tasks failed: ZeroDivisionError: broken" in said.err
+    assert "Run the same command to retry" in said.err
 
 
 def test_recipes_are_varied_as_any_parameter(

@@ -82,7 +82,7 @@ def kept(workspace: Path) -> list[str]:
 
 
 def placed(root: Path, stage: str) -> Path:
-    with place(root, stage, {}, root, {}) as path:
+    with place(root, stage, {}, root, {}, {}) as path:
         return path
 
 
@@ -90,7 +90,7 @@ def assert_refused(workspace: Path, path: Path, line: int | None, said: str) -> 
     readers: list[tuple[Path, Callable[[], Any]]] = [
         (path, lambda: workspace_content(workspace)),
         (path, lambda: placed(workspace, "evaluate")),
-        (path, lambda: enter_all(workspace, {}, workspace, {})),
+        (path, lambda: enter_all(workspace, {}, workspace, {}, {})),
         (path.relative_to(workspace), lambda: read_provenance([STAGES["prune"]])),
     ]
     for named, read in readers if line else readers[1:3]:
@@ -104,7 +104,7 @@ def assert_refused(workspace: Path, path: Path, line: int | None, said: str) -> 
 
 def test_what_a_stage_writes_is_read(workspace: Path) -> None:
     assert workspace_content(workspace)
-    enter_all(workspace, {}, workspace, {})
+    enter_all(workspace, {}, workspace, {}, {})
     assert kept(workspace) == sorted(f"weights of {stage}" for stage in STAGES)
 
 
@@ -156,7 +156,7 @@ def test_links_into_dvcs_cache_are_followed(workspace: Path) -> None:
     cached.parent.mkdir(parents=True)
     weights.rename(cached)
     weights.symlink_to(cached)
-    enter_all(workspace, {}, workspace, {})
+    enter_all(workspace, {}, workspace, {}, {})
     assert "weights of prune" in kept(workspace)
 
 
@@ -177,7 +177,7 @@ def test_nothing_from_outside_is_uploaded(
     """Also from a journal that lies where pipelines are: md5 and path name the file together."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, workspace)
-    pipeline = enter_all(workspace, {}, workspace, {})
+    pipeline = enter_all(workspace, {}, workspace, {}, {})
     journal = pipeline / "prune.0.jsonl"
     (pipeline.parent / "outside").mkdir()
     (pipeline.parent / "outside" / "secret").write_text("secret")
@@ -289,7 +289,7 @@ def test_whatever_a_journal_says_it_is_read_or_refused(
     modules = set(sys.modules)
     try:
         read = read_events(path)
-        enter_all(clone, {}, clone, {})
+        enter_all(clone, {}, clone, {}, {})
         assert json.dumps(read) == json.dumps(events)
     except DataError as error:
         said = str(error)

@@ -35,6 +35,18 @@ def test_events_are_on_disk_before_anything_else_happens(tmp_path: Path) -> None
     assert read_events(path, skip=3)[0]["status"] == "FINISHED"
 
 
+def test_tags_of_an_earlier_journal_are_the_stages(tmp_path: Path) -> None:
+    path = tmp_path / "prune.0.jsonl"
+    journal = open_journal(path)
+    journal.tags({"t": "y"})
+    journal.end("FINISHED")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[1]["child"]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert read_events(path)[1].get("child") is None
+    assert read_events(path)[1]["values"] == {"t": "y"}
+
+
 def test_a_line_half_written_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "prune.0.jsonl"
     open_journal(path).end("FINISHED")

@@ -32,24 +32,39 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     return folder
 
 
-def run_stage(clone: Path, stage: str, *, seeds: int = 2, end: bool = True) -> Path:
+def run_stage(
+    clone: Path,
+    stage: str,
+    *,
+    seeds: int = 2,
+    end: bool = True,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+    launcher: dict[str, str] | None = None,
+) -> Path:
     """What a training stage writes, without the training."""
-    params = {"finetune.sam.rho": 0.05, "seeds": [0, 1]}
-    tags = {"git.dirty": "false"}
-    with place(clone, stage, {}, clone, {}) as path:
-        journal = Journal(path, stage=stage, params=params, tags=tags, launcher={})
+    tags = {"git.dirty": "false", **(tags or {})}
+    own = {"finetune.sam.rho": 0.05, "seeds": [0, 1]}
+    with place(clone, stage, params or {}, clone, launcher or {}, tags) as path:
+        journal = Journal(path, stage=stage, params=own, tags=tags, launcher=launcher or {})
     journal.dataset(name="mnist-sample", fingerprint="f" * 64, context="training")
     weights = Path(f"{stage}.safetensors")
     weights.write_text(stage)
     for seed in range(seeds):
         child = f"sam seed {seed}"
-        journal.child(child, {"seed": seed})
+        journal.child(child, {"arm": "sam", "seed": seed})
         for epoch in range(4):
             journal.metrics({"validation_accuracy": epoch / 10 + seed}, step=epoch, child=child)
         journal.artifact(weights, child=child)
         journal.child_end(child)
     journal.metrics({"validation_accuracy": 0.9}, step=3)
-    journal.metrics({"test_accuracy.sam": 0.97}, child=PIPELINE)
+    accuracy = {
+        "test_accuracy.sam": 0.9427999999999999,
+        "sam_vs_sgd.points": -0.0,
+        "sam_vs_sgd": -0.002,
+    }
+    journal.metrics(accuracy, child=PIPELINE)
+    journal.note("- SAM − SGD: **+0.10** points\n\n| arm |\n|---|", child=PIPELINE)
     if end:
         journal.end("FINISHED")
         (clone / "runs").mkdir(exist_ok=True)
@@ -94,7 +109,13 @@ def test_a_journal_becomes_a_tree_of_runs(clone: Path) -> None:
     assert stage.data.tags["dvc.stage"] == "finetune_sam"
     (dataset,) = stage.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("mnist-sample", "f" * 36)
-    assert pipeline.data.metrics == {"test_accuracy.sam": 0.97}
+    shown = {name: str(value) for name, value in pipeline.data.metrics.items()}
+    assert shown == {"test_accuracy.sam": "0.9428", "sam_vs_sgd.points": "0.0"}
+    assert pipeline.data.tags["mlflow.note.content"].startswith("- SAM − SGD: **+0.10** points\n")
+    assert [one.dataset.name for one in pipeline.inputs.dataset_inputs] == ["mnist-sample"]
+    assert seed.data.tags["mlflow.runColor"] == "#D55E00"
+    assert stage.data.tags["mlflow.source.name"] == "stages/finetune_sam.py"
+    assert stage.data.tags["mlflow.user"]
     expected = [(0, 1.0), (1, 1.1), (2, 1.2), (3, 1.3)]
     assert history(clone, seed, "validation_accuracy") == expected
     artifacts = MlflowClient(tracking_uri(clone)).list_artifacts(seed.info.run_id)
@@ -113,6 +134,30 @@ def test_sending_again_from_any_point_adds_nothing(clone: Path) -> None:
     seed = runs["finetune_sam sam seed 1"]
     assert len(history(clone, seed, "validation_accuracy")) == 4
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_a_run_is_called_and_tagged_after_its_own_pipeline(clone: Path) -> None:
+    first = {"params.changed": "ρ 0.05", "dvc.experiment": "first"}
+    for stage in STAGES:
+        run_stage(clone, stage, seeds=1, tags=first, launcher={"experiment": "first"})
+    second = {"params.changed": "ρ 0.1", "dvc.experiment": "second"}
+    run_stage(
+        clone,
+        "finetune_sam",
+        seeds=1,
+        params={"rho": 0.1},
+        tags=second,
+        launcher={"experiment": "second"},
+    )
+    publish(clone, clone)
+    client = MlflowClient(tracking_uri(clone))
+    experiment = client.get_experiment_by_name("sparse-sam")
+    found = client.search_runs(
+        [experiment.experiment_id],
+        "tags.`dvc.experiment` = 'second' and tags.`sparse_sam.kind` = 'pipeline'",
+    )
+    # Its first stage is a cached one, of the first experiment.
+    assert [run.info.run_name for run in found] == ["ρ 0.1 (second)"]
 
 
 def test_publish_sends_what_waits_and_then_nothing(clone: Path) -> None:

@@ -183,7 +183,7 @@ def test_an_arm_that_only_metrics_name_is_not_chosen(clone: Clone) -> None:
 def test_nothing_is_registered_when_the_gate_cannot_tell(clone: Clone) -> None:
     before = clone.champion()
     code, said = command("--register", "--base", "nowhere")
-    assert (code, said) == (2, "error: --base nowhere: git knows no such revision\n")
+    assert (code, said) == (2, "error: --base nowhere: git does not know this revision\n")
     assert clone.champion() == before
 
 
@@ -238,6 +238,29 @@ def champion_moves_only_when_the_gate_passes(clone: Clone) -> None:
     tags = client.get_model_version(NAME, "1").tags
     assert tags["model"] == "lenet-300-100"
     assert (tags["arm"], tags["seed"], tags["sparse_sam.gate"]) == ("sam", "0", "passed")
+    says_what_it_is(clone, client)
+
+
+def says_what_it_is(clone: Clone, client: MlflowClient) -> None:
+    version = client.get_model_version(NAME, "1")
+    share, images = clone.accuracy["sam"], len(clone.data.test)
+    assert version.description.startswith(f"{100 * share:.2f} % of {images:,} test images (")
+    assert "95.00 % sparse" in version.description
+    assert f"run on all {images:,} test images" in version.description
+    size = Path("exports/sam-seed-0/model.onnx").stat().st_size
+    assert f"`model.onnx` {size:,}" in version.description
+    assert version.tags["bytes"] == str(size)
+    assert version.tags["test_accuracy"] == f"{share:.6g}"
+    low, high = map(float, version.tags["test_accuracy.interval"].split(" to "))
+    assert low < share < high
+    model = client.get_registered_model(NAME)
+    assert "champion" in model.description
+    assert model.tags["champion"].startswith("version 2: ")
+    files = [file.path for file in client.list_artifacts(version.run_id, "export")]
+    assert "export/model_card.md" in files
+    card = Path("exports/sam-seed-0/model_card.md").read_text()
+    assert "Not stated by the project that made it." in card
+    assert "Not recorded: no run of these networks was found." in card
 
 
 def test_the_command_that_serves_it_shows_no_secret(

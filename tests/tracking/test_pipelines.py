@@ -45,7 +45,7 @@ class Clone:
         made_by: dict[str, str] | None = None,
     ) -> Path:
         for stage in stages:
-            with place(self.root, stage, params, self.workspace, made_by or {}) as path:
+            with place(self.root, stage, params, self.workspace, made_by or {}, {}) as path:
                 journal = Journal(path, stage=stage, params=params, tags={}, launcher={})
             journal.end(status)
             if status == "FINISHED":
@@ -146,7 +146,7 @@ def test_results_have_one_name_wherever_they_lie(clone: Clone, tmp_path: Path) -
     pulled = tmp_path / "other clone"
     shutil.copytree(clone.root / "runs", pulled / "runs")
     assert workspace_content(pulled) == workspace_content(clone.root)
-    entered = enter_all(pulled, PARAMS, pulled, {})
+    entered = enter_all(pulled, PARAMS, pulled, {}, {})
     assert pipeline_content(entered) == workspace_content(clone.root)
     assert names(entered) == [f"{stage}*" for stage in STAGES]
     clone.run("evaluate")

@@ -48,7 +48,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 
 def begin(clone: Path, stage: str, experiment: str = "mine", **params: object) -> Journal:
     made_by = {"mlflow_experiment_name": experiment}
-    with place(clone, stage, {}, clone, made_by) as path:
+    with place(clone, stage, {}, clone, made_by, {}) as path:
         return Journal(path, stage=stage, params=params, tags={}, launcher=made_by)
 
 
@@ -313,7 +313,7 @@ def test_a_real_server_refuses_a_deleted_experiment_and_takes_the_next_run(
         number = client.create_experiment("mine")
         client.delete_experiment(number)
         for made_by in ({"mlflow_experiment_name": "mine"}, {"mlflow_experiment_id": "4711"}):
-            with place(clone, "download", {}, clone, made_by) as path:
+            with place(clone, "download", {}, clone, made_by, {}) as path:
                 journal = Journal(path, stage="download", params={}, tags={}, launcher=made_by)
             journal.end("FINISHED")
         bad = run(clone, "download", "other", **{"not a name?": 1})

@@ -33,7 +33,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
 
 
 def begin(clone: Path, stage: str) -> Journal:
-    with place(clone, stage, {}, clone, {}) as path:
+    with place(clone, stage, {}, clone, {}, {}) as path:
         return Journal(path, stage=stage, params={}, tags={}, launcher={})
 
 

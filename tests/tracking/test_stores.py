@@ -210,5 +210,5 @@ def test_a_remote_that_cannot_be_used_is_said_once_and_done_without(
     assert store.take("training", KEY, {"network": place}) == ABOUT
     assert place.read_bytes() == CONTENT
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: the store goes on without its remote: ")
+    assert line.startswith("warning: the store continues without its remote: ")
     assert said in line

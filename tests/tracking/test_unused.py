@@ -225,8 +225,8 @@ def test_a_lock_of_many_commits_is_read_once(
     for number in range(20):
         git(clone, "commit", "-q", "--allow-empty", "-m", f"{number}")
         git(clone, "tag", f"tag-{number}")
-    ask, parse = Mock(wraps=module._git), Mock(wraps=module._keys_behind)
-    monkeypatch.setattr(module, "_git", ask)
+    ask, parse = Mock(wraps=module.git_says), Mock(wraps=module._keys_behind)
+    monkeypatch.setattr(module, "git_says", ask)
     monkeypatch.setattr(module, "_keys_behind", parse)
     assert named_keys(clone) == keys(*COMMITTED, "in the workspace")
     # (Of the four commits, and of the workspace, whose lock is that of one of them.)

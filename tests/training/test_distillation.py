@@ -179,7 +179,7 @@ def test_every_arm_distils_the_dense_network(
     alone = finetune(pruned, data, plain, arm, lambda _: None)
     assert untimed(without.history) == untimed(alone.history)  # with weight 0 none is asked
     assert untimed(whole.history)[1:] != untimed(alone.history)[1:]
-    with pytest.raises(CheckpointError, match="needs the dense network, and none is given"):
+    with pytest.raises(CheckpointError, match="needs the dense network as its teacher"):
         finetune(pruned, data, distilled(recipe), arm, lambda _: None)
 
 

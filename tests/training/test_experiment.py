@@ -100,6 +100,7 @@ GRADIENTS = {  # of 2 epochs of 4 batches
     "asam": 16,
     "periodic": 8 + 2,  # steps 1 and 6 ascend
     "looksam": 8 + 2,
+    "late": 8 + 5,  # all but the first 3 ascend
     "momentum": 8,
     "gsam": 16,
 }
@@ -131,6 +132,26 @@ def test_a_setting_of_the_variant_reaches_it(
     params = finetune_params(make_recipe(), variant="periodic", k=2)
     finetuned = finetune(pruned, make_data(), params, "sam", silent)
     assert finetuned.history[-1].gradient_evaluations == 8 + 4
+
+
+def test_late_sam_is_between_the_arms(
+    make_data: Data, make_recipe: Recipe, tiny_net: str, dense: Checkpoint
+) -> None:
+    data, recipe = make_data(), make_recipe(momentum=0.9, weight_decay=1e-3)
+    pruned = prune(dense, prune_params(sparsity=0.8))
+
+    def finetuned(arm: str, **sam: Any) -> tuple[dict[str, Tensor], int]:
+        done = finetune(pruned, data, finetune_params(recipe, **sam), arm, silent)
+        return done.checkpoint.state, done.history[-1].gradient_evaluations
+
+    for after, arm in ((0, "sam"), (8, "sgd")):
+        (late, passes), (expected, its) = (
+            finetuned("sam", variant="late", after=after),
+            finetuned(arm),
+        )
+        assert same(late, expected)
+        assert passes == its
+    assert finetuned("sam", variant="late", after=6)[1] == 8 + 2
 
 
 def test_a_checkpoint_says_what_made_it(
@@ -178,7 +199,7 @@ def test_pruning_does_as_its_parameters_say(dense: Checkpoint) -> None:
 
 
 def test_a_pruned_network_is_not_pruned_again(dense: Checkpoint) -> None:
-    with pytest.raises(MaskError, match="pruned already"):
+    with pytest.raises(MaskError, match="already pruned"):
         prune(prune(dense, prune_params()), prune_params())
 
 

@@ -78,7 +78,7 @@ def test_another_network_than_the_expected_is_refused(
     place = tmp_path / "taken.safetensors"
     assert take_training(store, KEY, place, replace(expected, **change), epochs=2) is None
     assert not place.exists()
-    assert "is not what is kept there" in capsys.readouterr().err
+    assert "does not hold a valid result" in capsys.readouterr().err
     assert store.about(KIND, KEY) is None
 
 
@@ -126,7 +126,7 @@ def test_what_nobody_keeps_is_refused(
     assert take_training(store, KEY, place, expected, epochs=2) is None
     assert not place.exists()
     said = capsys.readouterr().err
-    assert "it counts as not there, and is trained again" in said
+    assert "it is ignored and trained again" in said
     assert "Traceback" not in said
 
 

@@ -85,7 +85,7 @@ def test_a_derivative_may_say_no() -> None:
 
 def test_a_line_of_this_library_below_a_network_is_ours() -> None:
     """A mask is called by the network, and is no network."""
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         measured(lambda: nn.Sequential(Masked(torch.ones(2)))(object()))
 
 

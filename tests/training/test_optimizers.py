@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ from sparse_sam.training.registry import BASE_OPTIMIZERS, LEARNING_RATES
 from sparse_sam.training.warm_up import warmed_up
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
-from tests.recipes import sam_params
+from tests.recipes import NEEDED, sam_params
 
 Recipe = Callable[..., TrainingParams]
 VALUES: dict[str, dict[str, float]] = {
     "asam": {"eta": 0.02},
     "periodic": {"k": 3},
     "looksam": {"k": 3, "alpha": 0.6},
+    "late": {"after": 4},
     "gsam": {"alpha": 0.3, "rho_min": 0.1},
 }
 
@@ -73,16 +75,18 @@ def test_every_variant_is_made_with_the_settings_of_the_parameters(
     sam = make_sam(model(), recipe, sam_params(0.25, variant=variant, **given))
     assert type(sam) is VARIANTS.load(variant)
     assert {name: getattr(sam, name) for name in given} == given
-    # What is left out, or null, is as in the variant's paper.
-    allowed = variant_settings(variant)
-    for nothing in ({}, dict.fromkeys(allowed)):
+    # What is left out, or null, is as in the variant's paper; what it has no value for is needed.
+    needed = NEEDED.get(variant, {})
+    defaults = {name: one.default for name, one in variant_settings(variant).items()}
+    assert needed.keys() == {name for name, one in defaults.items() if one is Parameter.empty}
+    for nothing in ({}, dict.fromkeys(defaults.keys() - needed.keys())):
         sam = make_sam(model(), recipe, sam_params(0.25, variant=variant, **nothing))
         for name, value in given.items():
-            assert getattr(sam, name) == allowed[name].default != value
+            assert getattr(sam, name) == (defaults | needed)[name] != value
 
 
 def test_no_setting_is_left_out() -> None:
-    shipped = ("sam", "asam", "periodic", "looksam", "momentum", "gsam")
+    shipped = ("sam", "asam", "periodic", "looksam", "late", "momentum", "gsam")
     for variant in shipped:
         assert variant in VARIANTS
         assert set(VALUES.get(variant, {})) == set(variant_settings(variant))
@@ -303,7 +307,9 @@ def test_a_base_of_ones_own_is_named_by_its_place(
 
     sam = make_sam(model(), recipe("rmsprop"), sam_params())
     assert type(sam.base_optimizer.base).__name__ == "RMSprop"
-    with pytest.raises(ConfigError, match=r":none' gave NoneType, and no optimizer of torch"):
+    with pytest.raises(
+        ConfigError, match=r":none': must return a torch\.optim\.Optimizer, not NoneType"
+    ):
         make_base(model(), recipe("none"))
     with pytest.raises(ConfigError, match=r":rmsprop': momentum SAM needs a base optimizer with m"):
         make_sam(model(), recipe("rmsprop"), sam_params(variant="momentum"))
@@ -440,7 +446,9 @@ def test_a_warm_up_that_leaves_nothing_is_refused(
     restarts: tuple[int, ...], make_recipe: Recipe
 ) -> None:
     optimizer = make_sgd(model(), make_recipe())
-    with pytest.raises(ConfigError, match=r"warmup_epochs: \d+ steps leave nothing of"):
+    with pytest.raises(
+        ConfigError, match=r"warmup_epochs: the warm-up of \d+ steps leaves none of"
+    ):
         warmed_up(constant, optimizer, 10, restarts, 4 if restarts else 10)
 
 
@@ -451,5 +459,5 @@ def test_a_schedule_of_several_cannot_be_warmed_up(make_recipe: Recipe) -> None:
         return ChainedScheduler([constant(optimizer, steps)], optimizer)
 
     optimizer = make_sgd(model(), make_recipe())
-    with pytest.raises(ConfigError, match="schedule consists of several"):
+    with pytest.raises(ConfigError, match="must be 0, because schedule combines several"):
         warmed_up(several, optimizer, 10, (), 2)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.resume import ResumePoint
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
-from tests.recipes import sam_params
+from tests.recipes import NEEDED, sam_params
 
 Recipe = Callable[..., TrainingParams]
 Data = Callable[..., TrainingData]
@@ -27,6 +27,7 @@ GRADIENTS = {
     "asam": [2] * 8,
     "periodic": [2, 1, 1, 1, 1] * 2,
     "looksam": [2, 1, 1, 1, 1] * 2,
+    "late": [1] * NEEDED["late"]["after"] + [2] * 5,
     "momentum": [1] * 8,
     "gsam": [2] * 8,
 }
@@ -120,7 +121,7 @@ def test_other_steps_epochs_seeds_and_purposes_have_other_masks(
         assert len(distinct) == len(every)
 
 
-@pytest.mark.parametrize("variant", ["sgd", "sam", "looksam", "momentum"])
+@pytest.mark.parametrize("variant", ["sgd", "sam", "looksam", "late", "momentum"])
 @pytest.mark.parametrize("stop", [1, 2, 5, 7])
 def test_a_resumed_training_sees_them_too(
     variant: str, stop: int, tmp_path: Path, make_data: Data, make_recipe: Recipe

@@ -6,21 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sparse_sam.data.seeding import seeded
 from sparse_sam.data.tensors import TrainingData
 from sparse_sam.networks.batchnorm import reestimate_batchnorm
 from sparse_sam.networks.build import build_model
+from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import masks_of, plain_state
 from sparse_sam.pruning.params import PruneParams
 from sparse_sam.training import experiment
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import finetune, prune, train_dense
+from sparse_sam.training.loop import Epoch, train
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.registry import LEARNING_RATES
-from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import NOT_DISTILLED, prune_params, sam_params
 
@@ -41,6 +43,20 @@ def rounds(count: int, rewind: str, **changes: Any) -> PruneParams:
 
 def under(masks: Any, state: State) -> State:
     return {name: one * masks[name] if name in masks else one for name, one in state.items()}
+
+
+def before_each_step(
+    monkeypatch: pytest.MonkeyPatch, look: Callable[[int, nn.Module, Optimizer], object]
+) -> None:
+    """Have a look at a finetuning before each of its steps."""
+
+    def training(model: nn.Module, optimizer: Optimizer, *given: Any, **named: Any) -> list[Epoch]:
+        def before_step(step: int) -> None:
+            look(step, model, optimizer)
+
+        return train(model, optimizer, *given, before_step=before_step, **named)
+
+    monkeypatch.setattr(experiment, "train", training)
 
 
 @pytest.fixture(scope="module")
@@ -98,22 +114,19 @@ def test_every_round_begins_where_the_first_began(
 ) -> None:
     began: list[tuple[int, State, int]] = []
 
-    class Recording(ScheduledPruning):
-        def before_step(self, step: int) -> None:
-            super().before_step(step)
-            if step in {0, 4, 8}:
-                masks = masks_of(self._model)
-                assert masks is not None
-                state = plain_state(self._model)
-                assert same(state, under(masks, initial if rewind == "initial" else dense.state))
-                began.append((step, state, masks.kept))
-                assert not self._optimizer.state
-                self._earlier = state
-            elif step in {3, 7}:
-                assert not same(plain_state(self._model), self._earlier)
-                assert self._optimizer.state
+    def look(step: int, model: nn.Module, optimizer: Optimizer) -> None:
+        state = plain_state(model)
+        if step in {0, 4, 8}:
+            masks = masks_of(model)
+            assert masks is not None
+            assert same(state, under(masks, initial if rewind == "initial" else dense.state))
+            began.append((step, state, masks.kept))
+            assert not optimizer.state
+        elif step in {3, 7}:
+            assert not same(state, began[-1][1])
+            assert optimizer.state
 
-    monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
+    before_each_step(monkeypatch, look)
     data, pruning = make_data(), rounds(3, rewind)
     recipe = make_recipe(epochs=EPOCHS, momentum=0.9)
     params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
@@ -141,10 +154,11 @@ def test_reestimated_statistics_are_the_tickets(
     # Later rounds go back to them too.
     model = ticket.build()
     optimizer = make_sgd(model, make_recipe())
-    scheduled = experiment._scheduled(ticket, data, pruning, model, optimizer, STEPS)
+    sparsifier = experiment._sparsifier(model, pruning, Evidence(SEED, data.train, (1, 5, 5)))
+    sparsifier.prepare(optimizer, STEPS)
     with torch.no_grad():
         model[2].running_mean.fill_(7.0)
-    scheduled.before_step(4)
+    assert [sparsifier.step() for _ in range(4)] == [False] * 3 + [True]
     masks = masks_of(model)
     assert masks is not None
     assert same(plain_state(model), under(masks, ticket.state))
@@ -182,12 +196,7 @@ def test_the_learning_rate_is_rewound_with_the_weights(
 ) -> None:
     seen: list[float] = []
 
-    class Recording(ScheduledPruning):
-        def before_step(self, step: int) -> None:
-            super().before_step(step)
-            seen.append(self._optimizer.param_groups[0]["lr"])
-
-    monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
+    before_each_step(monkeypatch, lambda _, __, one: seen.append(one.param_groups[0]["lr"]))
     data, pruning = make_data(), rounds(3, rewind)
     recipe = make_recipe(epochs=EPOCHS, schedule="cosine")
     params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
@@ -200,12 +209,7 @@ def test_a_round_that_is_rewound_warms_up_anew(
 ) -> None:
     seen: list[float] = []
 
-    class Recording(ScheduledPruning):
-        def before_step(self, step: int) -> None:
-            super().before_step(step)
-            seen.append(self._optimizer.param_groups[0]["lr"])
-
-    monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
+    before_each_step(monkeypatch, lambda _, __, one: seen.append(one.param_groups[0]["lr"]))
     recipe = make_recipe(epochs=EPOCHS, warmup_epochs=0.5)  # two of a round's four steps
     params = FinetuneParams(training=recipe, distillation=NOT_DISTILLED, sam=sam_params())
     for rewind, expected in (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparse_sam.data.tensors import TrainingData
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.criteria import Evidence
+from sparse_sam.pruning.forgetting import forget_everything, forget_pruned
 from sparse_sam.pruning.masks import (
     Masks,
     attach,
@@ -24,16 +26,15 @@ from sparse_sam.pruning.masks import (
     tighten,
 )
 from sparse_sam.pruning.ranking import pruned_count
+from sparse_sam.pruning.sparsifier import Sparsifier
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.training import experiment
 from sparse_sam.training.base_optimizer import make_base
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.experiment import Trained, finetune, prune, train_dense
-from sparse_sam.training.loop import Epoch
-from sparse_sam.training.optimizers import forget_everything, forget_pruned
+from sparse_sam.training.loop import Epoch, train
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.resume import ResumePoint
-from sparse_sam.training.scheduled_pruning import ScheduledPruning
 from sparse_sam.training.with_sam import make_sam
 from sparse_sam.training.with_sgd import make_sgd
 from tests.recipes import NOT_DISTILLED, prune_params, sam_params
@@ -76,18 +77,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Masks]]:
     """(progress, masks) whenever masks have shrunk."""
     seen: list[tuple[float, Masks]] = []
 
-    class Recording(ScheduledPruning):
-        def before_step(self, step: int) -> None:
-            before = masks_of(self._model)
-            super().before_step(step)
-            after = masks_of(self._model)
+    class Recording(Sparsifier):
+        def step(self, optimizer: Any = None) -> bool:
+            before = masks_of(self.model)
+            rewound = super().step(optimizer)
+            after = masks_of(self.model)
             assert before is not None
             assert after is not None
             assert all(not (after[name] & ~mask).any() for name, mask in before.items())
             if after.kept != before.kept:
-                seen.append((step / (self._steps - 1), after))
+                assert self.steps is not None
+                seen.append((self.done / (self.steps - 1), after))
+            return rewound
 
-    monkeypatch.setattr(experiment, "ScheduledPruning", Recording)
+    monkeypatch.setattr(experiment, "Sparsifier", Recording)
     return seen
 
 
@@ -247,6 +250,39 @@ def test_going_on_after_any_epoch_equals_never_having_stopped(
         ]
 
 
+@pytest.mark.parametrize("name", ["gradual", "rewound"])
+def test_going_on_after_any_step_equals_never_having_stopped(
+    name: str,
+    tmp_path: Path,
+    make_data: Data,
+    make_recipe: Recipe,
+    dense: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, pruning = make_data(), prune_params(sparsity=0.8, schedule=SCHEDULES[name])
+    recipe = make_recipe(epochs=EPOCHS, momentum=0.9, weight_decay=0.01, schedule="cosine")
+    params, pruned = finetune_params(recipe), prune(dense, pruning, data)
+
+    def run(point: ResumePoint | None = None, stop_before: int | None = None) -> Trained:
+        def before_step(step: int) -> None:
+            if step == stop_before:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(experiment, "train", partial(train, before_step=before_step))
+        return finetune(pruned, data, params, "sam", silent, point, pruning)
+
+    whole = run()
+    for stop_before in range(1, 4 * EPOCHS):
+        point = ResumePoint(tmp_path, f"key {stop_before}", every_steps=1)
+        with pytest.raises(KeyboardInterrupt):
+            run(point, stop_before)
+        again = run(point)
+        assert same(again.checkpoint.state, whole.checkpoint.state)
+        assert [replace(row, seconds=0.0) for row in again.history] == [
+            replace(row, seconds=0.0) for row in whole.history
+        ]
+
+
 def test_a_training_of_one_step_ends_at_the_final_sparsity(
     make_data: Data, make_recipe: Recipe, dense: Checkpoint
 ) -> None:
@@ -263,14 +299,12 @@ def test_a_sparsity_that_was_not_met_is_a_fault(
 ) -> None:
     pruning = prune_params(sparsity=0.8)
     elsewhere = prune(dense, prune_params(sparsity=0.7))
-    with pytest.raises(MaskError, match=r"was to have a sparsity of 0\.8 and is Masks"):
+    with pytest.raises(
+        MaskError,
+        match=r"210 of 300 weights of 1\.weight are pruned, but layerwise sparsity 0\.8",
+    ):
         finetune(
-            elsewhere,
-            make_data(),
-            finetune_params(make_recipe()),
-            "sgd",
-            silent,
-            pruning=pruning,
+            elsewhere, make_data(), finetune_params(make_recipe()), "sgd", silent, pruning=pruning
         )
 
 
@@ -285,13 +319,15 @@ def test_weights_are_rewound_to_what_they_were(
         pruned = prune(dense, pruning)
         model = pruned.build()
         optimizer = make_sgd(model, recipe)
+        evidence = Evidence(3, data.train, (1, 5, 5))
+        sparsifier = experiment._sparsifier(model, pruning, evidence)
+        sparsifier.prepare(optimizer, 12)
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        scheduled = experiment._scheduled(pruned, data, pruning, model, optimizer, 12)
-        scheduled.before_step(3)
+        assert [sparsifier.step() for _ in range(3)] == [False] * 3
         assert optimizer.state
-        scheduled.before_step(4)
+        assert sparsifier.step()
         assert not optimizer.state
         masks = masks_of(model)
         assert masks is not None
@@ -335,9 +371,11 @@ def test_masks_only_shrink() -> None:
     with pytest.raises(MaskError, match="the model is dense"):
         tighten(model, Masks({"0.weight": torch.eye(2).bool()}))
     attach(model, Masks({"0.weight": torch.eye(2).bool()}))
-    with pytest.raises(MaskError, match=r"2 pruned weights of 0\.weight would come back"):
+    with pytest.raises(MaskError, match=r"0\.weight brings back 2 pruned weights"):
         tighten(model, Masks({"0.weight": torch.ones(2, 2).bool()}))
-    with pytest.raises(MaskError, match=r"the masks are of 1\.weight, not of 0\.weight"):
+    with pytest.raises(
+        MaskError, match=r"the new masks are of 1\.weight; they must be of 0\.weight"
+    ):
         tighten(model, Masks({"1.weight": torch.eye(2).bool()}))
     with pytest.raises(MaskError, match="has shape"):
         tighten(model, Masks({"0.weight": torch.eye(3).bool()}))
@@ -355,12 +393,12 @@ def test_weights_that_became_nan_are_no_fault_of_the_masks(make_recipe: Recipe) 
     model = nn.Linear(4, 4)
     attach(model, Masks({"weight": torch.ones(4, 4).bool()}))
     params = prune_params(sparsity=0.8, schedule=GRADUAL)
-    optimizer = make_sgd(model, make_recipe())
-    scheduled = ScheduledPruning(params, Evidence(), model, optimizer, steps=2)
+    sparsifier = experiment._sparsifier(model, params, Evidence())
+    sparsifier.prepare(make_sgd(model, make_recipe()), steps=2)
     with torch.no_grad():
         attached_masks(model)[0].original[1, 2] = torch.nan
     with pytest.raises(DivergenceError, match=r"weight cannot be pruned by magnitude: .* Lower lr"):
-        scheduled.before_step(1)
+        sparsifier.step()
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
@@ -418,7 +456,9 @@ def test_a_state_is_loaded_under_plain_names(dense: Checkpoint) -> None:
     load_plain(model, dense.state)
     assert same(plain_state(model), pruned.state)
     assert masks is not None
-    with pytest.raises(MaskError, match=r"does not fit the model: 1\.weight"):
+    with pytest.raises(
+        MaskError, match=r"does not fit the model: only one of the two has 1\.weight"
+    ):
         load_plain(model, {n: t for n, t in dense.state.items() if n != "1.weight"})
 
 

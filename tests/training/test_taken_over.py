@@ -139,18 +139,21 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
-    "a payload": (lambda state: {**state, "more": Payload()}, "would run code of its own"),
-    "only a payload": (lambda _: Payload(), "would run code of its own"),
-    "a whole model": (lambda _: nn.Linear(2, 2), "would run code of its own"),
-    "a list": (lambda state: list(state.values()), "holds list, and no state dict"),
-    "nothing": (lambda _: {}, "and no state dict"),
+    "a payload": (lambda state: {**state, "more": Payload()}, "would run its own code"),
+    "only a payload": (lambda _: Payload(), "would run its own code"),
+    "a whole model": (lambda _: nn.Linear(2, 2), "would run its own code"),
+    "a list": (lambda state: list(state.values()), "holds list, not a state dict"),
+    "nothing": (lambda _: {}, "not a state dict"),
     "a number in it": (lambda state: {**state, "epoch": 3}, "'epoch' is int, not a tensor"),
-    "a layer less": (lambda state: without(state, "4.weight"), "it lacks 4.weight. Name its"),
+    "a layer less": (
+        lambda state: without(state, "4.weight"),
+        "it lacks 4.weight. Set model.name to its",
+    ),
     "a layer more": (
         lambda state: {**state, "5.weight": state["4.weight"]},
         (
             "holds more than the network tiny_nets_for_tests:with_batchnorm: it has the unknown "
-            "5.weight. Save the state dict of the network alone."
+            "tensors 5.weight. Save the state dict of the network only."
         ),
     ),
     "another network": (
@@ -159,14 +162,14 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     ),
     "another shape": (
         lambda state: {**state, "4.weight": torch.zeros(5, 12)},
-        "4.weight is of shape (5, 12), and in tiny_nets_for_tests:with_batchnorm for images",
+        "4.weight has shape (5, 12), but tiny_nets_for_tests:with_batchnorm for images",
     ),
     "a loss with weights beside": (
         lambda state: {
             **{f"model.{name}": tensor for name, tensor in state.items()},
             "criterion.weight": torch.ones(3),
         },
-        "it has the unknown criterion.weight. Save the state dict",
+        "it has the unknown tensors criterion.weight. Save the state dict",
     ),
     "sparse": (
         lambda state: {**state, "4.weight": state["4.weight"].to_sparse_csr()},
@@ -178,7 +181,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     ),
     "NaN": (
         lambda state: {**state, "4.bias": torch.tensor([0.0, torch.nan, 0.0])},
-        "4.bias is not finite: that training diverged.",
+        "4.bias is not finite, so its training diverged.",
     ),
     "too large": (
         lambda state: {**state, "4.bias": torch.full((3,), 1e300, dtype=torch.float64)},

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,8 +160,9 @@ def loaded() -> dict[str, set[str]]:
     return dict(zip(CASES, map(set, found), strict=True))
 
 
-OBSERVERS = {"sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.files.registry"} | {
-    f"sparse_sam.{room}.registry" for room in ("networks", "pruning", "sam", "training")
+OBSERVERS = {"sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.terminal"} | {
+    *("sparse_sam.files.registry", "sparse_sam.files.front_door"),
+    *(f"sparse_sam.{room}.registry" for room in ("networks", "pruning", "sam", "training")),
 }
 """They are loaded and make no number: words, and tables of names whose choices count."""
 SCALED = {f"sparse_sam.data.{name}" for name in ("params", "stratify")}
@@ -278,6 +280,14 @@ class Words(ast.NodeTransformer):
         ):
             node.body[0] = ast.Expr(ast.Constant("Said otherwise."))
         return self.generic_visit(node)
+
+
+def test_a_release_changes_nothing(copied: Path) -> None:
+    before = codes(copied, "once", *CASES)
+    page = copied / "__init__.py"
+    assert page.read_text().count('__version__ = "') == 1
+    page.write_text(re.sub('__version__ = ".+"', '__version__ = "99.1"', page.read_text()))
+    assert codes(copied, "once", *CASES) == before
 
 
 def test_layout_comments_and_docstrings_of_all_files_change_nothing(copied: Path) -> None:

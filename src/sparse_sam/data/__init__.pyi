@@ -16,9 +16,9 @@ from .registry import SOURCES as SOURCES
 from .seeding import batch_order as batch_order
 from .seeding import derive_seed as derive_seed
 from .seeding import seeded as seeded
+from .split import Scale as Scale
+from .split import Split as Split
 from .stratify import build_dataset as build_dataset
-from .tensors import Scale as Scale
-from .tensors import Split as Split
 from .tensors import TestData as TestData
 from .tensors import TrainingData as TrainingData
 from .tensors import load_test_data as load_test_data

@@ -72,16 +72,21 @@ class Cifar:
                     if member.name in wanted and (file := archive.extractfile(member)):
                         found[wanted[member.name]] = file.read()
         except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            raise DataError(f"{path} is damaged ({error}). Remove it, and run again.") from None
+            raise DataError(f"{path} is damaged ({error}). Delete it and run again.") from None
         if lacking := [name for name in wanted.values() if name not in found]:
-            raise DataError(f"{path} lacks {', '.join(lacking)}. Remove it, and run again.")
+            raise DataError(
+                f"{path} is incomplete: it lacks {', '.join(lacking)}. Delete it and run again."
+            )
         return found
 
     def _part(self, path: Path, contents: Sequence[bytes]) -> tuple[Images, Labels]:
         record = self.labels + _PIXELS
         content = b"".join(contents)
         if len(content) % record:
-            raise DataError(f"{path} is damaged: its records are not of {record} bytes")
+            raise DataError(
+                f"{path} is damaged: it does not consist of records of {record} bytes. Delete it "
+                "and run again."
+            )
         rows = np.frombuffer(content, np.uint8).reshape(-1, record)
         images = np.ascontiguousarray(rows[:, self.labels :]).reshape(-1, *_SHAPE)
         return images, rows[:, self.labels - 1].astype(np.int64)

@@ -88,9 +88,9 @@ class Dataset:
             empty = [name for name, count in named if not count]
             if empty:
                 raise DataError(
-                    f"{self.info.source}: no {part} image is left of class {', '.join(empty)}; "
-                    f"the {part} part would hold {sum(counts)} images. Choose a larger "
-                    "data.fraction or another data.validation_fraction (0 holds nothing out)."
+                    f"{self.info.source}: the {part} part of {sum(counts)} images has none of "
+                    f"class {', '.join(empty)}. Increase data.fraction, or change "
+                    "data.validation_fraction (0 splits off no validation part)."
                 )
 
 

@@ -13,11 +13,10 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sparse_sam.data.logins import cure, open_url
 from sparse_sam.errors import DataError
 from sparse_sam.files import atomic_path, file_hash
+from sparse_sam.terminal import activity
 
 Resources = Sequence[tuple[str, str]]
 """File names and their MD5 digests."""
@@ -60,8 +59,8 @@ def fetch(
                 )
         except OSError as error:
             raise DataError(
-                f"{path} cannot be kept: {error.strerror or error}. Make room and give access "
-                "there, or set SPARSE_SAM_CACHE to another folder."
+                f"{path} cannot be written: {error.strerror or error}. Free some space, check "
+                "the permissions, or set SPARSE_SAM_CACHE to another folder."
             ) from None
 
 
@@ -82,7 +81,7 @@ def _fetch_one(path: Path, digest: str, urls: dict[str, str], timeout: float, pa
         faults.append(f"  {mirror}: {fault}" + (f" ({attempt} tries)" if attempt > 1 else ""))
     raise DataError(
         f"{path.name} could not be downloaded:\n" + "\n".join(faults) + "\nSet data.mirror to a "
-        "URL or folder that holds it, or use source idx or mnist-sample."
+        "URL or folder that has the file, or set data.source to idx or mnist-sample."
     )
 
 
@@ -102,7 +101,7 @@ def _url(mirror: str, name: str, root: Path) -> str:
         return ((root / Path(mirror).expanduser()).resolve() / name).as_uri()
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"data.mirror = {mirror!r} is neither a URL nor a folder: {error}"
+            f"data.mirror = {mirror!r} is neither a URL nor a valid path: {error}"
         ) from None
 
 
@@ -120,27 +119,25 @@ def _download(url: str, path: Path, digest: str, timeout: float) -> None:
                 file.write(piece)
                 found.update(piece)
         if found.hexdigest() != digest:
-            raise _MirrorError(f"wrong checksum: MD5 {found.hexdigest()}, not {digest}")
+            raise _MirrorError(f"wrong checksum: MD5 {found.hexdigest()}, expected {digest}")
 
 
 def _pieces(url: str, name: str, timeout: float) -> Generator[bytes, None, None]:
     """What ``url`` holds, with a progress bar under ``name``. Raises _MirrorError."""
     scheme = url.partition("://")[0].lower()
     if scheme not in _SCHEMES:
-        raise _MirrorError(f"{scheme}:// cannot be read; use {', '.join(_SCHEMES)} or a folder")
+        raise _MirrorError(f"{scheme}:// is not supported; use {', '.join(_SCHEMES)} or a folder")
     try:
         with open_url(url, timeout) as response:
             announced = int(response.headers.get("Content-Length") or 0)
             received = 0
-            with tqdm(
-                total=announced or None, desc=name, unit="B", unit_scale=True, disable=None
-            ) as progress:
+            with activity(f"downloading {name}", announced, "B") as doing:
                 while piece := response.read(_PIECE):
                     received += len(piece)
-                    progress.update(len(piece))
+                    doing.advance(len(piece))
                     yield piece
         if received < announced:
-            raise ConnectionError(f"the connection was cut after {received} of {announced} bytes")
+            raise ConnectionError(f"the connection was lost after {received} of {announced} bytes")
     except urllib.error.HTTPError as error:
         error.close()
         login = f"; {cure()}" if error.code == HTTPStatus.UNAUTHORIZED else ""

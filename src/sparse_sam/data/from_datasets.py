@@ -19,8 +19,8 @@ from sparse_sam.errors import DataError
 _PARTS = ("train", "test", "validation")
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img"), ("label", "labels", "fine_label")
 _ALLOWED = (
-    "RawData; a data set, which has a length and rows; or a mapping with train, and test, "
-    "validation and classes if there are any"
+    "RawData; a data set, which has a length and rows; or a mapping with train, and optionally "
+    "test, validation and classes"
 )
 
 
@@ -44,11 +44,11 @@ def from_datasets(found: Any, params: DataParams, folder: Path | None = None) ->
     """
     parts = found if isinstance(found, Mapping) else {"train": found}
     if found is None:
-        raise DataError(f"data.source = {params.source!r} gave None; allowed: {_ALLOWED}")
+        raise DataError(f"data.source = {params.source!r} returned None; allowed: {_ALLOWED}")
     unknown = [str(name) for name in parts if name not in {*_PARTS, "classes"}]
     if unknown or parts.get("train") is None:
-        wrong = ", ".join(unknown[:5]) or "no train"
-        raise DataError(f"data.source = {params.source!r} gave {wrong}; allowed: {_ALLOWED}")
+        wrong = f"the keys {', '.join(unknown[:5])}" if unknown else "no train"
+        raise DataError(f"data.source = {params.source!r} returned {wrong}; allowed: {_ALLOWED}")
     pictures = Pictures(wanted_by(params))
     arrays: dict[str, Any] = {}
     for part in _PARTS:
@@ -66,14 +66,18 @@ def _read(
         images, labels = _images_of_pair(dataset[0]), _array(dataset[1])
         rows: Any = images
         if len(images) != len(labels):
-            raise DataError(f"{what}: {len(images)} images, and {len(labels)} labels")
+            raise DataError(
+                f"{what}: {len(images)} images but {len(labels)} labels; there must be one label "
+                "per image"
+            )
     else:
         rows, labels = dataset, None
     try:
         count = len(rows)
     except TypeError:
         raise DataError(
-            f"data.source: {what} is {type(dataset).__name__}, of no length; allowed: {_ALLOWED}"
+            f"data.source: {what} is {type(dataset).__name__}, which has no length; allowed: "
+            f"{_ALLOWED}"
         ) from None
     found = np.empty(count, np.int64)
 
@@ -93,7 +97,7 @@ def _row(where: str, row: Any) -> tuple[Any, Any]:
         if len(image) == len(label) == 1:
             return image[0], label[0]
         raise DataError(
-            f"{where} has the keys {', '.join(map(str, row))}; it needs one of "
+            f"{where} has the keys {', '.join(map(str, row))}; it needs exactly one of "
             f"{', '.join(_IMAGE_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
         )
     if isinstance(row, tuple | list) and len(row) == 2:
@@ -107,7 +111,7 @@ def _label(where: str, label: Any) -> int:
         if number != label or isinstance(label, bool):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{where}: the label {str(label)[:40]!a} is no whole number") from None
+        raise DataError(f"{where}: the label {str(label)[:40]!a} is not a whole number") from None
     if not is_label(number):
         raise DataError(
             f"{where}: the label is {str(label)[:40]}; allowed: 0 to {MOST_CLASSES - 1:,}"
@@ -124,8 +128,8 @@ def _pixels(where: str, image: Any, pictures: Pictures) -> NDArray[np.uint8]:
     if hasattr(image, "detach") and array.ndim == 3:  # a tensor has its channels first
         if len(array) not in {1, 3} and array.shape[2] in {1, 3}:
             raise DataError(
-                f"{where} is a tensor {array.shape}; allowed: (1 or 3, height, width): permute(2, "
-                "0, 1) puts channels first"
+                f"{where} is a tensor {array.shape}; allowed: (1 or 3, height, width). "
+                "permute(2, 0, 1) puts channels first"
             )
         array = np.moveaxis(array, 0, -1)
     return pictures.of_pixels(_as_bytes(where, array), where)
@@ -151,8 +155,9 @@ def _as_bytes(where: str, array: NDArray[Any]) -> NDArray[np.uint8]:
     bytes_: NDArray[np.uint8] = np.clip(np.rint(array * 255), 0, 255).astype(np.uint8)
     if not np.array_equal((bytes_ / 255).astype(array.dtype), array):
         raise DataError(
-            f"{where} holds fractions that are not n/255. Give the pixels as they are: they are "
-            "standardised here, and augmented in training, so drop such transforms."
+            f"{where} holds fractions that are not n/255. Return the original pixels, without "
+            "normalisation or augmentation: the pipeline standardises them, and augments them "
+            "in training."
         )
     return bytes_
 
@@ -163,8 +168,8 @@ def _given_names(given: Any, params: DataParams) -> tuple[Any, ...]:
         return () if given is None else tuple(getattr(given, "tolist", lambda: given)())
     except TypeError:
         raise DataError(
-            f"data.source = {params.source!r} gave {type(given).__name__} as classes; allowed: a "
-            "list of their names"
+            f"data.source = {params.source!r} returned {type(given).__name__} as classes; "
+            "allowed: a list of their names"
         ) from None
 
 

@@ -31,7 +31,7 @@ Some copies spell them with a dot (``train-images.idx3-ubyte``); both are found.
 
 _UNSIGNED_BYTE = 0x08
 _LARGEST = 2 * 1024**3
-_CURE = "Get the file again, or point data.folder at a whole data set."
+_CURE = "Download the file again, or set data.folder to a folder with the complete data set."
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
@@ -67,7 +67,7 @@ def _read(path: Path, file: IO[bytes], dimensions: int) -> Bytes:
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions]).hex()
     if magic != expected:
         raise DataError(
-            f"{path} is not an idx file of bytes with {dimensions} dimensions: it begins with "
+            f"{path} is not an idx file of bytes with {dimensions} dimensions: it starts with "
             f"{magic or 'nothing'}, not {expected}. {_CURE}"
         )
     if len(header) < size:
@@ -78,7 +78,7 @@ def _read(path: Path, file: IO[bytes], dimensions: int) -> Bytes:
         count *= side  # exact, where NumPy's product would wrap around
     if not 0 < count <= _LARGEST:
         raise DataError(
-            f"{path} announces {'×'.join(map(str, shape))} values; allowed are 1 to {_LARGEST}. "
+            f"{path} announces {'×'.join(map(str, shape))} values; allowed: 1 to {_LARGEST}. "
             f"{_CURE}"
         )
     # One byte more than announced tells a file that goes on from one that ends where it should.
@@ -86,8 +86,8 @@ def _read(path: Path, file: IO[bytes], dimensions: int) -> Bytes:
     if len(content) != count:
         what = f"only {len(content)}" if len(content) < count else "more"
         raise DataError(
-            f"{path} is damaged: its header announces {count} bytes of data and it holds {what}. "
-            f"{_CURE}"
+            f"{path} is damaged: its header announces {count} bytes of data, but it holds "
+            f"{what}. {_CURE}"
         )
     return np.frombuffer(content, np.uint8).reshape(shape)
 
@@ -120,8 +120,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Bytes], dict[str, Path]]:
         files = {key: _find(folder, name) for key, name in NAMES.items()}
     except OSError as error:
         raise DataError(
-            f"data.folder = {str(folder)!r} cannot be read: {error.strerror}. It must be a folder "
-            f"that holds {_listing()}."
+            f"data.folder = {str(folder)!r} cannot be read: {error.strerror}. It must be a "
+            f"folder with {_listing()}."
         ) from None
     return read_files(files), files
 
@@ -138,14 +138,14 @@ def read_files(files: Mapping[str, Path]) -> dict[str, Bytes]:
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if len(images) != len(labels):
             raise DataError(
-                f"{files[f'{part}_images']} holds {len(images)} images, and "
-                f"{files[f'{part}_labels']} {len(labels)} labels. {_CURE}"
+                f"{files[f'{part}_images']} holds {len(images)} images, but "
+                f"{files[f'{part}_labels']} holds {len(labels)} labels. {_CURE}"
             )
     shapes = arrays["train_images"].shape[1:], arrays["test_images"].shape[1:]
     if shapes[0] != shapes[1]:
         raise DataError(
-            f"{files['train_images']} holds images of {shapes[0]}, and {files['test_images']} of "
-            f"{shapes[1]}. {_CURE}"
+            f"{files['train_images']} holds images of {shapes[0]}, but {files['test_images']} "
+            f"holds images of {shapes[1]}. {_CURE}"
         )
     return arrays
 
@@ -156,9 +156,14 @@ def _find(folder: Path, name: str) -> Path:
             if not path.exists():
                 continue
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise DataError(f"{path} is a link out of its folder. Copy the file there instead.")
+                raise DataError(
+                    f"{path} is a link to a place outside its folder. Replace it by a copy of "
+                    "the file."
+                )
             return path
-    raise DataError(f"{folder / name} is missing, also as .gz. The folder must hold {_listing()}.")
+    raise DataError(
+        f"{folder / name} is missing, and {name}.gz too. The folder must hold {_listing()}."
+    )
 
 
 def _listing() -> str:

@@ -42,10 +42,10 @@ def read_image_folder(params: DataParams, folder: Path | None = None) -> RawData
     classes = tuple(listed["train"])
     if len(classes) < 2:
         inner = root / classes[0]
-        or_ = f", or set data.folder to {inner} if the classes are there" if inner.is_dir() else ""
+        or_ = f", or set data.folder to {inner} if the classes are in it" if inner.is_dir() else ""
         raise DataError(
-            f"{root} holds one class, {classes[0]}; at least 2 are needed. Put a folder for every "
-            f"class there{or_}."
+            f"{root} holds one class, {classes[0]}; at least 2 are needed. Add a folder for each "
+            f"class{or_}."
         )
     for part, found in listed.items():
         listed[part] = _as_in_train(root, part, found, classes)
@@ -56,7 +56,8 @@ def read_image_folder(params: DataParams, folder: Path | None = None) -> RawData
         names = ", ".join(path.relative_to(root).as_posix() for path in left_out[:3])
         how_many = f"{len(left_out)} {'entry is' if len(left_out) == 1 else 'entries are'}"
         sys.stderr.write(
-            f"note: {how_many} left out of {root}, hidden or in no class's folder: {names}"
+            f"note: {how_many} left out of {root}, because hidden or not in the folder of a "
+            f"class: {names}"
             f"{', …' if len(left_out) > 3 else ''}\n"
         )
     parts: dict[str, Any] = {}
@@ -83,7 +84,9 @@ def _list_parts(root: Path, left_out: list[Path]) -> dict[str, _Classes]:
     for part, spellings in _PARTS.items():
         found = [name for name in names if name.lower() in spellings]
         if len(found) > 1:
-            raise DataError(f"{root} holds {' and '.join(found)}: keep one of them")
+            raise DataError(
+                f"{root} holds {' and '.join(found)}, which are the same part: keep one of them"
+            )
         if found:
             there[part] = found[0]
     if not there:
@@ -91,10 +94,10 @@ def _list_parts(root: Path, left_out: list[Path]) -> dict[str, _Classes]:
     others = [name for name in names if name not in there.values()]
     if "train" not in there or others:
         raise DataError(
-            f"{root} holds the folders {', '.join(names[:6])}{', …' if len(names) > 6 else ''}. It "
-            "must hold train (and test, and val), each with a folder a class; or the folders of "
-            "the classes alone, of which data.test_fraction is split off. "
-            f"({_taken(there.values())})"
+            f"{root} holds the folders {', '.join(names[:6])}{', …' if len(names) > 6 else ''}. "
+            "It must hold either train (and optionally test and val), each with one folder per "
+            "class; or only the folders of the classes, from which data.test_fraction splits "
+            f"off a test part. ({_taken(there.values())})"
         )
     return {
         part: _list_classes(root, name, left_out, _folders(root / name, left_out, name))
@@ -104,7 +107,10 @@ def _list_parts(root: Path, left_out: list[Path]) -> dict[str, _Classes]:
 
 def _taken(names: Iterable[str]) -> str:
     one = ", ".join(names)
-    return f"{one} is taken for a part, as its name says: if it is a class, rename its folder"
+    return (
+        f"{one} is read as a part of the data set because of its name; if it is a class, rename "
+        "its folder"
+    )
 
 
 def _folders(folder: Path, left_out: list[Path], part: str = "") -> list[str]:
@@ -112,8 +118,8 @@ def _folders(folder: Path, left_out: list[Path], part: str = "") -> list[str]:
     try:
         if not folder.is_dir():
             raise DataError(
-                f"data.folder = {str(folder)!r} is not a folder. It must hold a folder of pictures "
-                "for every class, or train/ and test/ with these."
+                f"data.folder = {str(folder)!r} is not a folder. It must hold a folder of "
+                "pictures for each class, or train/ and test/ with such folders."
             )
         for entry in sorted(os.scandir(folder), key=lambda one: one.name):
             if entry.is_dir() and not _is_hidden(entry.name):
@@ -125,7 +131,7 @@ def _folders(folder: Path, left_out: list[Path], part: str = "") -> list[str]:
     if not found:
         hint = f" ({_taken([part])})" if part else ""
         raise DataError(
-            f"{folder} holds no folder. Every class needs one, with its pictures.{hint}"
+            f"{folder} holds no folders. Each class needs one, with its pictures.{hint}"
         )
     return found
 
@@ -145,12 +151,15 @@ def _list_files(root: Path, folder: Path, left_out: list[Path]) -> list[Path]:
         for name in names:
             path = Path(above, name)
             if not path.resolve().is_relative_to(inside):
-                raise DataError(f"{path} is a link out of {root}. Copy the file there instead.")
+                raise DataError(
+                    f"{path} is a link to a place outside {root}. Replace it by a copy of the file."
+                )
             files.append(path)
         for name in folders:
             if Path(above, name).is_symlink():
                 raise DataError(
-                    f"{Path(above, name)} is a link to a folder. Copy it there instead."
+                    f"{Path(above, name)} is a link to a folder. Replace it by a copy of the "
+                    "folder."
                 )
     return files
 
@@ -179,8 +188,8 @@ def _as_in_train(root: Path, part: str, found: _Classes, classes: tuple[str, ...
     if not others or len(renamed) < len(found) or set(renamed) != set(classes):
         return found
     sys.stderr.write(
-        f"note: {root}, {part}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} written "
-        "otherwise in train (NFC and NFD, two forms of Unicode), and taken for the same\n"
+        f"note: {root}, {part}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} encoded "
+        "differently in train (NFC and NFD, two forms of Unicode); read as the same\n"
     )
     return {name: renamed[name] for name in classes}
 
@@ -190,13 +199,13 @@ def _check_classes(root: Path, part: str, found: _Classes, classes: tuple[str, .
         where = root if part == "train" else f"{root}, {part}"
         lacking = sorted(set(classes) - set(found))
         unknown = sorted(set(found) - set(classes))
-        said = [f"there is no folder {name}" for name in lacking[:3]]
-        said += [f"{name} is no class of train" for name in unknown[:3]]
+        said = [f"the folder {name} is missing" for name in lacking[:3]]
+        said += [f"{name} is not a class of train" for name in unknown[:3]]
         raise DataError(f"{where}: {'; '.join(said)}. Every part must have the same classes.")
     for name, files in found.items():
         if not files:
             raise DataError(
-                f"{root}: class {name} of {part} holds no picture. Put some there, or remove the "
+                f"{root}: class {name} of {part} holds no pictures. Add some, or delete this "
                 "folder from every part."
             )
 
@@ -226,9 +235,11 @@ def _content(path: Path) -> bytes:
         # Asked before it is opened: a pipe that nobody writes to would be waited for.
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
-            raise DataError(f"{path} is no file that can be read. Remove it.")
+            raise DataError(f"{path} is not a regular file. Delete it.")
         if state.st_size > _LARGEST_FILE:
-            raise DataError(f"{path} is of {state.st_size:,} bytes; allowed are {_LARGEST_FILE:,}.")
+            raise DataError(
+                f"{path} has {state.st_size:,} bytes; at most {_LARGEST_FILE:,} are allowed."
+            )
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None

@@ -49,7 +49,7 @@ def _check_made(raw: RawData, params: DataParams) -> None:
     ):
         if wanted is not None and not is_so:
             raise DataError(
-                f"data.{key} = {wanted}: {params.source} gave RawData of {said}, which is taken as "
-                "it is; allowed: null. Or let the function give a data set, or a pair of arrays "
-                "(docs/data.md), whose images are made so."
+                f"data.{key} = {wanted}: {params.source} returned RawData of {said}, which is "
+                "used unchanged; allowed: null. To have images converted, return a data set or "
+                "a pair of arrays (docs/data.md)."
             )

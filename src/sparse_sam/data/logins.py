@@ -65,10 +65,10 @@ def _authorize(request: urllib.request.Request) -> None:
 def cure() -> str:
     """What to do about a server that asks for a login, or for another one."""
     _, fault = _logins()
-    return fault or f"its login goes into {_file()}, {_FORM}"
+    return fault or f"put the login into {_file()}, {_FORM}"
 
 
-_FORM = "as `machine HOST login NAME password PASSWORD`, readable by its owner alone (chmod 600)"
+_FORM = "as `machine HOST login NAME password PASSWORD`, readable by its owner only (chmod 600)"
 
 
 def _file() -> str:
@@ -87,5 +87,5 @@ def _logins() -> tuple[dict[str, tuple[str, str | None, str | None]], str | None
     except (NetrcParseError, OSError, ValueError) as error:
         # Without the reason, which quotes the file.
         where = f", line {error.lineno}," if isinstance(error, NetrcParseError) else ""
-        return {}, f"{_file()}{where} cannot be used: logins stand there {_FORM}"
+        return {}, f"{_file()}{where} cannot be used; write each login {_FORM}"
     return {host.lower(): of for host, of in hosts.items() if host != "default"}, None

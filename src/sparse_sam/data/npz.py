@@ -72,10 +72,10 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(
-            f"data.folder = {str(path)!r} is missing; it must be an .npz file"
+            f"data.folder = {str(path)!r} does not exist; it must be an .npz file"
         ) from None
     except MemoryError:
-        raise DataError(f"{path} announces more than fits into memory") from None
+        raise DataError(f"{path} announces more data than fits into memory") from None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if "allow_pickle" in reason:
@@ -88,14 +88,14 @@ def _members(path: Path) -> dict[str, str]:
     with _explained(path):
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(
-                f"data.folder = {str(path)!r} is no file; source npz reads an .npz file"
+                f"data.folder = {str(path)!r} is not a file; source npz reads an .npz file"
             )
         with zipfile.ZipFile(path) as file:
             for member in file.infolist():
                 if member.file_size > _LARGEST:
                     raise DataError(
-                        f"{path}: {member.filename} announces {member.file_size:,} bytes; allowed "
-                        f"are {_LARGEST:,}"
+                        f"{path}: {member.filename} announces {member.file_size:,} bytes; at "
+                        f"most {_LARGEST:,} are allowed"
                     )
             return {name.removesuffix(".npy"): name for name in file.namelist()}
 
@@ -115,12 +115,12 @@ def _images(path: Path, member: str, folder: Path | None) -> Images:
     what = f"{path}: {member.removesuffix('.npy')}"
     if dtype != np.uint8 or len(shape) not in {3, 4}:
         raise DataError(
-            f"{what} is {dtype} {shape}; allowed: uint8, (N, height, width) or (N, "
-            "height, width, 1 or 3)"
+            f"{what} is {dtype} {shape}; allowed: uint8, (N, height, width) or (N, height, "
+            "width, 1 or 3)"
         )
     if len(shape) == 4 and shape[3] not in {1, 3}:
-        cure = ": transpose(0, 2, 3, 1) puts channels last" if shape[1] in {1, 3} else ""
-        raise DataError(f"{what} has {shape[3]} channels, and 1 or 3 are allowed{cure}")
+        cure = ". transpose(0, 2, 3, 1) puts channels last" if shape[1] in {1, 3} else ""
+        raise DataError(f"{what} has {shape[3]} channels; allowed: 1 or 3{cure}")
     pixels = mapped(_content(path, member, math.prod(shape)), folder)
     array = pixels.reshape(shape, order="F" if is_fortran else "C")
     return array[:, np.newaxis] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
@@ -164,7 +164,7 @@ def _labels(what: str, array: NDArray[Any]) -> Labels:
 def _names(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
     if array.ndim != 1:
         raise DataError(
-            f"{path}: {_CLASSES} is {array.dtype} {array.shape}; allowed: a name a class, "
+            f"{path}: {_CLASSES} is {array.dtype} {array.shape}; allowed: one name per class, "
             "(classes,)"
         )
     return named(array.tolist())

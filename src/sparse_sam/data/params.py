@@ -14,9 +14,9 @@ def _check_open(key: str, value: str | None) -> None:
     """Parameters are written into dvc.lock and shown in MLflow."""
     if value and (has_login(value) or ("://" in value and ("?" in value or "#" in value))):
         raise ValueError(
-            f"{key} holds a login, a query or a fragment, and is not shown here: parameters are "
-            "written into dvc.lock and MLflow. Allowed: null, a folder, or a URL without these. A "
-            "login goes into ~/.netrc: machine HOST login NAME password PASSWORD"
+            f"{key} holds a login, a query or a fragment, so its value is not shown here: "
+            "parameters are written into dvc.lock and MLflow. Allowed: null, a folder, or a URL "
+            "without these. Put a login into ~/.netrc: machine HOST login NAME password PASSWORD"
         )
 
 
@@ -45,7 +45,7 @@ class DataParams(Section):
         reads_folder = getattr(source, "reads_folder", None)
         if reads_folder and not self.folder:
             raise ValueError(
-                f"folder = {self.folder!r}: source {self.source} needs the folder of its files"
+                f"folder = {self.folder!r}: source {self.source} needs the folder with its files"
             )
         if reads_folder is False and self.folder is not None:
             raise ValueError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparse_sam.data.depth import is_deep
 from sparse_sam.data.mapped import mapped
 from sparse_sam.errors import DataError
+from sparse_sam.terminal import activity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +71,7 @@ class Pictures:
         from PIL import Image
 
         if not content:
-            raise DataError(f"{name} is empty. Put the picture there again, or remove the file.")
+            raise DataError(f"{name} is empty. Replace the picture, or delete the file.")
         with _explained(name), Image.open(io.BytesIO(content)) as image:
             return self.of(image, name, content)
 
@@ -82,7 +83,7 @@ class Pictures:
         with _explained(name):
             # A phone's JPEG may hold a smaller one beside it (MPO): the first is the photograph.
             if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{name} holds {image.n_frames} pictures. Choose one.")  # type: ignore[attr-defined]
+                raise DataError(f"{name} holds {image.n_frames} pictures; keep one.")  # type: ignore[attr-defined]
             if is_deep(image, content):
                 raise DataError(_too_deep(name, image.mode))
             return self.checked(np.asarray(self._made(_opaque(_turned(image), name))), name)
@@ -121,13 +122,14 @@ class Pictures:
             self.shape, self._first = (channels, height, width), name
         elif channels != self.shape[0]:
             raise DataError(
-                f"{name} is {_KINDS[channels]}, and {self._first} is {_KINDS[self.shape[0]]}. Set "
-                "data.channels to 1 or 3, and all are made so."
+                f"{name} is {_KINDS[channels]}, but {self._first} is {_KINDS[self.shape[0]]}. "
+                "Set data.channels to 1 or 3 to convert all pictures."
             )
         elif (height, width) != self.shape[1:]:
             raise DataError(
-                f"{name} is {width} × {height} pixels, and {self._first} {self.shape[2]} × "
-                f"{self.shape[1]}. Set data.image_size, and all are cropped and scaled to it."
+                f"{name} is {width} × {height} pixels, but {self._first} is {self.shape[2]} × "
+                f"{self.shape[1]}. Set data.image_size to crop and scale all pictures to one "
+                "size."
             )
         return found
 
@@ -147,28 +149,26 @@ def _explained(name: str) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{name} is no picture that Pillow reads. Remove it.") from None
+        raise DataError(f"{name} is not a picture that Pillow can read. Delete it.") from None
     except Image.DecompressionBombError:
         raise DataError(_too_large(name)) from None
     except Exception as error:  # noqa: BLE001 - a damaged file can bring out anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{name} is broken ({reason}). Put a whole picture there, or remove it."
-        ) from None
+        raise DataError(f"{name} is broken ({reason}). Replace it, or delete it.") from None
 
 
 def _channels_first(pixels: NDArray[Any], name: str) -> NDArray[np.uint8]:
     """Pixels (height, width) or (height, width, 1 or 3) as (channels, height, width), a view."""
     if pixels.dtype != np.uint8 or pixels.ndim not in {2, 3}:
         raise DataError(
-            f"{name} is {pixels.dtype} {pixels.shape}; allowed: bytes (height, width) or "
-            "(height, width, 1 or 3)"
+            f"{name} is {pixels.dtype} {pixels.shape}; allowed: bytes (uint8), (height, width) "
+            "or (height, width, 1 or 3)"
         )
     if pixels.ndim == 2:
         return pixels[np.newaxis]
     if pixels.shape[2] not in {1, 3}:
-        cure = ": transpose(1, 2, 0) puts them last" if pixels.shape[0] in {1, 3} else ""
-        raise DataError(f"{name} has {pixels.shape[2]} channels; allowed are 1 and 3{cure}")
+        cure = ". transpose(1, 2, 0) puts them last" if pixels.shape[0] in {1, 3} else ""
+        raise DataError(f"{name} has {pixels.shape[2]} channels; allowed: 1 or 3{cure}")
     return pixels.transpose(2, 0, 1)
 
 
@@ -193,8 +193,8 @@ def _opaque(image: "Image", name: str) -> "Image":
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema()[0] != 255:
             raise DataError(
-                f"{name} has transparent pixels, and what lies behind them is not known. Save it "
-                "without transparency."
+                f"{name} has transparent pixels, whose colour is not defined. Save it without "
+                "transparency."
             )
         return image.convert("L" if image.mode in {"LA", "La", "L"} else "RGB")
     if image.mode in _GREY:
@@ -205,14 +205,14 @@ def _opaque(image: "Image", name: str) -> "Image":
 
 
 def _too_deep(name: str, mode: str) -> str:
-    of_mode = f" of mode {mode}," if mode not in {"RGB", "RGBA"} else ""
-    return f"{name} is{of_mode} of more than 8 bits a channel. Save it with 8."
+    of_mode = f" (mode {mode})" if mode not in {"RGB", "RGBA"} else ""
+    return f"{name} has more than 8 bits per channel{of_mode}. Save it with 8."
 
 
-def _too_large(name: str, size: str = "far more") -> str:
+def _too_large(name: str, size: str = "too many") -> str:
     return (
-        f"{name} is of {size} pixels; allowed are {_MOST_PIXELS:,}, so that a small file cannot "
-        "take all memory. Scale it down, or remove it."
+        f"{name} has {size} pixels; at most {_MOST_PIXELS:,} are allowed, so that a small file "
+        "cannot fill the memory. Scale it down, or delete it."
     )
 
 
@@ -223,18 +223,18 @@ def gathered(
 
     They lie in a file, ``mapped`` in ``folder``. Raises DataError if there is none, and OSError.
     """
-    from tqdm import tqdm
-
     shapes: set[tuple[int, ...]] = set()
 
     def content() -> Iterator[NDArray[np.uint8]]:
-        for place in tqdm(range(count), desc=what, unit="image", disable=None, leave=False):
-            pixels = get(place)
-            shapes.add(pixels.shape)
-            yield np.ascontiguousarray(pixels)
+        with activity(f"reading images ({what})", count, "images") as doing:
+            for place in range(count):
+                pixels = get(place)
+                shapes.add(pixels.shape)
+                yield np.ascontiguousarray(pixels)
+                doing.advance()
 
     found = mapped(content(), folder)
     if not shapes:
-        raise DataError(f"{what}: there is no image")
+        raise DataError(f"{what}: there are no images")
     (shape,) = shapes  # which the pictures were held to
     return found.reshape(count, *shape)

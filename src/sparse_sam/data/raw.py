@@ -77,7 +77,7 @@ class RawData:
         }
         for part, (images, labels) in pairs.items():
             if (images is None) != (labels is None):
-                raise DataError(f"{self.source}: the {part} part needs images and labels")
+                raise DataError(f"{self.source}: the {part} part needs both images and labels")
         return {
             part: (images, labels)
             for part, (images, labels) in pairs.items()
@@ -92,35 +92,36 @@ class RawData:
     def _check_arrays(self, part: str, images: Images, labels: Labels) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] not in {1, 3}:
             raise DataError(
-                f"{self.source}: the {part} images must be bytes (N, height, width) or (N, "
-                f"channels, height, width) of 1 or 3 channels, not {images.dtype} {images.shape}"
+                f"{self.source}: the {part} images must be uint8, (N, height, width) or (N, "
+                f"channels, height, width) with 1 or 3 channels, not {images.dtype} "
+                f"{images.shape}"
             )
         if images.shape[1:] != self.train_images.shape[1:]:
             raise DataError(
-                f"{self.source}: the {part} images are of {images.shape[1:]}, and those of "
-                f"training of {self.train_images.shape[1:]} (channels, height, width)"
+                f"{self.source}: the {part} images have the shape {images.shape[1:]}, but the "
+                f"training images have {self.train_images.shape[1:]} (channels, height, width)"
             )
         if labels.shape != (len(images),) or labels.dtype != np.int64:
             raise DataError(
-                f"{self.source}: there must be one {part} label an image, int64; there are "
+                f"{self.source}: the {part} part needs one int64 label per image; it has "
                 f"{len(images)} images, and labels {labels.dtype} {labels.shape}"
             )
         if not images.size:
-            raise DataError(f"{self.source}: there is no {part} image")
+            raise DataError(f"{self.source}: the {part} part has no images")
 
     def _check_classes(self) -> None:
         if not 2 <= len(self.classes) <= MOST_CLASSES:
             names = ", ".join(str(name)[:LONGEST_CLASS_NAME] for name in self.classes[:3])
             raise DataError(
-                f"{self.source}: the number of classes is {len(self.classes)} ({names}"
+                f"{self.source}: the data set has {len(self.classes)} classes ({names}"
                 f"{', …' if len(self.classes) > 3 else ''}); allowed: 2 to {MOST_CLASSES:,}. "
-                "Images of so many must come from data.folder, or from your function."
+                "Change what is in data.folder, or what your function returns."
             )
         for name in self.classes:
             if not is_class_name(name):
                 raise DataError(
-                    f"{self.source}: {str(name)[:120]!a} cannot be the name of a class: it must be "
-                    f"printable text of 1 to {LONGEST_CLASS_NAME} characters"
+                    f"{self.source}: {str(name)[:120]!a} cannot be a class name; use printable "
+                    f"text of 1 to {LONGEST_CLASS_NAME} characters"
                 )
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
@@ -130,22 +131,23 @@ class RawData:
         for label in (int(labels.min()), int(labels.max())):
             if not is_label(label):
                 raise DataError(
-                    f"{self.source}: a {part} label is {label}; allowed: 0 to {MOST_CLASSES - 1:,}"
+                    f"{self.source}: the {part} label {label} is out of range; allowed: 0 to "
+                    f"{MOST_CLASSES - 1:,}"
                 )
 
     def _check_labels(self, part: str, labels: Labels) -> None:
         counts = np.bincount(labels, minlength=self.num_classes)
         if len(counts) > self.num_classes:
             raise DataError(
-                f"{self.source}: the {part} labels go up to {len(counts) - 1}, and classes up to "
-                f"{self.num_classes - 1}"
+                f"{self.source}: the {part} labels go up to {len(counts) - 1}, but there are "
+                f"only {self.num_classes} classes, 0 to {self.num_classes - 1}"
             )
         if not counts.all():
             empty = [self.classes[label] for label in np.flatnonzero(counts == 0)]
             raise DataError(
-                f"{self.source}: no {part} image is of class {', '.join(empty[:5])}"
-                f"{', …' if len(empty) > 5 else ''}; every part needs every one of the "
-                f"{self.num_classes} classes"
+                f"{self.source}: the {part} part has no image of class "
+                f"{', '.join(empty[:5])}{', …' if len(empty) > 5 else ''}; every part needs "
+                f"images of all {self.num_classes} classes"
             )
 
 

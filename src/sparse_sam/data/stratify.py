@@ -31,8 +31,8 @@ def build_dataset(raw: RawData, params: DataParams) -> Dataset:
     parts = {name: _subset(part, params) for name, part in parts.items()}
     if "validation" in parts and params.validation_fraction:
         raise DataError(
-            f"{raw.source} has a validation part of its own: set data.validation_fraction to 0, "
-            f"not to {params.validation_fraction}"
+            f"{raw.source} has its own validation part: set data.validation_fraction to 0, not "
+            f"to {params.validation_fraction}"
         )
     if params.validation_fraction:
         parts["train"], parts["validation"] = _split_off(parts["train"], "validation", params, raw)
@@ -40,10 +40,10 @@ def build_dataset(raw: RawData, params: DataParams) -> Dataset:
     mean, std = _statistics(parts["train"][0])
     if not all(std):
         where = "" if len(std) == 1 else f" of channel {std.index(0.0) + 1}"
-        cure = "" if len(std) == 1 else " (data.channels: 1 makes pictures grey, for one)"
+        cure = "" if len(std) == 1 else ", or drop that channel (data.channels: 1 converts to grey)"
         raise DataError(
-            f"{raw.source}: every pixel{where} of the training images is the same, and cannot be "
-            f"standardised. Give images that differ there, or leave it out{cure}."
+            f"{raw.source}: all pixels{where} of the training images are the same, so they cannot "
+            f"be standardised. Use images that differ{cure}."
         )
     info = DataInfo(
         source=raw.source,
@@ -96,7 +96,9 @@ def _split_off(part: Part, name: str, params: DataParams, raw: RawData) -> tuple
     share = params.test_fraction if name == "test" else params.validation_fraction
     what = f"data.{name}_fraction = {share}"
     if not share:
-        raise DataError(f"{what}: {raw.source} has no {name} part, so that one must be split off")
+        raise DataError(
+            f"{what}: {raw.source} has no {name} part; set a fraction above 0 to split one off"
+        )
     return _split(part, round(share * len(part[1])), params.split_seed, what)
 
 
@@ -110,7 +112,7 @@ def _split(part: Part, second: int, seed: int, what: str) -> tuple[Part, Part]:
     except ValueError as error:
         raise DataError(
             f"{what}: {len(labels)} images of {len(np.unique(labels))} classes cannot be split "
-            f"into {len(labels) - second} and {second} with every class in both ({error})"
+            f"into {len(labels) - second} and {second} so that both hold every class ({error})"
         ) from None
     return (
         (Chosen.of(images, first_places), labels[first_places]),

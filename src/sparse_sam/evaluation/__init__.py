@@ -1,9 +1,9 @@
 """Evaluation: what was measured, what it says, how flat, at what cost; the report and the gate.
 
 Offers the statistics and verdict, measures of flatness and memory, tables, the page, the gate.
-May use: files, data, networks, pruning, training.
+May use: files, data, networks, pruning, sam, training.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What finetuning cost, by step and by point of accuracy that it brought."""
+"""What finetuning cost, per step and per point of accuracy that it recovered."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from sparse_sam.training import PRUNED, SAM_ARM, SGD_2X_ARM, SGD_ARM
 def finetuning_cost(
     summary: Mapping[str, Any], memory: Mapping[str, int | NotMeasured]
 ) -> dict[str, dict[str, Any]]:
-    """``metrics/cost.json``: for every arm that finetunes, means over the seeds.
+    """Return ``metrics/cost.json``: means over the seeds, for each arm that finetunes.
 
-    A point is a hundredth of accuracy, counted from the pruned network before finetuning. Where
-    an arm brought none back, what a point costs is None.
+    A point is a hundredth of accuracy, counted from the pruned network before finetuning. If an
+    arm recovered none, its cost per point is None.
 
     Args:
-        summary: ``metrics/summary.json``. SGD takes one gradient a step, and SAM as many steps.
+        summary: ``metrics/summary.json``. SGD takes one gradient per step, and SAM as many steps.
         memory: by arm, the peak memory of a step in bytes, or why it was not measured.
     """
     arms = summary["arms"]

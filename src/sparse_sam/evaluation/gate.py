@@ -1,41 +1,45 @@
-"""``python -m sparse_sam.evaluation.gate``: have the metrics become worse than the base revision's?
+"""``python -m sparse_sam.evaluation.gate``: are the metrics worse than those of a base revision?
 
-What is compared, in which direction and how far it may move, is declared in ``gate.yaml``. Prints
-a Markdown table; exits with 1 when a metric is worse by more than that, or missing on either side.
+``gate.yaml`` declares which metrics are compared, in which direction, and with which tolerance.
+Prints a table, aligned on a terminal and in Markdown elsewhere. Exits with 1 if a metric is worse
+by more than its tolerance, or missing on either side.
 
-Results of other data or of another network than the base's are no better and no worse: they are
-refused, unless ``gate.yaml`` accepts what they are of. The first results of a repository pass.
+Results of other data or of another network than the base's cannot be compared: they are refused,
+unless ``gate.yaml`` accepts that data or network. The first results of a repository pass.
 """
 
 import argparse
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from sparse_sam.errors import ConfigError, SparseSamError
-from sparse_sam.files import why_not, write_text
+from sparse_sam.evaluation.outcomes import Row, gate_table, terminal_table
+from sparse_sam.evaluation.revisions import base_content, base_revision, workspace_content
+from sparse_sam.evaluation.subject import IDENTITY, Subject
+from sparse_sam.files import git_says, needed_by, why_not, write_text
+from sparse_sam.redaction import guard_output
+from sparse_sam.terminal import is_live
+
+with needed_by("python -m sparse_sam.evaluation.gate", "pipeline"):
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
 RULES = Path("gate.yaml")
-NO_COMMIT = "no commit"
-"""The revision before the first, which holds nothing."""
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_DOWNLOAD, _SUMMARY = "metrics/download.json", "metrics/summary.json"
-_COMPRESSION = "metrics/compression.json"
-_IDENTITY = frozenset({_DOWNLOAD, _SUMMARY, _COMPRESSION})
-"""The files that say what results are of."""
 
 
 class Rule(BaseModel):
-    """One entry of ``gate.yaml``."""
+    """One entry of ``gate.yaml``.
+
+    A ``cost`` that falls is "changed" and not "better": who trains less pays less. One that rises
+    by more than it may is worse, as of any other metric.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +48,7 @@ class Rule(BaseModel):
     better: Literal["higher", "lower"]
     absolute: Tolerance | None = None
     noise: Tolerance | None = None
+    cost: bool = False
 
     @model_validator(mode="after")
     def _has_a_tolerance(self) -> Self:
@@ -68,59 +73,6 @@ class Rules(BaseModel):
 
     metrics: Annotated[tuple[Rule, ...], Field(min_length=1)]
     accept: Accepted = Accepted()
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What results are of, as far as they say it: "" where they do not.
-
-    Attributes:
-        data: fingerprint of the data set.
-        source: its name.
-        network: its name, and how large it is.
-    """
-
-    data: str
-    source: str
-    network: str
-
-    @classmethod
-    def of(cls, contents: Mapping[str, Any]) -> Self:
-        """Read it from the content of files by name."""
-        size = _said(contents, _COMPRESSION, "multiply_adds", "dense")
-        network = _said(contents, _SUMMARY, "model")
-        return cls(
-            _said(contents, _DOWNLOAD, "fingerprint"),
-            _said(contents, _SUMMARY, "dataset"),
-            f"{network} ({size} multiply-adds)" if network and size else network,
-        )
-
-
-def _said(contents: Mapping[str, Any], file: str, *keys: str) -> str:
-    content = contents.get(file)
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return "" if content is None else str(content)
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one metric did. ``base``, ``now`` and ``tolerance`` are None where they are missing.
-
-    ``new`` is one that there is nothing to compare with: the results are the first, or of what
-    gate.yaml accepts.
-    """
-
-    metric: str
-    base: float | None
-    now: float | None
-    tolerance: float | None
-    outcome: Literal["same", "within", "better", "new", "WORSE", "MISSING"]
-
-    @property
-    def fails(self) -> bool:
-        """Whether the gate stays shut for it."""
-        return self.outcome in {"WORSE", "MISSING"}
 
 
 def load_rules(path: Path) -> Rules:
@@ -161,11 +113,11 @@ def compare_metrics(rules: Rules, base: Mapping[str, Any], now: Mapping[str, Any
 def differences(rules: Rules, base: Subject, now: Subject) -> list[str]:
     """What results are of and the base's are not, in words, but for what the rules accept."""
     found = []
-    if (base.data, base.source) != (now.data, now.source) and now.data != rules.accept.data:
+    if not now.is_of_data(base) and now.data != rules.accept.data:
         ours, theirs = (f"{one.source or 'unnamed'}, {one.data or '?'}" for one in (now, base))
         found.append(f"of other data: {ours} (the base's: {theirs})")
-    if now.network not in {base.network, rules.accept.network}:
-        ours, theirs = (one.network or "one that is not named" for one in (now, base))
+    if not now.is_of_network(base) and now.sized_network != rules.accept.network:
+        ours, theirs = (one.sized_network or "one that is not named" for one in (now, base))
         found.append(f"of another network: {ours} (the base's: {theirs})")
     return found
 
@@ -173,39 +125,35 @@ def differences(rules: Rules, base: Subject, now: Subject) -> list[str]:
 def _refusal(revision: str, differing: Sequence[str], base: Subject, now: Subject) -> str:
     """Why results are not compared, and how a change that is meant is accepted."""
     changed = {
-        "data": now.data if (base.data, base.source) != (now.data, now.source) else "",
-        "network": now.network if base.network != now.network else "",
+        "data": "" if now.is_of_data(base) else now.data,
+        "network": "" if now.is_of_network(base) else now.sized_network,
     }
     lines = [f"  {name}: {json.dumps(value)}" for name, value in changed.items() if value]
     return (
-        f"the results here are not compared with those of {revision[:10]}, for they are "
-        f"{' and '.join(differing)}. Compare with a revision that has the same (BASE=REV). Or, if "
-        f"the change is meant, accept it in {RULES}, and commit that with the results: nothing is "
-        "compared then, and later changes are compared with these.\n"
+        f"these results cannot be compared with those of {revision[:10]}: they are "
+        f"{' and '.join(differing)}. Compare with a revision of the same data and network "
+        f"(BASE=REV). If the change is intended, accept it in {RULES} and commit that with the "
+        "results: this commit is then not compared, and later ones are compared with it.\n"
         + "\n".join(["accept:", *lines])
     )
 
 
-def gate_table(rows: Sequence[Row], base: str) -> str:
-    """The rows as a table for a pull request, those that fail first."""
-    if not rows:
-        return f"**No results, here or in {base}: there is nothing to compare.**\n"
-    failed = sum(row.fails for row in rows)
-    better = sum(row.outcome == "better" for row in rows)
-    new = sum(row.outcome == "new" for row in rows)
-    counts = f"{failed or 'none'} of {len(rows)} worse or missing, {better} better"
-    counts += f", {new} new, with nothing to compare with" if new else ""
-    lines = [
-        f"**Metrics against {base}: {counts}.**",
-        "",
-        "| metric | base | now | change | tolerance | |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in sorted(rows, key=lambda row: not row.fails):
-        change = "" if row.base is None or row.now is None else f"{row.now - row.base:+.6g}"
-        cells = [row.metric, _number(row.base), _number(row.now), change, _number(row.tolerance)]
-        lines.append(f"| {' | '.join(cells)} | {row.outcome} |")
-    return "\n".join(lines) + "\n"
+def changed_rules(rules: Rules, revision: str) -> str:
+    """Which rules the base has and this revision has not, for whoever reviews a change; or ""."""
+    text = git_says("show", f"{revision}:./{RULES}")
+    try:
+        base = Rules.model_validate(YAML(typ="safe", pure=True).load(text)) if text else rules
+    except (YAMLError, ValueError):
+        return f"\n**{RULES} of the base could not be read.**\n"
+    gone = [rule for rule in base.metrics if rule not in rules.metrics]
+    said = [f"- {one.file}: {one.metric}, {one.better}, " + _allowed(one) for one in gone]
+    head = f"\n**{RULES} changes or removes rules of the base. The base's are:**\n\n"
+    return head + "\n".join(said) + "\n" if said else ""
+
+
+def _allowed(rule: Rule) -> str:
+    given = {"absolute": rule.absolute, "noise": rule.noise}
+    return ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
 
 
 def check_gate(base: str | None = None) -> tuple[list[Row], str]:
@@ -215,42 +163,17 @@ def check_gate(base: str | None = None) -> tuple[list[Row], str]:
     and if the results are of other data or of another network, which the rules do not accept.
     """
     rules = load_rules(RULES)
-    revision = base_revision(base)
     files = frozenset(rule.file for rule in rules.metrics)
-    before, after = _base_content(revision, files), _workspace_content(files)
+    revision = base_revision(base, files | IDENTITY)
+    before, after = base_content(revision, files), workspace_content(files)
     if not before:  # a rule that finds nothing is MISSING also where it has nothing to find
         return [_as_new(row) for row in compare_metrics(rules, {}, after) if after], revision
-    then = Subject.of(_base_content(revision, _IDENTITY))
-    now = Subject.of(_workspace_content(_IDENTITY))
+    then = Subject.of(base_content(revision, IDENTITY))
+    now = Subject.of(workspace_content(IDENTITY))
     if differing := differences(rules, then, now):
         raise ConfigError(_refusal(revision, differing, then, now))
     rows = compare_metrics(rules, before, after)
-    return [_as_new(row) for row in rows] if then != now else rows, revision
-
-
-def base_revision(named: str | None) -> str:
-    """The commit to compare with. Raises ConfigError if there is no such revision.
-
-    Without a name it is where this branch left the main branch; on the main branch itself, the
-    commit before; where that is the first, or none was made yet, ``NO_COMMIT``.
-    """
-    if named:
-        found = _git("rev-parse", "--verify", "--quiet", f"{named}^{{commit}}")
-        if not found:
-            raise ConfigError(f"--base {named}: git knows no such revision")
-        return found
-    head = _git("rev-parse", "--verify", "--quiet", "HEAD")
-    for branch in ("origin/main", "main"):
-        base = _git("merge-base", "HEAD", branch)
-        if base and base != head:
-            return base
-    before = _git("rev-parse", "--verify", "--quiet", "HEAD^")
-    if before:
-        return before
-    # "false" in a whole repository; nothing outside of one; in a shallow one the base may be cut.
-    if _git("rev-parse", "--is-shallow-repository") != "false":
-        raise ConfigError("there is no base revision to compare with; name one with --base")
-    return NO_COMMIT
+    return rows if now.is_that_of(then) else [_as_new(row) for row in rows], revision
 
 
 def _as_new(row: Row) -> Row:
@@ -281,10 +204,12 @@ def _row(rule: Rule, name: str, before: Any, after: Any) -> Row:
         tolerance = max(tolerance, rule.noise * error)
     gain = now - base if rule.better == "higher" else base - now
     if gain == 0:
-        return Row(name, base, now, tolerance, "same")
+        return Row(name, base, now, tolerance, "unchanged")
     if abs(gain) <= tolerance + 1e-12:
         return Row(name, base, now, tolerance, "within")
-    return Row(name, base, now, tolerance, "better" if gain > 0 else "WORSE")
+    if gain < 0:
+        return Row(name, base, now, tolerance, "WORSE")
+    return Row(name, base, now, tolerance, "changed" if rule.cost else "better")
 
 
 def _value(found: Any) -> float | None:
@@ -296,44 +221,26 @@ def _value(found: Any) -> float | None:
 
 
 def _standard_error(name: str, before: Any, after: Any) -> float:
-    """That of the difference of two means over seeds, which may not be the same seeds."""
-    variance = 0.0
+    """That of the difference of two means over seeds, which may not be the same seeds.
+
+    Both sides are taken to spread as the base does. A seed that collapsed would widen the spread of
+    the new values, and with it what they are allowed.
+    """
+    base: list[float] = []
+    shares = 0.0
     for side, found in (("base", before), ("workspace", after)):
         values = found.get("values") if isinstance(found, dict) else None
-        if not isinstance(values, list) or len(values) < 2:
+        numbers = [_value(one) for one in values] if isinstance(values, list) else []
+        known = [one for one in numbers if one is not None]
+        if len(known) < max(2, len(numbers)):
             raise ConfigError(
-                f"{RULES}: noise needs the values of two or more seeds, and {name} of the {side} "
-                "has none; allowed there: absolute"
+                f"{RULES}: noise needs values of two or more seeds, each a number, but {name} of "
+                f"the {side} has {values}; use absolute there"
             )
-        mean = sum(values) / len(values)
-        variance += sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)
-    return math.sqrt(variance)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _base_content(revision: str, files: frozenset[str]) -> dict[str, Any]:
-    contents = {file: _git("show", f"{revision}:./{file}") for file in files}
-    return {file: json.loads(text) for file, text in contents.items() if text}
-
-
-def _workspace_content(files: frozenset[str]) -> dict[str, Any]:
-    found = {}
-    for file in files:
-        try:
-            found[file] = json.loads(Path(file).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except ValueError as error:
-            raise ConfigError(f"{file} is damaged ({error}). Run `make repro`.") from None
-    return found
+        base = base or known
+        shares += 1 / len(known)
+    mean = sum(base) / len(base)
+    return math.sqrt(sum((v - mean) ** 2 for v in base) / (len(base) - 1) * shares)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -350,11 +257,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     table = gate_table(rows, revision[:10])
-    sys.stdout.write(table)
+    shown = terminal_table(rows, revision[:10], sys.stdout) if is_live(sys.stdout) else table
+    loosened = changed_rules(load_rules(RULES), revision)
+    sys.stdout.write(shown + loosened)
+    table += loosened
     if options.output:
         write_text(options.output, table)
     return int(any(row.fails for row in rows))
 
 
 if __name__ == "__main__":
+    guard_output()
     sys.exit(main())

@@ -84,7 +84,7 @@ def step_memory() -> Iterator[MeasureMemory]:
 
 def _start(folder: Path) -> "subprocess.Popen[str]":
     if not os.access(_FORGET, os.W_OK):
-        raise SparseSamError("this system does not tell a process its peak memory (Linux does)")
+        raise SparseSamError("this system does not report a process's peak memory (Linux does)")
     modules = os.pathsep.join(path for path in sys.path if path)
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": modules}
     command = [sys.executable, "-m", "sparse_sam.evaluation.peak_memory"]
@@ -158,8 +158,8 @@ def _answer(
         raise OverBudgetError(f"took longer than its budget of {seconds:g} s ({KEY})") from None
     if process.returncode < 0:
         raise SparseSamError(
-            f"the process that measured was killed by signal {-process.returncode}, perhaps for "
-            "want of memory"
+            f"the measuring process was killed by signal {-process.returncode}, possibly because "
+            "memory ran out"
         )
     if process.returncode:
         sys.stderr.write(stderr.read_text(encoding="utf-8", errors="replace"))
@@ -201,7 +201,7 @@ def _forked(job: dict[str, Any], optimizer: str) -> Any:
         said = answer.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        killed = NotMeasured("a step's process was killed, perhaps for want of memory")
+        killed = NotMeasured("a step's process was killed, possibly because memory ran out")
         return killed.as_json()
     return json.loads(said)
 
@@ -219,8 +219,11 @@ def _peak(pruned: Checkpoint, params: FinetuneParams, optimizer: str) -> int:
     before = _resident("VmRSS")
     _FORGET.write_text("5")  # the peak so far
     model = pruned.build()
+    settings = params.sam
+    if settings.variant == "late":  # the peak is that of a step that ascends
+        settings = settings.model_copy(update={"after": 0})
     sam = optimizer == SAM_ARM
-    step: Optimizer = make_sam(model, recipe, params.sam) if sam else make_base(model, recipe)
+    step: Optimizer = make_sam(model, recipe, settings) if sam else make_base(model, recipe)
     images = torch.randn(recipe.batch_size, *shape)
     labels = torch.randint(0, pruned.origin.num_classes, (recipe.batch_size,))
 

@@ -1,6 +1,6 @@
-"""What a handful of seeds can say: means, intervals, paired differences, and their tests.
+"""What a few seeds can show: means, intervals, paired differences, and their tests.
 
-All tests are SciPy's and statsmodels'. What is here is which of them, on what, and what they give
+All tests are those of SciPy and statsmodels. This module chooses them, and says what they give
 where they are not defined.
 """
 
@@ -15,8 +15,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-CONFIDENCE = 0.95
-ALPHA = 1 - CONFIDENCE
+ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
 _RESAMPLES = 9999
 _SEED = 0
 
@@ -24,11 +24,16 @@ Sample = NDArray[np.float64]
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (n − 1) and the t interval of the mean at 95 %.
+    """Return mean, standard deviation (n − 1) and the 95 % t interval of the mean.
 
     ``std`` and ``ci95`` (``[low, high]``) are None for a single value: one seed has no spread.
+
+    Raises:
+        ValueError: there is no value.
     """
     sample = np.asarray(values, dtype=float)
+    if not len(sample):
+        raise ValueError("there is no value to summarize: give one per seed")
     several = len(sample) > 1
     return {
         "mean": _mean(sample),
@@ -41,28 +46,35 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 def compare_paired(
     first: Sequence[float], second: Sequence[float], margin: float, images: int | None = None
 ) -> dict[str, Any]:
-    """What the paired differences first − second say, one pair a seed.
+    """Test the paired differences first − second, one pair per seed.
 
     Accuracies on n images are multiples of 1/n, so seeds that agree to the image do not agree to
-    all digits. Where ``images`` are given, the differences' standard deviation is at least that of
-    rounding two accuracies, 1/(n√6). Where it would be less, the seeds say nothing of their spread:
-    then the t-test does not give a smaller p value than the permutation test, either.
+    all digits. With ``images``, the standard deviation of the differences is taken to be at least
+    that of rounding two accuracies, 1/(n√6). If it is less, the seeds do not show their spread, and
+    the t-test does not give a smaller p value than the permutation test.
 
     Args:
-        first: a value for every seed.
-        second: likewise, in the same order.
+        first: one value per seed.
+        second: the same, in the same order.
         margin: the largest difference that counts as none.
-        images: n, of how many images the values are shares; None for values that are not.
+        images: n, if the values are shares of n images; None otherwise.
 
     Returns:
         ``mean``; the t interval ``ci95`` and the paired t-test's ``p_value``; the bootstrap's
         ``bootstrap_ci95`` (BCa, percentile where that is not defined); the exact sign-flip
         permutation test's ``permutation_p_value``, which cannot be below 2 / 2ⁿ; and
         ``equivalence``, two one-sided t-tests of |mean| < margin, with the interval at 90 % that
-        they amount to. All but the mean are None for a single pair. Where all differences are
-        equal, the bootstrap's interval is a point, and without ``images`` so are the others, and p
-        is 0 or 1.
+        they amount to. All but the mean are None for a single pair. If all differences are
+        equal, the bootstrap's interval is a point; without ``images``, the other intervals are
+        points too, and p is 0 or 1.
+
+    Raises:
+        ValueError: the two differ in how many values they have, or there is none.
     """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(
+            f"{len(first)} values and {len(second)}: both need one per seed, in the same order"
+        )
     differences = np.subtract(first, second, dtype=float)
     if len(differences) < 2:
         nothing = {"margin": margin, "p_value": None, "ci90": None}
@@ -88,17 +100,17 @@ def compare_paired(
 
 
 def compare_predictions(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
-    """McNemar's exact test on which images two arms get right, pooled over seeds.
+    """Test which images two arms get right: McNemar's exact test, pooled over seeds.
 
-    The seeds share their test images, so that the pooled pairs are not independent: the p value
-    speaks of these networks on these images, and not of other seeds.
+    The seeds share their test images, so the pooled pairs are not independent: the p value holds
+    for these networks on these images, not for other seeds.
 
     Args:
-        first: whether the first arm is right, one value an image and seed, of any shape.
-        second: likewise, in the same order.
+        first: whether the first arm is right, one value per image and seed, of any shape.
+        second: the same, in the same order.
 
     Returns:
-        ``first_only`` and ``second_only``, how often one alone is right, and ``p_value``.
+        ``first_only`` and ``second_only``, how often only one is right, and ``p_value``.
     """
     first_only = int((first & ~second).sum())
     second_only = int((second & ~first).sum())
@@ -111,14 +123,14 @@ def compare_predictions(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> 
 
 
 def adjust(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's correction of the p values that there are."""
+    """Apply Holm's correction to the p values that are not None."""
     known = {name: p for name, p in p_values.items() if p is not None}
     adjusted = multipletests([*known.values()], method="holm")[1] if known else []
     return {**p_values, **dict(zip(known, map(float, adjusted), strict=True))}
 
 
 def smallest_permutation_p(pairs: int) -> float:
-    """The p value that the sign-flip test gives when every pair agrees in sign: 2 / 2ⁿ."""
+    """Return the p value of the sign-flip test if all pairs agree in sign: 2 / 2ⁿ."""
     return float(min(1.0, 2.0 ** (1 - pairs)))
 
 

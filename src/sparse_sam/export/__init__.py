@@ -4,6 +4,6 @@ Offers packing, removal of channels, latency, ONNX, and ``export_network`` with 
 May use: files, data, networks, pruning, training.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -10,6 +10,12 @@ from .manifest import ONNX as ONNX
 from .manifest import check_belongs as check_belongs
 from .manifest import describe as describe
 from .manifest import load_manifest as load_manifest
+from .model_card import CARD as CARD
+from .model_card import Background as Background
+from .model_card import accuracy_in_words as accuracy_in_words
+from .model_card import checks_in_words as checks_in_words
+from .model_card import interval as interval
+from .model_card import percent as percent
 from .network_files import export_network as export_network
 from .network_files import load_dense as load_dense
 from .network_files import load_sparse as load_sparse

@@ -78,8 +78,8 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
                 for name in stream.writers if lost else ():
                     removed[name] = removed.get(name, 0) + lost
         if removed and not _agree(copy.deepcopy(whole).eval(), model, image_shape):
-            return _as_it_is(whole, "with smaller layers its code does something else")
-        kept = _staying(model, "what reads them is not known")
+            return _as_it_is(whole, "with smaller layers its code computes something else")
+        kept = _staying(model, "it is not known what reads them")
         for stream in streams:
             for name in stream.writers:
                 if stream.gives:
@@ -91,7 +91,10 @@ def narrow(model: nn.Module, image_shape: tuple[int, int, int]) -> Narrowed:
 
 
 def _as_it_is(model: nn.Module, why: str) -> Narrowed:
-    said = {"": f"{type(model).__name__}: {why}", **_staying(model, "what reads them is not known")}
+    said = {
+        "": f"{type(model).__name__}: {why}",
+        **_staying(model, "it is not known what reads them"),
+    }
     return Narrowed(copy.deepcopy(model).eval(), {}, said)
 
 
@@ -123,11 +126,11 @@ def _reason(model: nn.Module, stream: Stream, name: str, followed: Followed) -> 
     reads = readings(model, stream, followed, own)
     if any((one.stuck & ~one.varies).any() for one in reads):
         if own.sum() == 1 and len(reads) == 1:
-            return "one constant channel stands for all of them, for the next convolution pads"
+            return "one constant channel replaces all of them, because the next convolution pads"
         return f"{said}they are constant, and a convolution that reads them pads"
     if any(one.stuck.any() for one in reads):
         return f"{said}they are not the same at every position"
-    return f"{said}a layer has one channel at least"
+    return f"{said}a layer keeps at least one channel"
 
 
 def _narrow_stream(model: nn.Module, stream: Stream, followed: Followed) -> int:

@@ -84,7 +84,7 @@ def unpack(packed: dict[str, Tensor]) -> tuple[dict[str, Tensor], Masks | None]:
     shapes = [tensor for key, tensor in packed.items() if key.startswith("shape/")]
     count = sum(float(shape.double().abs().prod()) for shape in shapes)
     if count > max(ALWAYS_ALLOWED, MOST_A_KEPT_WEIGHT * kept):
-        raise CheckpointError(f"it is of {count:.3g} weights, and holds the {kept:,} that are kept")
+        raise CheckpointError(f"it has {count:.3g} weights for only {kept:,} that are kept")
     for key, tensor in packed.items():
         kind, _, name = key.partition("/")
         if kind == "dense":

@@ -167,7 +167,7 @@ def measure_latency(
 def _as_csr(plain: nn.Module, inputs: Tensor) -> nn.Module:
     model = with_sparse_linears(plain, inputs)
     if not any(isinstance(module, SparseLinear) for module in model.modules()):
-        raise SparseSamError("no linear layer of this network can be stored as CSR")
+        raise SparseSamError("this network has no linear layer that can be stored as CSR")
     return model
 
 

@@ -20,7 +20,8 @@ from pydantic import (
 from sparse_sam.errors import ExportError
 from sparse_sam.export.channels import Narrowed
 from sparse_sam.export.compression import Size
-from sparse_sam.files import first_fault, read_json
+from sparse_sam.export.model_card import CARD
+from sparse_sam.files import first_fault, read_json, write_text
 from sparse_sam.training import Checkpoint, parse_origin
 
 DENSE, SPARSE, NARROW = "dense.safetensors", "sparse.safetensors", "narrow.safetensors"
@@ -28,7 +29,7 @@ ONNX, MANIFEST = "model.onnx", "export.json"
 FILES = (DENSE, SPARSE, NARROW, ONNX)
 """In this order; ``NARROW`` may be missing."""
 
-_VERSION = 3
+_VERSION = 4
 _CURE = "Run `make export`."
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,6 +66,11 @@ class _File(_Strict):
 class _Test(_Strict):
     images: Annotated[int, Field(ge=1, lt=2**63)]
     accuracy: _Share
+    source: _Text
+
+
+class _Card(_Strict):
+    sha256: _Hash
 
 
 def _is_origin(value: dict[str, Any]) -> dict[str, Any]:
@@ -87,21 +93,24 @@ class _Manifest(_Strict):
     channels_kept: dict[_Text, _Text]
     test: _Test
     files: Annotated[dict[str, _File], AfterValidator(_are_files)]
+    card: _Card
 
 
 def make_manifest(
     checkpoint: Checkpoint,
     images: int,
+    source: str,
     narrowed: Narrowed,
     folder: Path,
     verified: Mapping[str, Verified],
     identity: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What ``export.json`` says.
+    """What ``export.json`` says, but for the model card, which is made from it.
 
     Args:
         checkpoint: the network.
         images: how many it was verified on.
+        source: the name of their data source.
         narrowed: what became of its channels.
         folder: the files, written and verified.
         verified: by file name.
@@ -121,9 +130,19 @@ def make_manifest(
         "sparsity": masks.sparsity if masks else 0.0,
         "channels_removed": narrowed.removed,
         "channels_kept": narrowed.kept,
-        "test": {"images": images, "accuracy": verified[SPARSE].accuracy},
+        "test": {
+            "images": images,
+            "accuracy": verified[SPARSE].accuracy,
+            "source": source,
+        },
         "files": files,
     }
+
+
+def write_card(folder: Path, manifest: dict[str, Any], card: str) -> None:
+    """Write the model card of an export, and enter it into the manifest."""
+    write_text(folder / CARD, card)
+    manifest["card"] = {"sha256": hashlib.sha256((folder / CARD).read_bytes()).hexdigest()}
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -140,7 +159,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
         raise ExportError(f"{path} is damaged ({first_fault(error)}). {_CURE}") from None
-    for name, said in manifest["files"].items():
+    for name, said in {**manifest["files"], CARD: manifest["card"]}.items():
         try:
             content = (folder / name).read_bytes()
         except FileNotFoundError:
@@ -155,7 +174,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
     origin, test = manifest["origin"], manifest["test"]
     title = (
         f"{folder}/: {parse_origin(origin).model}, {origin['arm']}, seed {origin['seed']}, "
-        f"{manifest['sparsity']:.2%} sparse, {test['accuracy']:.2%} right of {test['images']} "
+        f"{manifest['sparsity']:.2%} sparse, {test['accuracy']:.2%} accurate on {test['images']} "
         "test images"
     )
     lines = [
@@ -168,6 +187,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
         f"{_same(file['ties'])}, {file['largest_difference']:.1e}"
         for name, file in manifest["files"].items()
     ]
+    lines.append(f"{CARD:<20} what it is, was trained on, can do, and was not tested for")
     for layer, count in manifest["channels_removed"].items():
         lines.append(f"layer {layer}: {count} channels removed, in the narrow file and in ONNX")
     for layer, reason in manifest["channels_kept"].items():
@@ -176,7 +196,7 @@ def describe(folder: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _same(ties: int) -> str:
-    return f"but for {ties} ties" if ties else "yes"
+    return f"except {ties} tie{'s' * (ties > 1)}" if ties else "yes"
 
 
 def check_belongs(
@@ -195,10 +215,10 @@ def check_belongs(
     try:
         accuracy = metrics[origin["arm"]]["test_accuracy"]["values"][seeds.index(origin["seed"])]
     except (KeyError, ValueError, IndexError):
-        raise ExportError(f"metrics/evaluate.json does not know {who}. {cure}") from None
+        raise ExportError(f"metrics/evaluate.json has no accuracy for {who}. {cure}") from None
     # One image more or less is rounding: batches, threads and devices sum in other orders.
     if abs(accuracy - test["accuracy"]) > 1.5 / test["images"]:
         raise ExportError(
-            f"{who}, gets {test['accuracy']:.2%} of the test images right, and "
+            f"{who}, classifies {test['accuracy']:.2%} of the test images correctly, but "
             f"metrics/evaluate.json says {accuracy:.2%}. {cure}"
         )

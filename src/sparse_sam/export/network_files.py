@@ -2,13 +2,13 @@
 
 An export is a folder: ``dense.safetensors`` (plain weights, zeros where pruned),
 ``sparse.safetensors`` (packed: the same bits, and the masks), ``narrow.safetensors`` (smaller
-layers, only if whole channels could be removed), ``model.onnx`` (``onnxfile``; narrow if that is)
-and ``export.json``, which says what they are. It appears whole, after every file, as it lies on
-disk, has given the original's predictions on the whole test set; or not at all.
+layers, only if whole channels could be removed), ``model.onnx`` (``onnxfile``; narrow if that is),
+``model_card.md``, and ``export.json``, which says what they are. It appears whole, after every
+file, as it lies on disk, has given the original's predictions on the whole test set; or not at all.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from sparse_sam.export.manifest import (
     SPARSE,
     Verified,
     make_manifest,
+    write_card,
 )
+from sparse_sam.export.model_card import Background, model_card
 from sparse_sam.export.widths import fit, possible_biases
 from sparse_sam.files import atomic_folder, load_tensors, save_tensors, write_json
 from sparse_sam.networks import NETWORKS, Network, build_model
@@ -44,7 +46,11 @@ _BATCH = 256
 
 
 def export_network(
-    checkpoint: Checkpoint, data: TestData, folder: Path, identity: Mapping[str, str]
+    checkpoint: Checkpoint,
+    data: TestData,
+    folder: Path,
+    identity: Mapping[str, str],
+    background: Callable[[Mapping[str, Any]], Background] | None = None,
 ) -> dict[str, Any]:
     """Write an export and give its manifest.
 
@@ -53,6 +59,7 @@ def export_network(
         data: the test set of its data; every file must give the network's predictions on it.
         folder: replaced as a whole; left as it was if anything fails.
         identity: what else the manifest should say, under ``checkpoint``.
+        background: gives what else the model card should say, from the manifest.
 
     Raises:
         ExportError: ONNX cannot express the network, or a file does not give its predictions.
@@ -62,8 +69,8 @@ def export_network(
     if origin.dataset != data.info.fingerprint:
         raise CheckpointError(
             f"the network of {origin.arm}, seed {origin.seed}, was trained on another data set "
-            f"({origin.dataset[:12]}) than the one it would be checked on "
-            f"({data.info.fingerprint[:12]}). Run `make repro`."
+            f"({origin.dataset[:12]}) than the current one ({data.info.fingerprint[:12]}), so it "
+            "cannot be checked. Run `make repro`."
         )
     plain = folded(checkpoint)
     narrowed = narrow(plain, origin.image_shape)
@@ -76,19 +83,21 @@ def export_network(
         onnxfile.save_onnx(temporary / ONNX, with_pixels, origin.image_shape, origin.classes)
         verified = verify(temporary, checkpoint, data)
         manifest = make_manifest(
-            checkpoint, len(data.test), narrowed, temporary, verified, identity
+            checkpoint, len(data.test), data.info.source, narrowed, temporary, verified, identity
         )
+        known = background(manifest) if background else Background(data.info)
+        write_card(temporary, manifest, model_card(manifest, known))
         write_json(temporary / MANIFEST, manifest)
     return manifest
 
 
-def save_dense(path: Path, model: nn.Module, origin: Origin) -> None:
+def save_dense(path: str | Path, model: nn.Module, origin: Origin) -> None:
     """Write plain weights, which may be narrower than the model of ``origin``."""
     header = {"origin": origin.content()}
-    save_tensors(path, model.state_dict(), kind=_DENSE_KIND, version=_VERSION, header=header)
+    save_tensors(Path(path), model.state_dict(), kind=_DENSE_KIND, version=_VERSION, header=header)
 
 
-def load_dense(path: Path, model: str | Network | None = None) -> tuple[nn.Module, Origin]:
+def load_dense(path: str | Path, model: str | Network | None = None) -> tuple[nn.Module, Origin]:
     """The network of a dense or narrow file, for inference.
 
     Args:
@@ -99,6 +108,7 @@ def load_dense(path: Path, model: str | Network | None = None) -> tuple[nn.Modul
     Raises:
         SparseSamError: the file is damaged, or of another network; the message names it.
     """
+    path = Path(path)
     state, header = load_tensors(path, kind=_DENSE_KIND, version=_VERSION, cure=_CURE)
     origin = read_origin(path, header, model=model, cure=_CURE)
     try:
@@ -111,13 +121,13 @@ def load_dense(path: Path, model: str | Network | None = None) -> tuple[nn.Modul
         raise CheckpointError(f"{path}: {error}. {_CURE}") from None
 
 
-def save_sparse(path: Path, checkpoint: Checkpoint) -> None:
+def save_sparse(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a network packed: kept values, and where they are."""
     header = {"origin": checkpoint.origin.content()}
-    save_tensors(path, pack(checkpoint), kind=_SPARSE_KIND, version=_VERSION, header=header)
+    save_tensors(Path(path), pack(checkpoint), kind=_SPARSE_KIND, version=_VERSION, header=header)
 
 
-def load_sparse(path: Path, model: str | Network | None = None) -> Checkpoint:
+def load_sparse(path: str | Path, model: str | Network | None = None) -> Checkpoint:
     """The checkpoint that was packed, bit for bit.
 
     Args:
@@ -127,6 +137,7 @@ def load_sparse(path: Path, model: str | Network | None = None) -> Checkpoint:
     Raises:
         SparseSamError: the file is damaged, or of another network; the message names it.
     """
+    path = Path(path)
     packed, header = load_tensors(path, kind=_SPARSE_KIND, version=_VERSION, cure=_CURE)
     origin = read_origin(path, header, model=model, cure=_CURE)
     try:
@@ -168,10 +179,10 @@ def verify(folder: Path, checkpoint: Checkpoint, data: TestData) -> dict[str, Ve
     expected = _logits(checkpoint.build().eval(), test)
     sparse = load_sparse(folder / SPARSE, model)
     if not _same(sparse, checkpoint):
-        raise ExportError(f"{folder / SPARSE} does not bring back the bits that were packed")
+        raise ExportError(f"{folder / SPARSE} does not restore the exact bits that were packed")
     labels, logits = onnxfile.predict_onnx(folder / ONNX, pixels_of(data))
     if not torch.equal(labels, logits.argmax(1)):
-        raise ExportError(f"{folder / ONNX} gives labels that are not its largest logits")
+        raise ExportError(f"{folder / ONNX} gives labels that are not those of its largest logits")
     found = {SPARSE: _logits(sparse.build().eval(), test), ONNX: logits}
     for name in (DENSE, NARROW):
         if (folder / name).exists():
@@ -206,7 +217,7 @@ def _fit_registered(origin: Origin, state: Mapping[str, Tensor]) -> nn.Module:
     other = (whole.keys() ^ state.keys()) - possible_biases(form)
     if other:  # BatchNorm would make up its count of batches
         names = ", ".join(sorted(other))
-        raise CheckpointError(f"the weights do not fit the model: lacking or unknown are {names}")
+        raise CheckpointError(f"the weights do not fit the model: only one of the two has {names}")
     network = fit(form, state).eval()
     if whole != {name: tensor.shape for name, tensor in state.items()}:
         _check_widths(network, origin)
@@ -226,16 +237,16 @@ def _check_widths(network: nn.Module, origin: Origin) -> None:
         ) from None
     if given.shape != (1, origin.num_classes):
         raise CheckpointError(
-            f"the weights give {tuple(given.shape)[1:]} and not {origin.num_classes} logits"
+            f"the weights give {tuple(given.shape)[1:]} logits, not {origin.num_classes}"
         )
 
 
 def _check_bits(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     if found.keys() != expected.keys():
-        raise ExportError(f"{path} holds other tensors than the network")
+        raise ExportError(f"{path} does not hold the same tensors as the network")
     for name, tensor in expected.items():
         if not _same_bits(found[name], tensor):
-            raise ExportError(f"{path}: {name} is not the network's, bit for bit")
+            raise ExportError(f"{path}: {name} differs from the network's")
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -268,8 +279,8 @@ def _compare(name: str, logits: Tensor, expected: Tensor, labels: Tensor) -> Ver
     difference = float((logits - expected).abs().max())
     if wrong or not difference <= limit:  # NaN, too, is not within it
         raise ExportError(
-            f"{name} does not do what the network does: {wrong} of {len(labels)} predictions "
-            f"differ, logits by up to {difference:.3g}. Nothing was exported."
+            f"{name} does not match the network: {wrong} of {len(labels)} predictions differ, "
+            f"and logits by up to {difference:.3g}. Nothing was exported."
         )
     accuracy = float((given == labels).double().mean())
     return Verified(accuracy, difference, int(differs.sum()))

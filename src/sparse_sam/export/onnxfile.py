@@ -44,7 +44,7 @@ class FromPixels(nn.Module):
 
 
 def save_onnx(
-    path: Path,
+    path: str | Path,
     network: FromPixels,
     image_shape: tuple[int, int, int],
     classes: Sequence[str],
@@ -80,13 +80,13 @@ def save_onnx(
             )
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"torch cannot express this network in ONNX: {reason}") from error
+            raise ExportError(f"torch cannot export this network to ONNX: {reason}") from error
     assert program is not None  # noqa: S101
     proto = program.model_proto
     _without_traces(proto)
     _name_classes(proto, classes)
     onnx.checker.check_model(proto)
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -104,7 +104,7 @@ def _name_classes(proto: Any, classes: Sequence[str]) -> None:
     proto.graph.output.append(helper.make_tensor_value_info(CLASS, TensorProto.STRING, [batch]))
 
 
-def onnx_session(path: Path, threads: int = 1) -> Any:
+def onnx_session(path: str | Path, threads: int = 1) -> Any:
     """An ``onnxruntime.InferenceSession`` on the CPU. Raises ExportError if it is refused."""
     require("onnxruntime")
     import onnxruntime
@@ -115,7 +115,7 @@ def onnx_session(path: Path, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - its errors have no common type
-        raise ExportError(f"{path} is refused by ONNX Runtime: {error}") from None
+        raise ExportError(f"ONNX Runtime rejects {path}: {error}") from None
 
 
 def predict_onnx(path: Path, pixels: NDArray[np.uint8], batch: int = 256) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,7 @@ def predict_onnx(path: Path, pixels: NDArray[np.uint8], batch: int = 256) -> tup
     return torch.from_numpy(labels), torch.from_numpy(logits)
 
 
-def load_onnx(path: Path) -> Any:
+def load_onnx(path: str | Path) -> Any:
     """The file as an ``onnx.ModelProto``."""
     require("onnx")
     import onnx
@@ -148,7 +148,7 @@ def require(*packages: str) -> None:
 
     lacking = [package for package in packages if find_spec(package) is None]
     if lacking:
-        raise ConfigError(f"exporting needs {', '.join(lacking)}: pip install 'sparse-sam[export]'")
+        raise ConfigError(f"export needs {', '.join(lacking)}: pip install 'sparse-sam[export]'")
 
 
 def _without_traces(proto: Any) -> None:

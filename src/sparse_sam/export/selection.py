@@ -38,7 +38,7 @@ def select_best(
             raise ConfigError(f"{one} has no validation accuracy to choose by. {_CURE}")
         if len(measured["values"]) != len(seeds):
             raise ConfigError(
-                f"{one} has {len(measured['values'])} seeds, and params.yaml names {len(seeds)}. "
+                f"{one} has {len(measured['values'])} seeds, but params.yaml names {len(seeds)}. "
                 "Run `make repro`."
             )
     best = max(candidates, key=lambda one: _worth(metrics[one], "mean"))

@@ -154,7 +154,7 @@ class _Finder:
         elif not self._hand_on(node, given):
             what = self._described(node)
             verb = "are joined with others in" if joins(node) else "reach"
-            why = f"they {verb} {what}, which is not understood"
+            why = f"they {verb} {what}, which this export cannot follow"
             for one in given:
                 self._stays(one, why)
             self._begin(node, 1, stays=f"they are joined with what {what} gives")
@@ -165,7 +165,7 @@ class _Finder:
             self.of_images.add(node)
         for one in given:
             if asks_of_channels(node, self.dims[one]):
-                self._stays(one, "the network's code asks what they are")
+                self._stays(one, "the network's code depends on their number or values")
 
     def _take_layer(self, node: Node, given: list[Node]) -> None:
         layer, name, source = self._module(node), layer_name(node), given[0]
@@ -174,7 +174,7 @@ class _Finder:
         linear = isinstance(layer, nn.Linear)
         last = len(shape) - 1 if linear else 1
         if len(given) > 1 or (len(shape) < 2 if linear else len(shape) != 4):
-            own = f"{name} is not given one batch"
+            own = f"{name} does not get a single batch"
         if own:
             self._stays(source, f"they reach {name}, and {own}")
         elif dim != last or not (linear or shape[1] == self.where[source].width):

@@ -5,6 +5,6 @@ Offers atomic files and folders, JSON and CSV, sealed tensor files, typed sectio
 May use: errors, redaction.
 """
 
-import lazy_loader
+from sparse_sam.files.front_door import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

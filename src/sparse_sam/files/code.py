@@ -1,9 +1,10 @@
 """Which code a result is made by: what is imported from where it begins, read without layout.
 
 A file counts as its syntax tree, without comments, docstrings and layout, so that a better comment
-makes no other result. Imports are followed as they stand in the text, also those within functions;
-no code is run. What stands behind a front door (``lazy_loader``) counts name by name, and what a
-registry can load only where it is chosen: a run with plain SAM does not depend on GSAM.
+makes no other result; nor does a release, which changes ``__version__``. Imports are followed as
+they stand in the text, also those within functions; no code is run. What stands behind a front door
+(``attach_stub``) counts name by name, and what a registry can load only where it is chosen: a run
+with plain SAM does not depend on GSAM.
 
 Followed is this project's code, and code of the user's own: whatever is not installed, and the
 packages that parameters name. Of other packages that own code imports the version counts.
@@ -33,7 +34,12 @@ from sparse_sam.files.atomic import file_hash, file_state
 _LIBRARY = "sparse_sam"
 _OBSERVERS = (
     *("sparse_sam.config", "sparse_sam.errors", "sparse_sam.redaction", "sparse_sam.tracking"),
-    *("sparse_sam.stages.runner", "sparse_sam.stages.inputs"),
+    *(
+        "sparse_sam.terminal",
+        "sparse_sam.stages.runner",
+        "sparse_sam.stages.inputs",
+        "sparse_sam.files.front_door",
+    ),
 )
 """They report, check or name, and make no number: every value that they pass on is hashed."""
 _TABLE = "registry"
@@ -343,6 +349,8 @@ def _read(path: Path, *state: int, is_ours: bool) -> _Source:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # compiled code, or none
         return _Source(whole, bytes=whole)
+    if is_ours:
+        tree.body = [one for one in tree.body if not _is_version(one)]
     nodes = list(ast.walk(tree))
     names = {getattr(node, "attr", getattr(node, "id", "")) for node in nodes}
     names |= {node.name for node in nodes if isinstance(node, ast.alias)}
@@ -401,6 +409,11 @@ def _is_document(node: Any) -> bool:
     if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
         return False
     return isinstance(node.value.value, str)
+
+
+def _is_version(node: ast.stmt) -> bool:
+    """The library's own version, which none of its code reads."""
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__"
 
 
 def _imports(tree: ast.AST, *, is_ours: bool) -> Iterator[_Import]:

@@ -1,22 +1,13 @@
 """What the sections of a file of parameters are made of, and what a field takes, in words."""
 
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic.fields import FieldInfo
 
+from sparse_sam.files.bounds import hint_in_words
+from sparse_sam.files.checked import Checked
 from sparse_sam.files.registry import Registry
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-BelowOneOrNull = Annotated[float | None, Field(ge=0, lt=1)]
-# The upper bounds are far beyond all use, and within what torch can count and compute with.
-NotNegative = Annotated[float, Field(ge=0, le=1_000_000)]
-Positive = Annotated[float, Field(gt=0, le=1_000_000)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-CountOrNull = Annotated[int | None, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _list_as_tuple(value: Any) -> Any:
@@ -35,7 +26,7 @@ class Section(BaseModel):
 
 def is_section(field: FieldInfo) -> bool:
     """Whether a field is a mapping of its own."""
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    return isinstance(field.annotation, type) and issubclass(field.annotation, Section | Checked)
 
 
 def chosen_places(section: Section) -> list[str]:
@@ -51,10 +42,6 @@ def chosen_places(section: Section) -> list[str]:
     return sorted(found)
 
 
-_TYPES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
-_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-
-
 def in_words(field: FieldInfo) -> str:
     """What a field takes, in words: its type and its bounds."""
     hint: Any = field.annotation
@@ -63,26 +50,10 @@ def in_words(field: FieldInfo) -> str:
             return registry.allowed if hint is str else f"a mapping with name: {registry.allowed}"
     if is_section(field):
         return f"a mapping with the keys {', '.join(hint.model_fields)}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is dict:
         return "a mapping"
     if get_origin(hint) is tuple:
         item = FieldInfo.from_annotation(get_args(hint)[0])
         least = any(getattr(limit, "min_length", 0) for limit in field.metadata)
         return f"a list{' of one or more' if least else ''}, each {in_words(item)}"
-    types = get_args(hint) or (hint,)
-    words = " or ".join(map(_type_in_words, types))
-    bounds = [
-        f"{word} {getattr(limit, bound)}"
-        for limit in field.metadata
-        for bound, word in _BOUNDS.items()
-        if hasattr(limit, bound)
-    ]
-    return f"{words}, {' and '.join(bounds)}" if bounds else words
-
-
-def _type_in_words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    return "null" if hint is NoneType else _TYPES.get(hint, getattr(hint, "__name__", str(hint)))
+    return hint_in_words(hint, field.metadata)

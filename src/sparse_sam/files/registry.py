@@ -9,7 +9,8 @@ members of a family, ``torchvision:resnet18``, whose names another package knows
 
 A field of a section takes such a name as ``Annotated[str, CRITERIA]``. A field that is a section
 itself, whose ``name`` chooses and whose other keys what is chosen knows, is
-``Annotated[SerializeAsAny[Base], SCHEDULES]``.
+``Annotated[SerializeAsAny[Base], SCHEDULES]``, or ``Annotated[Base, SCHEDULES]`` in a class that
+checks itself. Pydantic is needed only where pydantic asks.
 """
 
 import importlib.util
@@ -17,13 +18,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
-
-from pydantic import GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.redaction import redacted
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 Entry = TypeVar("Entry")
 
@@ -104,12 +106,12 @@ class Registry(Generic[Entry]):
     def _fault(self, found: Any) -> str:
         """Why an entry cannot be what its name stands for; "" if nothing is known against it."""
         if self._base and not (isinstance(found, type) and issubclass(found, _at(self._base))):
-            return f"is no subclass of {self._base.partition(':')[2]}"
+            return f"is not a subclass of {self._base.partition(':')[2]}"
         if not callable(found):
             return "is not callable"
         lacking = [name for name in self._has if not hasattr(found, name)]
         if self._has and (lacking or not isinstance(found, type)):
-            return f"is no class with {', '.join(self._has)}"
+            return f"is not a class with {', '.join(self._has)}"
         if self._arguments is not None:
             try:
                 inspect.signature(found).bind(*[None] * self._arguments)
@@ -119,25 +121,34 @@ class Registry(Generic[Entry]):
                 return ""
         return ""
 
-    def __get_pydantic_core_schema__(self, kind: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        parse = self._checked_name if kind is str else self._chosen_section
+    def __get_pydantic_core_schema__(
+        self, kind: Any, handler: "GetCoreSchemaHandler"
+    ) -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        parse = self.checked_name if kind is str else self._chosen_section
         return core_schema.no_info_before_validator_function(parse, handler(kind))
 
-    def _checked_name(self, name: Any) -> Any:
+    def checked_name(self, name: Any) -> Any:
+        """The name; code of one's own is imported for it. Raises ValueError as ``check`` does."""
         self.check(name)
         if name not in self:
             self._imported(name)
         return name
 
     def _chosen_section(self, value: Any) -> Any:
+        from pydantic import ValidationError
+        from pydantic_core import PydanticCustomError
+
+        from sparse_sam.files.checked import Checked
+
         if not isinstance(value, dict):
             return value  # which is told what it has to be
-        if "name" not in value:
-            raise ValueError(f"name is missing; allowed: {self.allowed}")
-        try:
-            chosen: Any = self._imported(value["name"])
-        except ValueError as error:
-            raise ValueError(f"name = {brief(value['name'])}: {error}") from None
+        chosen = self.chosen_by(value)
+        if issubclass(chosen, Checked):
+            if faults := chosen.faults(value):
+                raise PydanticCustomError("chosen_values", "{faults}", {"faults": faults})
+            return chosen(**value)
         try:
             return chosen.model_validate(value)
         except ValidationError as error:
@@ -145,6 +156,15 @@ class Registry(Generic[Entry]):
             raise PydanticCustomError(
                 "chosen_section", "{error}", {"error": error, "section": chosen}
             ) from None
+
+    def chosen_by(self, section: Mapping[Any, Any]) -> Any:
+        """What the ``name`` of a section stands for. Raises ValueError, which says what may be."""
+        if "name" not in section:
+            raise ValueError(f"name is missing; allowed: {self.allowed}")
+        try:
+            return self._imported(section["name"])
+        except ValueError as error:
+            raise ValueError(f"name = {brief(section['name'])}: {error}") from None
 
     def check(self, name: Any) -> Any:
         """The name, if the code that it stands for can be found; nothing of it is run.
@@ -169,9 +189,8 @@ class Registry(Generic[Entry]):
             ) from None
         if not found:
             raise ValueError(
-                f"names the module {module!r}, which Python does not find from {Path.cwd().name}/ "
-                "(it must lie there, or in PYTHONPATH, or be installed); "
-                f"allowed: {self.allowed}"
+                f"names the module {module!r}, which Python cannot find from {Path.cwd().name}/ "
+                f"(put it there or on PYTHONPATH, or install it); allowed: {self.allowed}"
             )
         return name
 

@@ -126,7 +126,7 @@ def open_seal(sealed: str) -> tuple[dict[str, Any], dict[str, str]]:
         (content.get("header"), content.get("digests")) if isinstance(content, dict) else (0, 0)
     )
     if not (isinstance(header, dict) and isinstance(digests, dict)):
-        raise ValueError("its header is none of ours")
+        raise ValueError("its header is not one of ours")
     if not (isinstance(header.get("kind"), str) and type(header.get("version")) is int):
         raise ValueError("its header names no kind and version")
     return header, digests

@@ -22,7 +22,9 @@ def read_yaml(path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing. Run from the repository's root.") from None
+        raise ConfigError(
+            f"{path} is missing. Check the path, or run from the repository's root."
+        ) from None
     except MarkedYAMLError as error:
         where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{where}: not valid YAML: {error.problem}") from None
@@ -51,6 +53,9 @@ def _explain_all(error: ValidationError, root: type[Section], above: str = "") -
         if fault["type"] == "chosen_section":  # its faults are those of what its name chose
             key, cause = ".".join(map(str, fault["loc"])), fault["ctx"]
             yield from _explain_all(cause["error"], cause["section"], f"{above}{key}.")
+        elif fault["type"] == "chosen_values":  # likewise, in words already
+            key = ".".join(map(str, fault["loc"]))
+            yield from (f"{above}{key}.{said}" for said in fault["ctx"]["faults"])
         elif fault["type"] != "too_short" or fault["loc"] not in inner:
             yield above + _explain(fault, root)
 
@@ -81,8 +86,8 @@ def _field(location: tuple[Any, ...], root: type[Section]) -> FieldInfo:
     field = FieldInfo.from_annotation(root)
     for part in location:
         hint: Any = field.annotation
-        if is_section(field) and part in hint.model_fields:
-            field = hint.model_fields[part]
+        if is_section(field) and part in (inner := getattr(hint, "model_fields", {})):
+            field = inner[part]
         elif get_origin(hint) in {tuple, list, dict}:
             field = FieldInfo.from_annotation(get_args(hint)[-1 if get_origin(hint) is dict else 0])
         else:

@@ -33,7 +33,7 @@ _VERSION = 1
 _BLOCK = 2**20
 _LARGEST_ENTRY = 64 * 2**20
 """In bytes; an entry is read whole, so what is larger is refused unread."""
-_TOO_LARGE = "an entry is larger than 64 MB"
+_TOO_LARGE = "the entry is larger than 64 MB"
 
 
 class Remote(Protocol):
@@ -108,7 +108,7 @@ class Store:
                 self._barred(error)
                 break
             except _Damaged as damage:
-                _say(f"{damage}; it counts as not there, and what it held is computed again")
+                _say(f"{damage}; it is ignored, and its result is computed again")
                 # (An entry goes with its files: what is computed again may have other bytes.)
                 self._unsound |= {damage.path, self.entry_path(kind, key)}
                 self._remove(damage.path)
@@ -143,9 +143,9 @@ class Store:
         if known is not None and all(self._holds(digest) for digest in known.files.values()):
             if known.files != hashes:
                 _say(
-                    f"{place}: the same was computed again, and its bytes are others; the first "
-                    "are kept. Does its code draw numbers of its own, or read files that "
-                    "parameters do not name?"
+                    f"{place}: the same task gave different bytes when it was computed again; "
+                    "the first result is kept. Does its code use random numbers without a seed, "
+                    "or read files that the parameters do not name?"
                 )
             return
         header = {"key": key, "about": dict(about)}
@@ -198,7 +198,9 @@ class Store:
     def entry_path(self, kind: str, key: str) -> Path:
         """Where what is known of a result is, or will be. Raises DataError if that is no key."""
         if not _KEY.fullmatch(key):
-            raise DataError(f"{key[:80]!a} is no key of a result: it must be 64 digits of 0-9 a-f")
+            raise DataError(
+                f"{key[:80]!a} is not the key of a result: it must be 64 digits of 0-9 a-f"
+            )
         return self.folder / "entries" / kind / f"{key}.json"
 
     def blob_path(self, digest: str) -> Path:
@@ -220,9 +222,9 @@ class Store:
                 raise _Damaged(path, _TOO_LARGE)
             header, files = open_seal(path.read_text(encoding="utf-8"))
             if (header["kind"], header["version"], header["key"]) != (kind, _VERSION, key):
-                raise _Damaged(path, "it is another result's")
+                raise _Damaged(path, "it belongs to another result")
             if not all(map(_KEY.fullmatch, files.values())):  # (TypeError, if one is no text)
-                raise _Damaged(path, "it names files that cannot be")
+                raise _Damaged(path, "its list of files is not valid")
             return _Entry(dict(header["about"]), files)
         except FileNotFoundError:
             return None
@@ -298,14 +300,17 @@ class Store:
 
     def _lost(self, error: OSError) -> bool:
         """Go on without the remote, and say so once."""
-        _say(f"the store goes on without its remote: {error.strerror or error}")
+        _say(f"the store continues without its remote: {error.strerror or error}")
         self._remote = None
         return False
 
     def _barred(self, error: _Unreadable) -> None:
         """Go on without what cannot be read, and say so once."""
         if not self._is_barred:
-            _say(f"the store goes on without what cannot be read: {error.path} ({error.why})")
+            _say(
+                f"the store continues without a file that cannot be read: {error.path} "
+                f"({error.why})"
+            )
         self._is_barred = True
 
 

@@ -36,7 +36,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is no file that can be read")
+            raise CheckpointError(f"{path} is not a regular file")
         with path.open("rb") as file:
             begins = file.read(8)
     except OSError as error:
@@ -46,7 +46,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         found: Any = load_file(path) if is_safe else _torch_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is no sound safetensors file: {error}") from None
+        raise CheckpointError(f"{path} is not a valid safetensors file: {error}") from None
     except (MemoryError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     for name in _WRAPPED:
@@ -54,7 +54,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             found = found[name]
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(
-            f"{path} holds {type(found).__name__}, and no state dict: save model.state_dict()"
+            f"{path} holds {type(found).__name__}, not a state dict: save model.state_dict()"
         )
     return {str(name): _checked(path, name, tensor) for name, tensor in found.items()}
 
@@ -62,7 +62,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def _checked(path: Path, name: Any, tensor: Any) -> Tensor:
     if not (isinstance(name, str) and isinstance(tensor, Tensor)):
         raise CheckpointError(
-            f"{path} is no state dict: {str(name)[:60]!a} is {type(tensor).__name__}, not a "
+            f"{path} is not a state dict: {str(name)[:60]!a} is {type(tensor).__name__}, not a "
             "tensor. Save model.state_dict()"
         )
     if tensor.layout != torch.strided or tensor.is_meta:
@@ -79,9 +79,11 @@ def _torch_file(path: Path) -> Any:
         except pickle.UnpicklingError as error:
             reason = _COLOUR.sub("", str(error)).strip().partition(".")[0][:200]
             raise CheckpointError(
-                f"{path} would run code of its own if it were read ({reason}). Save "
-                "model.state_dict() alone, best as safetensors"
+                f"{path} would run its own code when it is read ({reason}). Save only "
+                "model.state_dict(), preferably as safetensors"
             ) from None
         except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise CheckpointError(f"{path} is damaged, or no file of torch's: {reason}") from None
+            raise CheckpointError(
+                f"{path} is damaged, or not a file that torch wrote: {reason}"
+            ) from None

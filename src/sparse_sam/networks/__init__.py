@@ -5,6 +5,6 @@ statistics.
 May use: files.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -4,15 +4,11 @@ import inspect
 import json
 from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
-
 from sparse_sam.errors import ConfigError
-from sparse_sam.files import brief, in_words
+from sparse_sam.files import brief, fits, hint_in_words, is_plain, parts_of
 from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS
 
-_PLAIN = ConfigDict(strict=True, allow_inf_nan=False)
 _FROM_DATA = 2
 
 
@@ -39,11 +35,11 @@ def check_arguments(network: Network) -> None:
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
     for name, value in given.items():
         if name in from_data:
-            raise ConfigError(f"{_said(name, value)}: the data set says it; remove it")
+            raise ConfigError(f"{_said(name, value)}: is set from the data set; remove it")
         if name in allowed:
             _check_type(name, value, allowed[name])
         elif not takes_any:
-            has = f"allowed: {', '.join(allowed)}" if allowed else "it has none; remove it"
+            has = f"allowed: {', '.join(allowed)}" if allowed else "it takes none; remove it"
             raise ConfigError(f"{_said(name, value)}: {network.name} has no such argument; {has}")
 
 
@@ -61,13 +57,34 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     """Raise ConfigError unless a value is of an annotated type, if that is one that JSON can be."""
     if hint is inspect.Parameter.empty or isinstance(hint, str):
         return
+    if is_plain(hint):
+        words = "" if fits(value, hint) else hint_in_words(*parts_of(hint))
+    else:
+        words = _unlike(value, hint)
+    if words:
+        raise ConfigError(f"{_said(name, value)}: must be {words}")
+
+
+def _unlike(value: Any, hint: Any) -> str:
+    """What a value had to be, in words; "" if it is, or where nothing can tell.
+
+    Lists, mappings and classes are pydantic's to check. Without it the factory says what it takes.
+    """
     try:
-        TypeAdapter(hint, config=_PLAIN).validate_json(json.dumps(value))
+        from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+        from pydantic.fields import FieldInfo
+    except ModuleNotFoundError:
+        return ""
+    from sparse_sam.files import in_words
+
+    strict = ConfigDict(strict=True, allow_inf_nan=False)
+    try:
+        TypeAdapter(hint, config=strict).validate_json(json.dumps(value))
     except ValidationError:
-        words = in_words(FieldInfo.from_annotation(hint))
-        raise ConfigError(f"{_said(name, value)}: must be {words}") from None
+        return in_words(FieldInfo.from_annotation(hint))
     except PydanticUserError:  # of a class that pydantic does not know
-        return
+        return ""
+    return ""
 
 
 def _said(name: str, value: Any) -> str:

@@ -16,21 +16,21 @@ BATCHNORM_BATCH = 250
 
 @contextmanager
 def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
-    """Leave running statistics and ``num_batches_tracked`` as they are for a block.
+    """Keep running statistics and ``num_batches_tracked`` unchanged within a block.
 
-    Layers in training mode go on normalising with the statistics of the batch, as SAM's gradient
-    at the perturbed weights needs, but for the block they do not track them. Only the layers'
-    ``track_running_stats`` is touched: a momentum that is never changed cannot come back wrong,
-    and with momentum None, where the average depends on the count, the count is still right.
+    Layers in training mode still normalise with the statistics of the batch, as SAM's gradient at
+    the perturbed weights needs, but do not track them within the block. Only the layers'
+    ``track_running_stats`` is changed: a momentum that is never changed cannot come back wrong,
+    and with momentum None, where the average depends on the count, the count stays right.
 
-    Blocks may be nested, a layer being released by the block that froze it, and an exception
-    releases them too. A layer that is switched between training and evaluation inside the block
-    stays frozen; in evaluation mode it uses its statistics as ever.
+    Blocks may be nested: a layer is released by the block that froze it, also after an exception.
+    A layer that you switch between training and evaluation mode inside the block stays frozen; in
+    evaluation mode it uses its statistics as usual.
 
     Args:
-        model: any module, also inside DistributedDataParallel. BatchNorm of every dimension,
-            synchronised and lazy, is found, and InstanceNorm that tracks statistics; other layers
-            are left alone.
+        model: any module, also inside DistributedDataParallel. All kinds of BatchNorm are found,
+            synchronised and lazy too, and InstanceNorm that tracks statistics; other layers are
+            not changed.
     """
     tracking = [
         module
@@ -59,18 +59,18 @@ def frozen_batchnorm_statistics(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Forget the running statistics, and take the mean of those of batches, in place.
+    """Replace the running statistics by the mean of those of batches, in place.
 
-    Pruning changes what layers hand on, and statistics of the dense network do not fit it any
-    more. The average is cumulative, every batch counting alike, as in
-    ``torch.optim.swa_utils.update_bn``; unlike there the other layers are in evaluation mode, so
-    that no dropout is in it. Weights, momenta and modes stay as they are.
+    Pruning changes the outputs of layers, so the statistics of the dense network no longer fit.
+    The average is cumulative and weighs all batches equally, as in
+    ``torch.optim.swa_utils.update_bn``. Unlike there, all other layers are in evaluation mode, so
+    dropout has no effect. Weights, momenta and modes do not change.
 
     Args:
-        model: any network; without BatchNorm that tracks statistics nothing happens.
-        batches: images of the training part, on the device of the model, (N, ...), which it may
-            change; ``BATCHNORM_BATCH`` at once is a good number. One that is smaller than the first
-            is left out.
+        model: any network; without BatchNorm that tracks statistics, nothing happens.
+        batches: images of the training part, on the device of the model, (N, ...), which the model
+            may change; ``BATCHNORM_BATCH`` images are a good size. A batch smaller than the first
+            is skipped.
     """
     layers = [
         module

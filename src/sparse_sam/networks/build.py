@@ -36,15 +36,18 @@ def build_model(network: str | Network, image_shape: ImageShape, num_classes: in
         if not arguments:
             raise
         raise ConfigError(
-            f"model.arguments = {brief(arguments)}: {name} does not take them: {error}"
+            f"model.arguments = {brief(arguments)}: {name} fails with them: {error}"
         ) from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model.name = {name!r} made a {type(model).__name__}, not a Module")
+        raise ConfigError(
+            f"model.name = {name!r}: must return a torch.nn.Module, not {type(model).__name__}"
+        )
     for key, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise ConfigError(
-                f"model.name = {name!r}: {key} is {type(value).__name__} and no tensor, as "
-                "get_extra_state gives it; checkpoints hold tensors only: register a buffer instead"
+                f"model.name = {name!r}: {key} of its state dict is {type(value).__name__}, not "
+                "a tensor (see its get_extra_state). Checkpoints hold tensors only: register a "
+                "buffer instead"
             )
     if name not in NETWORKS and not any(one.is_meta for one in model.parameters()):
         _try(model, name, image_shape, num_classes)
@@ -59,18 +62,18 @@ def _try(model: nn.Module, name: str, image_shape: ImageShape, num_classes: int)
             # (A network may have its reasons to refuse two images, or empty ones.)
             if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
                 raise ConfigError(
-                    f"model.name = {name!r}: its lazy layers do not get their weights from images "
+                    f"model.name = {name!r}: its lazy layers cannot be initialised with images "
                     f"of shape {image_shape}: {' '.join(str(error).split())[:200]}"
                 ) from error
             return
     wanted = f"it must map a batch (N, {', '.join(map(str, image_shape))}) to logits (N, "
     if not isinstance(logits, Tensor):
         raise ConfigError(
-            f"model.name = {name!r}: gives {type(logits).__name__}; {wanted}{num_classes}), one "
-            "tensor"
+            f"model.name = {name!r}: returns {type(logits).__name__}; {wanted}{num_classes}), as "
+            "one tensor"
         )
     if logits.shape != (2, num_classes):
         raise ConfigError(
-            f"model.name = {name!r}: gives {tuple(logits.shape)} for two images; {wanted}"
-            f"{num_classes}), one for each class of the data set"
+            f"model.name = {name!r}: returns shape {tuple(logits.shape)} for two images; "
+            f"{wanted}{num_classes}), one for each class of the data set"
         )

@@ -63,17 +63,20 @@ def check_plain(arguments: Mapping[Any, Any]) -> None:
     """
     for name, value in arguments.items():
         if not isinstance(name, str) or not name.isidentifier() or len(name) > 100:
-            raise ValueError(f"{_shown(name)} = {_shown(value)}: is no name of an argument")
+            raise ValueError(
+                f"{_shown(name)} = {_shown(value)}: its name cannot be that of an argument; use "
+                "letters, digits and _, at most 100"
+            )
         if not _is_plain(value):
             raise ValueError(
-                f"{name} = {_shown(value)}: must be a finite number, text in one line, true, "
+                f"{name} = {_shown(value)}: must be a finite number, text on one line, true, "
                 "false, null, or a list of these"
             )
     if len(json.dumps(arguments)) > MOST_TEXT:
         name = max(arguments, key=lambda one: len(json.dumps(arguments[one])))
         raise ValueError(
-            f"{name} = {_shown(arguments[name])}: together with the others longer than {MOST_TEXT} "
-            "characters"
+            f"{name} = {_shown(arguments[name])}: all arguments together may have at most "
+            f"{MOST_TEXT} characters; shorten this one"
         )
 
 

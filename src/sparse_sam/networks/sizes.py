@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
-
 from sparse_sam.errors import ConfigError
+from sparse_sam.files import Bounds
 from sparse_sam.networks.registry import ImageShape
 
-Width = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Bounds(ge=1, le=1024)]
 """How wide a layer is. The bound is far beyond what a CPU trains, and holds for files too."""
-Depth = Annotated[int, Field(ge=1, le=100)]
+Depth = Annotated[int, Bounds(ge=1, le=100)]
 
 
 def positions_left(image_shape: ImageShape, layers: Sequence[tuple[int, int, int]]) -> int:
@@ -21,6 +20,9 @@ def positions_left(image_shape: ImageShape, layers: Sequence[tuple[int, int, int
         for kernel, stride, padding in layers:
             left = (left + 2 * padding - kernel) // stride + 1
         if left < 1:
-            raise ConfigError(f"images of {side} pixels a side are too small for this model")
+            raise ConfigError(
+                f"images {side} pixels wide or high are too small for this model; use larger "
+                "images or another model"
+            )
         positions *= left
     return positions

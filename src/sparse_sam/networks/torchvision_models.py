@@ -40,8 +40,7 @@ def __getattr__(name: str) -> Callable[..., nn.Module]:
     if name not in names:
         near = difflib.get_close_matches(name, names, 3) or ["resnet18", "resnet50"]
         raise AttributeError(
-            f"torchvision.models has no network {name!r} for classification; such as "
-            f"{', '.join(near)} are there"
+            f"torchvision.models has no classification network {name!r}; try {', '.join(near)}"
         )
     return _factory(name, models.get_model_builder(name))
 
@@ -60,8 +59,8 @@ def _factory(name: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.M
         _check_channels(name, image_shape)
         if "aux_logits" in known and arguments.get("aux_logits") is not False:
             raise ConfigError(
-                f"model.name = 'torchvision:{name}': gives auxiliary logits beside its own while "
-                "it is trained, which no loss here takes; set model.arguments: {aux_logits: false}"
+                f"model.name = 'torchvision:{name}': returns auxiliary logits in training, and "
+                f"no loss here takes them; set model.arguments: {{aux_logits: false}}"
             )
         sizes = {key: of(image_shape) for key, of in _OF_IMAGES.items() if key in known}
         try:
@@ -74,11 +73,13 @@ def _factory(name: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.M
             given = f" with arguments {brief(arguments)}" if arguments else ""
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"model.name = 'torchvision:{name}': takes no images of {image_shape[1]} × "
+                f"model.name = 'torchvision:{name}': cannot take images of {image_shape[1]} × "
                 f"{image_shape[2]} pixels{given} ({reason})"
             ) from None
         if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
-            raise ConfigError(f"model.name = 'torchvision:{name}': does not map images to logits")
+            raise ConfigError(
+                f"model.name = 'torchvision:{name}': does not return one row of logits per image"
+            )
         return model
 
     given = [one for one in inspect.signature(factory).parameters.values() if one.kind.value == 1]
@@ -91,10 +92,10 @@ def _check_channels(name: str, image_shape: ImageShape) -> None:
     """Raise ConfigError unless images are in colour."""
     if image_shape[0] != _CHANNELS:
         raise ConfigError(
-            f"model.name = 'torchvision:{name}': takes images of {_CHANNELS} channels, and those "
-            f"of the data set have {image_shape[0]}. Choose a data.source in colour, or a "
-            "network that takes any number of channels, such as resnet-20; or name a factory of "
-            "your own that makes three channels of them (docs/extending.md)"
+            f"model.name = 'torchvision:{name}': takes images of {_CHANNELS} channels, but those "
+            f"of the data set have {image_shape[0]}. Choose a data.source in colour, a network "
+            "that takes any number of channels, such as resnet-20, or a factory of your own "
+            "that makes three channels (docs/extending.md)"
         )
 
 

@@ -3,16 +3,16 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from sparse_sam.errors import ConfigError
+from sparse_sam.files import Bounds
 from sparse_sam.networks.registry import ImageShape
 from sparse_sam.networks.sizes import Depth, Width
 
-Patch = Annotated[int, Field(ge=1, le=1024)]
-Ratio = Annotated[int, Field(ge=1, le=16)]
+Patch = Annotated[int, Bounds(ge=1, le=1024)]
+Ratio = Annotated[int, Bounds(ge=1, le=16)]
 
 
 class Attention(nn.Module):
@@ -137,8 +137,8 @@ def vit(
     if height % patch or side % patch:
         fitting = [one for one in range(1, 17) if height % one == side % one == 0]
         raise ConfigError(
-            f"model.arguments.patch = {patch}: patches of {patch} pixels a side do not divide "
-            f"images of {height} × {side}; allowed for them: {', '.join(map(str, fitting))}"
+            f"model.arguments.patch = {patch}: must divide both sides of the images, {height} × "
+            f"{side}; allowed: {', '.join(map(str, fitting))}"
         )
     if width % heads:
         raise ConfigError(

@@ -4,6 +4,6 @@ Offers ``Masks`` and ``attach``, ``Pruner``, ``magnitude_masks``, and the regist
 May use: files, data, networks.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,5 +1,9 @@
+from .criteria import Compensating as Compensating
 from .criteria import Criterion as Criterion
 from .criteria import Evidence as Evidence
+from .detaching import detach as detach
+from .forgetting import forget_everything as forget_everything
+from .forgetting import forget_pruned as forget_pruned
 from .magnitude import check_dense as check_dense
 from .magnitude import magnitude_masks as magnitude_masks
 from .masks import AttachedMask as AttachedMask
@@ -11,7 +15,10 @@ from .masks import load_plain as load_plain
 from .masks import masks_of as masks_of
 from .masks import plain_parameters as plain_parameters
 from .masks import plain_state as plain_state
+from .masks import pruned_part as pruned_part
 from .masks import tighten as tighten
+from .obs import OBS as OBS
+from .obs import OBSSelection as OBSSelection
 from .params import Asked as Asked
 from .params import PruneParams as PruneParams
 from .prunable import prunable_parameters as prunable_parameters
@@ -21,8 +28,16 @@ from .registry import CRITERIA as CRITERIA
 from .registry import SCHEDULES as SCHEDULES
 from .registry import SCOPES as SCOPES
 from .registry import STRUCTURES as STRUCTURES
+from .schedules import Gradual as Gradual
 from .schedules import Iterative as Iterative
+from .schedules import OneShot as OneShot
 from .schedules import PruningSchedule as PruningSchedule
 from .scopes import Layer as Layer
 from .scopes import Share as Share
+from .shares import WrongCountError as WrongCountError
+from .sparsifier import Sparsifier as Sparsifier
+from .shards import drop_gathered as drop_gathered
+from .shards import is_sharded as is_sharded
+from .shards import local_part as local_part
+from .shards import matching_part as matching_part
 from .structures import Structure as Structure

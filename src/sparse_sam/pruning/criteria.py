@@ -4,7 +4,7 @@ Random and saliency are controls: what does it matter which weights go, and does
 better than the weights' sizes?
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,25 +14,45 @@ from torch.nn.functional import cross_entropy
 
 from sparse_sam.data import Split, batch_order, derive_seed
 from sparse_sam.errors import MaskError
-from sparse_sam.networks import in_evaluation_mode
+from sparse_sam.pruning.borrowing import as_input, asked, drawing, in_full
 
 _SALIENCY_IMAGES = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Evidence:
     """What may be looked at beside the weights; never test data.
 
+    Args:
+        seed: as the attribute.
+        train: a ``sparse_sam.data.Split``, or a pair (images, labels) of which one is made: images
+            floats (N, …) as the network takes them, labels integers (N,).
+        image_shape: as the attribute.
+
     Attributes:
         seed: what the random criterion draws from; all arms of a seed draw alike.
-        train: the training part, on the device of the model; None where no criterion needs it.
+        train: the training part; None where no criterion needs it.
         image_shape: of one input, which structure ``channels`` needs to see what the network
             computes; None takes it from ``train``, if that is there.
+
+    Raises:
+        TypeError: ``train`` is something else.
+        DataError: the pair's tensors are of another type or shape, or do not belong together.
     """
 
-    seed: int = 0
-    train: Split | None = None
-    image_shape: tuple[int, ...] | None = None
+    seed: int
+    train: Split | None
+    image_shape: tuple[int, ...] | None
+
+    def __init__(
+        self,
+        seed: int = 0,
+        train: Split | Sequence[Tensor] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "train", _split_of(train))
+        object.__setattr__(self, "image_shape", image_shape)
 
     @property
     def example(self) -> Tensor | None:
@@ -41,6 +61,36 @@ class Evidence:
         if shape is None and self.train is not None:
             shape = self.train.image_shape
         return None if shape is None else torch.zeros(2, *shape)
+
+    def train_for(self, criterion: str) -> Split:
+        """The training part, which a criterion cannot do without.
+
+        Raises:
+            MaskError: there is none.
+        """
+        if self.train is None:
+            raise MaskError(
+                f"criterion {criterion} needs training data: pass "
+                "evidence=Evidence(train=Split(images, labels)). Import Evidence from "
+                "sparse_sam.pruning and Split from sparse_sam.data"
+            )
+        return self.train
+
+
+def _split_of(train: object) -> Split | None:
+    if train is None or isinstance(train, Split):
+        return train
+    if isinstance(train, Sequence) and len(train) == 2:
+        images, labels = train
+        if isinstance(images, Tensor) and isinstance(labels, Tensor):
+            images = images.float() if images.is_floating_point() else images
+            whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32)
+            return Split(images, labels.long() if whole else labels)
+    raise TypeError(
+        "Evidence(train=…) must be sparse_sam.data.Split(images, labels) or a pair of tensors "
+        f"(images, labels), not {type(train).__name__}. For a TensorDataset, pass "
+        "dataset.tensors; for a DataLoader, join its batches with torch.cat"
+    )
 
 
 class Criterion(Protocol):
@@ -61,6 +111,26 @@ class Criterion(Protocol):
         """The scores of units that go as a whole: (units, weights of each) → (units,).
 
         Means and not sums, so that units of different sizes can be ranked together.
+        """
+
+
+class Compensating(Criterion, Protocol):
+    """A criterion that knows what the kept weights should become when the others go."""
+
+    def compensated(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        evidence: Evidence,
+    ) -> dict[str, Tensor]:
+        """New values of the kept weights, in the shape of each tensor; of others it may be any.
+
+        Args:
+            model: the network before it is pruned by ``masks``, left as it is.
+            weights: those of its parameters that have a mask, by name.
+            masks: True where a weight is kept.
+            evidence: as for ``scores``.
         """
 
 
@@ -114,14 +184,14 @@ class Saliency:
     def scores(  # noqa: D102
         self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence
     ) -> dict[str, Tensor]:
-        if evidence.train is None:
-            raise MaskError("criterion saliency needs training data, and none is given")
-        labels = evidence.train.labels
+        train = evidence.train_for("saliency")
+        labels = train.labels
         order = batch_order(len(labels), evidence.seed, "prune", "saliency")
         chosen = order[:_SALIENCY_IMAGES].to(labels.device)
-        images = evidence.train.taken(chosen)
-        with in_evaluation_mode(model), torch.enable_grad():
-            loss = cross_entropy(model(images), labels[chosen])
+        images = as_input(model, train.taken(chosen))
+        seed = derive_seed(evidence.seed, "prune", "saliency")
+        with asked(model), drawing(model, seed), torch.enable_grad():
+            loss = cross_entropy(in_full(model(images)), labels[chosen].to(images.device))
             # Of a weight that the network does not use the gradient is 0.
             gradients = torch.autograd.grad(
                 loss, list(weights.values()), allow_unused=True, materialize_grads=True

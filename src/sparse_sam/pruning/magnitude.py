@@ -1,4 +1,4 @@
-"""One-shot magnitude pruning, the pruner that most want."""
+"""One-shot magnitude pruning, the most common pruner."""
 
 from torch import nn
 
@@ -15,18 +15,18 @@ def magnitude_masks(
     batchnorm: bool = False,
     biases: bool = False,
 ) -> Masks:
-    """Masks that prune the weights of smallest magnitude (Han et al. 2015, arXiv:1506.02626).
+    """Return masks that prune the smallest weights (Han et al. 2015, arXiv:1506.02626).
 
     Args:
-        model: a dense model, which is not touched.
+        model: a dense model, which is not changed.
         sparsity: the share to prune, in [0, 1).
-        scope: ``layerwise`` prunes that share of every tensor, ``global`` of all tensors together,
+        scope: ``layerwise`` prunes that share of each tensor, ``global`` of all tensors together,
             ``erk`` more of large tensors than of small ones.
-        batchnorm: BatchNorm scales may be pruned too.
-        biases: biases may be pruned too.
+        batchnorm: whether BatchNorm scales may be pruned too.
+        biases: whether biases may be pruned too.
 
     Raises:
-        MaskError: the sparsity is out of range, the model is pruned already or has nothing to
+        MaskError: the sparsity is out of range, the model is already pruned or has nothing to
             prune, or a tensor would lose all its weights; the message names it.
     """
     check_dense(model)
@@ -36,4 +36,4 @@ def magnitude_masks(
 def check_dense(model: nn.Module) -> None:
     """Raise MaskError if ``model`` is pruned."""
     if attached_masks(model):
-        raise MaskError("the model is pruned already")
+        raise MaskError("the model is already pruned")

@@ -48,22 +48,23 @@ def output_layers(model: nn.Module, example: Tensor | None) -> list[nn.Module]:
         for layer, nodes in calls:
             if None in nodes:
                 raise MaskError(
-                    f"the outputs of {names[layer]} cannot be followed to the classes of {kind}: "
-                    "it is called where no gradients are recorded, as in torch.no_grad or in a "
-                    f"reentrant checkpoint. Call it where they are, {_OR}"
+                    f"the outputs of {names[layer]} cannot be followed to the classes of {kind}, "
+                    "because the layer is called where no gradients are recorded "
+                    "(torch.no_grad, or a reentrant checkpoint). Call it where gradients are "
+                    f"recorded, {_OR}"
                 )
         if not isinstance(logits, Tensor) or logits.grad_fn is None:
             raise MaskError(
-                f"the outputs of {kind} cannot be followed back to its layers: it must return the "
-                f"logits, a tensor that is not detached. Return them, {_OR}"
+                f"the outputs of {kind} cannot be followed back to its layers. Return the "
+                f"logits, as a tensor that is not detached, {_OR}"
             )
         made = {node for _, nodes in calls for node in nodes}
         reached = _first_reached(logits.grad_fn, made, model)
         heads = [call for call in calls if reached.intersection(call[1])]
         if not heads:
             raise MaskError(
-                f"no layer makes its outputs in {kind}, so that structure channels cannot know "
-                f"which rows are the classes. Let a layer with weights make them, {_OR}"
+                f"no layer of {kind} makes its outputs, so structure channels cannot know which "
+                f"rows are the classes. Make them with a layer that has weights, {_OR}"
             )
     _check_no_other_use(model, calls, heads)
     return [layer for layer, _ in heads]
@@ -74,8 +75,8 @@ def _check_no_other_use(model: nn.Module, calls: list[Call], heads: list[Call]) 
     for name, module in model.named_modules():
         if module in elsewhere and any(module is layer for layer, _ in heads):
             raise MaskError(
-                f"{name} gives the classes, and is used elsewhere in the network, too, so that "
-                f"its rows are classes and channels. Give the classes a layer of their own, {_OR}"
+                f"{name} gives the classes and is used elsewhere in the network too, so its rows "
+                f"are both classes and channels. Give the classes a layer of their own, {_OR}"
             )
 
 
@@ -87,9 +88,9 @@ def _calls_in_order(model: nn.Module) -> list[Call]:
     )
     if not flat and list(model.children()):
         raise MaskError(
-            "structure channels leaves the layers dense that give the classes, and which those are "
-            f"of {type(model).__name__} only an example shows: pass Evidence(image_shape=(channels,"
-            " height, width)), or Evidence with training images"
+            "structure channels keeps the layers that give the classes dense. To find them in "
+            f"{type(model).__name__} it needs an example: pass Evidence(image_shape=(channels, "
+            "height, width)), or Evidence with training images"
         )
     layers = list(model) if isinstance(model, nn.Sequential) else [model]
     return [(layer, []) for layer in layers if _has_weights(layer)]
@@ -152,9 +153,9 @@ def _first_reached(start: Node, made: set[Node], model: nn.Module) -> set[Node]:
             continue
         if name := names.get(id(getattr(node, "variable", None))):  # a leaf of the graph
             raise MaskError(
-                f"the classes of {type(model).__name__} are made with {name}, and no layer is "
-                "called that holds it, so that structure channels cannot know which rows they "
-                f"are. Call the layer, as in self.head(x), {_OR}"
+                f"the classes of {type(model).__name__} are made with {name}, but no layer that "
+                "holds it is called, so structure channels cannot know which rows are the "
+                f"classes. Call the layer, as in self.head(x), {_OR}"
             )
         further = [one for one, _ in node.next_functions if one is not None and one not in seen]
         seen.update(further)

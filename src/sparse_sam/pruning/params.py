@@ -44,7 +44,7 @@ class PruneParams(Section):
     @model_validator(mode="after")
     def _takes_zeros_as_they_are(self) -> Self:
         if self.sparsity is None:
-            why = "the masks are those of the zeros that are there (sparsity: null)"
+            why = "prune.sparsity: null keeps the zeros that the network has"
             if self.schedule.name != "one-shot":
                 raise ValueError(
                     f"schedule.name = {self.schedule.name!r}: {why}; allowed: one-shot"
@@ -69,13 +69,12 @@ class PruneParams(Section):
             only = 1 - group[0] / group[1]
             if self.overrides:
                 raise ValueError(
-                    f"overrides = {self.overrides!r}: structure {self.structure} has one sparsity; "
-                    "allowed: {}, and prune.ignore for what is to stay dense"
+                    f"overrides = {self.overrides!r}: structure {self.structure} has one "
+                    "sparsity for all tensors; allowed: {}. Use prune.ignore to keep a tensor dense"
                 )
             if self.sparsity is None or abs(self.sparsity - only) > 1e-9:
                 raise ValueError(
-                    f"sparsity = {self.sparsity!r}: structure {self.structure} has its own; "
-                    f"allowed: {only!r}"
+                    f"sparsity = {self.sparsity!r}: must be {only!r} for structure {self.structure}"
                 )
         return self
 
@@ -93,9 +92,9 @@ class PruneParams(Section):
             raise ValueError(f"schedule.initial = {asked[0]!r}: must be at most {key} = {final!r}")
         if sorted(asked) != asked or asked[-1] != final:
             raise ValueError(
-                f"schedule.name = {self.schedule.name!r}: its sparsity must never fall, and end at "
-                f"{key} = {final!r}; it asks for {asked[0]:.4g} at first and {asked[-1]:.4g} at "
-                "last"
+                f"schedule.name = {self.schedule.name!r}: its sparsity must never fall, and must "
+                f"end at {key} = {final!r}; it starts at {asked[0]:.4g} and ends at "
+                f"{asked[-1]:.4g}"
             )
 
     def _tried(self, final: float, progress: float) -> float:
@@ -103,12 +102,12 @@ class PruneParams(Section):
             asked = self.schedule.sparsity(final, progress)
         except Exception as error:  # noqa: BLE001 - whatever a schedule of one's own does
             raise ValueError(
-                f"schedule.name = {self.schedule.name!r}: cannot say its sparsity: {error!r}"
+                f"schedule.name = {self.schedule.name!r}: computing its sparsity failed: {error!r}"
             ) from None
         known: Any = asked  # a schedule of one's own may say anything
         if not isinstance(known, int | float) or not 0 <= asked < 1:
             raise ValueError(
-                f"schedule.name = {self.schedule.name!r}: says {asked!r} for its sparsity, which "
+                f"schedule.name = {self.schedule.name!r}: gives the sparsity {asked!r}, which "
                 "must be at least 0 and less than 1"
             )
         return asked

@@ -16,25 +16,26 @@ def match_each(
     Args:
         names: of the parameters that can be pruned.
         patterns: such as ``head.*``: ``*`` stands for any text, dots too, ``?`` for a character.
-        key: where the patterns are from, to name in errors.
+        key: where ``params.yaml`` has the patterns, to name in errors with the argument's name.
         ignored: patterns of what is not among ``names`` on purpose.
 
     Raises:
         MaskError: a pattern matches no name, or two match the same.
     """
     found: dict[str, str] = {}
+    where = f"{key.rpartition('.')[2]} ({key} in params.yaml)"
     for pattern in patterns:
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
-            but = f", and {', '.join(map(repr, ignored))} are left dense" if ignored else ""
+            but = f" ({', '.join(map(repr, ignored))} are left dense)" if ignored else ""
             raise MaskError(
-                f"{key}: {pattern!r} matches no parameter that can be pruned; they are "
-                f"{listed(names)}{but}. A pattern is of whole names: '*' stands for any text"
+                f"{where}: {pattern!r} matches no parameter that can be pruned{but}. These can: "
+                f"{listed(names)}. Patterns match whole names; '*' stands for any text"
             )
         for name in matched:
             if name in found:
                 raise MaskError(
-                    f"{key}: {name} is matched by {found[name]!r} and by {pattern!r}; one may"
+                    f"{where}: both {found[name]!r} and {pattern!r} match {name}; only one may"
                 )
             found[name] = pattern
     return found

@@ -2,8 +2,8 @@
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.parametrize import ParametrizationList
+
+from sparse_sam.pruning.directions import is_gain
 
 NORMALISATION = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 WITH_OUTPUTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -17,12 +17,13 @@ def prunable_parameters(
     Weights are the parameters with two or more dimensions. Biases and the scales of BatchNorm
     and other normalisation layers are left alone unless asked for: pruning half of the scales
     silences half of the channels. For the same reason the gains of weight normalisation (Salimans
-    and Kingma 2016, arXiv:1602.07868) are left alone; the directions are pruned.
+    and Kingma 2016, arXiv:1602.07868) are left alone; the directions are pruned,
+    but for one weight of each.
     """
     chosen: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(prefix, recurse=False):
-            if _is_gain(module, name.rpartition(".")[2]):
+            if is_gain(module, name.rpartition(".")[2]):
                 continue
             is_bias = name.rpartition(".")[2].endswith("bias")
             if isinstance(module, NORMALISATION):
@@ -32,13 +33,6 @@ def prunable_parameters(
             if wanted and not any(parameter is other for other in chosen.values()):
                 chosen[name] = parameter
     return chosen
-
-
-def _is_gain(module: nn.Module, own: str) -> bool:
-    """Whether a parameter is the g of weight normalisation, which has the dimensions of v."""
-    if isinstance(module, ParametrizationList):
-        return own == "original0" and any(isinstance(one, _WeightNorm) for one in module)
-    return own.endswith("_g") and hasattr(module, f"{own[:-2]}_v")
 
 
 def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,35 +1,47 @@
 """One choice on every axis, and the masks that it makes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.networks import in_evaluation_mode
-from sparse_sam.pruning.criteria import Evidence
-from sparse_sam.pruning.masks import Masks, attached_masks, masks_of
-from sparse_sam.pruning.params import PruneParams
+from sparse_sam.pruning.arguments import check_initialised, check_sparsity, chosen
+from sparse_sam.pruning.criteria import Criterion, Evidence
+from sparse_sam.pruning.directions import directions, largest_of_each
+from sparse_sam.pruning.masks import (
+    Masks,
+    attach,
+    attached_masks,
+    masks_of,
+    plain_parameters,
+    tighten,
+)
 from sparse_sam.pruning.patterns import listed, match_each
-from sparse_sam.pruning.ranking import keep_largest, pruned_count
-from sparse_sam.pruning.registry import CRITERIA, SCOPES, STRUCTURES
-from sparse_sam.pruning.scopes import Layer, Share
+from sparse_sam.pruning.ranking import keep_largest
+from sparse_sam.pruning.registry import CRITERIA, STRUCTURES
+from sparse_sam.pruning.scopes import Share
+from sparse_sam.pruning.shares import asked_shares, check_shares, layer_of
 from sparse_sam.pruning.structures import Structure
+
+if TYPE_CHECKING:
+    from sparse_sam.pruning.params import PruneParams
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """Criterion, scope and structure by name, and which parameters may be pruned beside weights.
+    """Criterion, scope and structure by name, and which parameters besides weights may be pruned.
 
     Attributes:
-        criterion: ``magnitude``, ``random`` or ``saliency``.
+        criterion: ``magnitude``, ``random``, ``saliency``, ``obs`` or ``obs-selection``.
         scope: ``layerwise``, ``global`` or ``erk``.
         structure: ``unstructured``, ``channels``, or N:M such as ``2:4``.
-        batchnorm: BatchNorm scales may be pruned too; unstructured only.
-        biases: biases may be pruned too; unstructured only.
-        ignore: patterns of the names of parameters that are left dense (``match_each``).
+        batchnorm: whether BatchNorm scales may be pruned too; unstructured only.
+        biases: whether biases may be pruned too; unstructured only.
+        ignore: name patterns of parameters to keep dense (``match_each``).
     """
 
     criterion: str = "magnitude"
@@ -40,7 +52,7 @@ class Pruner:
     ignore: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, params: PruneParams) -> "Pruner":
+    def of(cls, params: "PruneParams") -> "Pruner":
         """The one that the parameters name."""
         return cls(
             params.criterion,
@@ -58,71 +70,111 @@ class Pruner:
         evidence: Evidence | None = None,
         overrides: Mapping[str, float] | None = None,
     ) -> Masks:
-        """Masks that prune ``model`` to ``sparsity``. The model itself is not touched.
+        """Return masks that prune ``model`` to ``sparsity``. The model itself is not changed.
 
         Args:
-            model: a dense model, or one with masks attached: what is pruned there stays pruned,
-                and counts.
+            model: a dense model, or one with masks: weights that are pruned there stay pruned, and
+                count towards ``sparsity``.
             sparsity: the share of units to prune, in [0, 1): of weights, or of output channels.
-            evidence: what may be looked at beside the weights.
-            overrides: a sparsity of its own, by pattern, for each tensor that the pattern matches;
-                the scope divides ``sparsity`` among the others.
+            evidence: what the criterion may use in addition to the weights.
+            overrides: other sparsities for some tensors, by name pattern; the scope divides
+                ``sparsity`` among the remaining tensors.
 
         Raises:
             ConfigError: there is no such criterion, scope or structure.
-            MaskError: a sparsity is out of range or below the one that the model has, a pattern
-                matches nothing, the model has nothing to prune so, a tensor would lose all its
-                weights, or with structure ``channels`` it cannot be told whose outputs are the
-                classes; the message names it.
-            DivergenceError: a score is NaN, so that nothing can be ranked.
+            MaskError: a sparsity is out of range or below that of the model; a pattern matches
+                nothing; the model has nothing to prune; a tensor would lose all its weights; or
+                structure ``channels`` cannot find the layer that gives the classes. The message
+                names the tensor or layer.
+            DivergenceError: a score is NaN, so weights cannot be ranked.
         """
+        return self._masks(chosen(CRITERIA, self.criterion)(), model, sparsity, evidence, overrides)
+
+    def _masks(
+        self,
+        criterion: Criterion,
+        model: nn.Module,
+        sparsity: float,
+        evidence: Evidence | None,
+        overrides: Mapping[str, float] | None,
+    ) -> Masks:
         overrides = overrides or {}
         for asked in (sparsity, *overrides.values()):
-            if not 0 <= asked < 1:
-                raise MaskError(f"sparsity = {asked}: must be at least 0 and less than 1")
-        structure, before = STRUCTURES.load(self.structure), masks_of(model)
+            check_sparsity("sparsity", asked)
+        check_initialised(model)
+        structure, before = chosen(STRUCTURES, self.structure), masks_of(model)
         evidence = evidence or Evidence()
         weights = self._weights(model, structure, before, evidence)
-        criterion = CRITERIA.load(self.criterion)()
         with in_evaluation_mode(model):  # whatever it computes, no statistics move
             scores = criterion.scores(model, weights, evidence)
-        units = {}
+        units, normed = {}, directions(model, weights)
         for name, weight in weights.items():
             score = scores.pop(name, None)
             if not isinstance(score, Tensor) or score.shape != weight.shape:
                 raise MaskError(
-                    f"criterion {self.criterion} must give {name} a tensor of its shape "
-                    f"{tuple(weight.shape)}, and gives {_brief(score)}"
+                    f"criterion {self.criterion}: must give a tensor of shape "
+                    f"{tuple(weight.shape)} for {name}, not {_brief(score)}"
                 )
             score = score.detach()
             if score.isnan().any():
                 raise DivergenceError(
-                    f"{name} cannot be pruned by {self.criterion}: its weights, or their "
-                    "gradients, became infinite or NaN. Lower lr in params.yaml, or rho."
+                    f"{name} cannot be pruned by {self.criterion}: its weights or their "
+                    "gradients became infinite or NaN. Lower lr or rho in params.yaml."
                 )
             if (score < 0).any():
                 raise MaskError(
-                    f"criterion {self.criterion} gives scores below 0 to weights of {name}"
+                    f"criterion {self.criterion}: gives negative scores for {name}; scores must "
+                    "be at least 0"
                 )
             if before:
                 # Not in place: a criterion may give the weights themselves.
                 score = score.masked_fill(~before[name], -torch.inf)
+            if name in normed:
+                score = score.masked_fill(largest_of_each(score, normed[name]), torch.inf)
             units[name] = structure.unit_scores(score, criterion.pooled)
         own = self._match(units, overrides)
-        kept = self._kept(units, sparsity, own, structure, weights)
+        kept = self._kept(units, sparsity, own, structure, weights, normed)
         masks = {name: structure.mask(kept[name], weight.shape) for name, weight in weights.items()}
-        for name, mask in masks.items():
-            if not mask.any():
-                how = (
-                    f"its own sparsity {own[name]}"
-                    if name in own
-                    else f"{self.scope} sparsity {sparsity}"
-                )
-                raise MaskError(
-                    f"{how} would prune all {len(units[name])} {structure.unit} of {name}; lower "
-                    "it, change prune.scope, or name the tensor in prune.ignore or prune.overrides"
-                )
+        for name in (name for name, mask in masks.items() if not mask.any()):
+            by_itself = f"its own sparsity {own[name]}" if name in own else ""
+            raise MaskError(
+                f"{by_itself or f'{self.scope} sparsity {sparsity}'} would prune all "
+                f"{len(units[name])} {structure.unit} of {name}; lower it, change prune.scope, "
+                "or list the tensor in prune.ignore or prune.overrides"
+            )
         return Masks(masks)
+
+    def prune(
+        self,
+        model: nn.Module,
+        sparsity: float,
+        evidence: Evidence | None = None,
+        overrides: Mapping[str, float] | None = None,
+    ) -> Masks:
+        """Prune ``model`` in place: masks, and what the criterion makes of the kept weights.
+
+        Arguments, errors and result are those of ``masks``. A pruned model is pruned further; what
+        an optimizer remembers of the weights that go is not known here.
+        """
+        evidence = evidence or Evidence()
+        criterion: Any = chosen(CRITERIA, self.criterion)()
+        masks = self._masks(criterion, model, sparsity, evidence, overrides)
+        pruned_before = bool(attached_masks(model))
+        values: Mapping[str, Tensor] = {}
+        if compensated := getattr(criterion, "compensated", None):
+            names = plain_parameters(model)
+            with in_evaluation_mode(model):
+                values = compensated(model, {name: names[name] for name in masks}, masks, evidence)
+        if pruned_before:
+            tighten(model, masks)
+        else:
+            attach(model, masks)
+        parameters = plain_parameters(model)
+        with torch.no_grad():
+            for name, value in values.items():
+                weight = parameters[name]
+                weight.copy_(value.masked_fill(~masks[name].to(value.device), 0.0))
+        return masks
 
     def check_names(
         self, model: nn.Module, evidence: Evidence, overrides: Mapping[str, float]
@@ -131,8 +183,22 @@ class Pruner:
 
         Before a training, that is: no weights are looked at.
         """
-        structure = STRUCTURES.load(self.structure)
+        structure = chosen(STRUCTURES, self.structure)
         self._match(self._weights(model, structure, None, evidence), overrides)
+
+    def check_counts(
+        self, masks: Masks, sparsity: float, overrides: Mapping[str, float] | None = None
+    ) -> None:
+        """Check that masks are of exactly this sparsity, and such as the structure makes them.
+
+        Of tensors that the scope ranks together, it is their sum that is exact.
+
+        Raises:
+            WrongCountError: more or fewer weights are pruned, or others than the structure allows;
+                the message names the tensor, or those that are ranked together.
+        """
+        own = self._match(masks, overrides or {})
+        check_shares(chosen(STRUCTURES, self.structure), self.scope, masks, sparsity, own)
 
     def _match(self, names: Collection[str], overrides: Mapping[str, float]) -> dict[str, float]:
         """The tensors with a sparsity of their own, and those."""
@@ -147,19 +213,19 @@ class Pruner:
         Raises:
             MaskError: a tensor is all zeros, or none has any.
         """
-        structure = STRUCTURES.load(self.structure)
+        structure = chosen(STRUCTURES, self.structure)
         weights = self._weights(model, structure, None, evidence or Evidence())
         masks = {name: weight.detach() != 0 for name, weight in weights.items()}
         for name, mask in masks.items():
             if not mask.any():
                 raise MaskError(
-                    f"all {mask.numel()} weights of {name} are 0, so that its mask would keep "
-                    "nothing; name it in prune.ignore if it is to be trained"
+                    f"all {mask.numel()} weights of {name} are 0, so its mask would keep "
+                    "nothing; to train it, list it in prune.ignore"
                 )
         if all(mask.all() for mask in masks.values()):
             raise MaskError(
-                f"the network has no zeros among the weights that can be pruned: {listed(masks)}; "
-                "set prune.sparsity to a number to prune it"
+                f"the network has no zeros in the tensors that can be pruned ({listed(masks)}); "
+                "to prune it, set prune.sparsity to a number"
             )
         return Masks(masks)
 
@@ -173,7 +239,7 @@ class Pruner:
         names = [name for name in targets if name not in ignored]
         if not names:
             how = "" if self.structure == "unstructured" else f" with structure {self.structure}"
-            but = " and that prune.ignore leaves" if ignored else ""
+            but = ", apart from those in prune.ignore" if ignored else ""
             raise MaskError(f"the model has no weights that can be pruned{how}{but}")
         return {name: model.get_parameter(name) for name in names}
 
@@ -184,29 +250,14 @@ class Pruner:
         own: Mapping[str, float],
         structure: Structure,
         weights: Mapping[str, Tensor],
+        normed: Collection[str],
     ) -> dict[str, Tensor]:
         """The units that are kept, by tensor; ``own`` are the sparsities of some tensors."""
         layers = {
-            name: Layer(
-                shape=tuple(weights[name].shape),
-                units=len(scores),
-                gone=int((scores == -torch.inf).sum()),
-                most=structure.most(len(scores)),
-            )
-            for name, scores in units.items()
+            name: layer_of(structure, weights[name].shape, scores) for name, scores in units.items()
         }
         kept: dict[str, Tensor] = {}
-        shares = [
-            Share((name,), pruned_count(asked, layers[name].units)) for name, asked in own.items()
-        ]
-        rest = {name: layer for name, layer in layers.items() if name not in own}
-        if rest:
-            found: Any = SCOPES.load(self.scope)(rest, sparsity)
-            if not isinstance(found, list) or {n for one in found for n in one.names} != set(rest):
-                raise MaskError(
-                    f"scope {self.scope} must give a list of Share that names each tensor"
-                )
-            shares += found
+        shares = asked_shares(self.scope, layers, sparsity, own)
         for share in shares:
             least = sum(layers[name].gone for name in share.names)
             most = sum(layers[name].most for name in share.names)
@@ -214,13 +265,28 @@ class Pruner:
                 asked = own.get(share.names[0], sparsity)
                 raise MaskError(
                     f"sparsity {asked} prunes {share.count} {structure.unit} of "
-                    f"{', '.join(share.names)}: must be at least the {least} that are pruned, for "
-                    f"masks only shrink, and at most the {most} that structure {self.structure} "
-                    "can prune"
+                    f"{', '.join(share.names)}; allowed: {least} (already pruned, and masks only "
+                    f"shrink) to {most} (all that structure {self.structure} can prune)"
                 )
+            self._check_directions(share, units, [one for one in share.names if one in normed])
             masks = keep_largest([units[name] for name in share.names], share.count)
             kept.update(zip(share.names, masks, strict=True))
         return kept
+
+    def _check_directions(
+        self, share: Share, units: Mapping[str, Tensor], normed: Sequence[str]
+    ) -> None:
+        """Raise MaskError if a share would take the last weight of a direction."""
+        held = sum(int((units[name] == torch.inf).sum()) for name in normed)
+        total = sum(len(units[name]) for name in share.names)
+        if normed and share.count > total - held:
+            raise MaskError(
+                f"pruning {share.count} of {total} weights by {self.scope} would leave an output "
+                f"of {', '.join(normed)} without weights, and weight normalisation would divide "
+                f"by 0: prune at most {total - held} (sparsity {(total - held) / total:.4g}), "
+                "list the tensor in ignore or overrides, or remove the weight normalisation "
+                "first"
+            )
 
 
 def _brief(score: object) -> str:

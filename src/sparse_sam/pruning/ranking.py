@@ -51,5 +51,9 @@ def _smallest(values: Tensor, count: int) -> Tensor:
         return values.kthvalue(count).values
     if values.dtype not in {torch.float32, torch.float64}:  # numpy has no bfloat16
         values = values.float()
-    values.numpy().partition(count - 1)
+    try:
+        in_place = values.numpy()
+    except RuntimeError:  # torch has no NumPy: the same value, with a copy
+        return values.kthvalue(count).values
+    in_place.partition(count - 1)
     return values[count - 1].clone()

@@ -15,6 +15,8 @@ CRITERIA: "Registry[type[Criterion]]" = Registry(
     "prune.criterion",
     {
         "magnitude": "sparse_sam.pruning.criteria:Magnitude",
+        "obs": "sparse_sam.pruning.obs:OBS",
+        "obs-selection": "sparse_sam.pruning.obs:OBSSelection",
         "random": "sparse_sam.pruning.criteria:Random",
         "saliency": "sparse_sam.pruning.criteria:Saliency",
     },
@@ -56,7 +58,7 @@ class _Structures(Registry[Any]):
         if kept_of_group(name):
             return name
         if name == "N:M":
-            raise ValueError("must have numbers, as in '2:4' (quoted), N < M")
+            raise ValueError("replace N and M by numbers with N < M, in quotes, such as '2:4'")
         return super().check(name)
 
     def load(self, name: str) -> Any:

@@ -2,21 +2,41 @@
 
 Every schedule is a staircase over the progress from 0 to 1, so arms that train for different
 times lose the same shares of their weights at the same shares of their training. A schedule is a
-section of ``params.yaml``: its fields are the keys that it takes there beside its name.
+section of ``params.yaml``: its fields are the keys that it takes there beside its name, and it
+checks them itself.
 """
 
 from math import floor
 from typing import Literal
 
-from sparse_sam.files import BelowOne, Count, Fraction, Section
+from sparse_sam.files import BelowOne, Checked, Count, Fraction
+from sparse_sam.pruning.registry import SCHEDULES
 
 Rewind = Literal["none", "dense", "initial"]
 
 
-class PruningSchedule(Section):
-    """Base of all schedules, and the simplest: nothing happens after the first pruning."""
+class PruningSchedule(Checked):
+    """Base of all schedules, and the simplest: nothing happens after the first pruning.
 
-    name: str
+    A class that inherits is a frozen dataclass with keyword-only fields, without a decorator.
+
+    Attributes:
+        name: as in ``params.yaml``; by itself that of the class, registered or by its place.
+
+    Raises:
+        ValueError: a field is not of its type or out of its bounds; says what is allowed.
+    """
+
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and name what has no name yet."""
+        super().__post_init__()
+        if not self.name:
+            kind = type(self)
+            place = f"{kind.__module__}:{kind.__qualname__}"
+            names = {one: name for name, one in SCHEDULES.places.items()}
+            object.__setattr__(self, "name", names.get(place, place))
 
     def sparsity(self, final: float, progress: float) -> float:  # noqa: ARG002
         """The sparsity that is asked for; it never falls.
@@ -34,19 +54,19 @@ class PruningSchedule(Section):
 
 
 class OneShot(PruningSchedule):
-    """All at once, before finetuning."""
+    """Prunes all at once, before finetuning."""
 
 
 class Iterative(PruningSchedule):
-    """Rounds of pruning and finetuning, which divide the finetuning evenly.
+    """Rounds of pruning and finetuning, of equal length.
 
-    Every round prunes the same share of the weights that are left (Frankle and Carbin 2019,
+    Each round prunes the same share of the weights that are left (Frankle and Carbin 2019,
     arXiv:1803.03635): after i of k rounds the sparsity is 1 − (1 − s)^(i/k). The first round
-    begins before finetuning; in the last the network is finetuned at the final sparsity.
+    begins before finetuning; the last finetunes the network at the final sparsity.
 
     Attributes:
         rounds: k.
-        rewind: where every round but the first begins: ``none`` goes on, ``dense`` goes back to
+        rewind: where each round but the first begins: ``none`` continues, ``dense`` goes back to
             the trained weights, ``initial`` to the untrained ones.
     """
 
@@ -66,14 +86,14 @@ class Iterative(PruningSchedule):
 
 
 class Gradual(PruningSchedule):
-    """Cubic: fast while there are many weights to choose from, and ever slower.
+    """Cubic: prunes fast while many weights are left, then ever more slowly.
 
     s(t) = s_f + (s_i − s_f)(1 − t/n)³ (Zhu and Gupta 2017, arXiv:1710.01878, equation 1).
 
     Attributes:
         initial: s_i, before the first step.
         end: the progress, in (0, 1], at which s_f is reached.
-        updates: n, how often masks shrink until then, at equal distances.
+        updates: n, how often masks shrink until then, at equal intervals.
     """
 
     initial: BelowOne

@@ -59,7 +59,7 @@ def erk(tensors: Mapping[str, Layer], sparsity: float) -> list[Share]:
     highs = [one.units - one.gone for one in tensors.values()]
     if not sum(lows) <= kept <= sum(highs):
         raise MaskError(
-            f"sparsity {sparsity} keeps {kept} of {all_units}: must be {sum(lows)} to {sum(highs)}"
+            f"sparsity {sparsity} keeps {kept} of {all_units}; allowed: {sum(lows)} to {sum(highs)}"
         )
     slopes = [one.units * sum(one.shape) / prod(one.shape) for one in tensors.values()]
     wanted = _filled(slopes, lows, highs, kept)

@@ -2,7 +2,9 @@ from . import vectors as vectors
 from .asam import ASAM as ASAM
 from .build import build_sam as build_sam
 from .build import variant_settings as variant_settings
+from .gradients import LeftGradients as LeftGradients
 from .gsam import GSAM as GSAM
+from .late import LateSAM as LateSAM
 from .mask_projection import MaskProjection as MaskProjection
 from .momentum import MomentumSAM as MomentumSAM
 from .optimizer import SAM as SAM

@@ -25,19 +25,22 @@ def make_base(
         given = {id(p) for entry in params for p in _parameters(entry)}
         held = {id(p) for group in base.param_groups for p in group["params"]}
         if given != held:
-            raise ValueError("the base optimizer instance does not hold the given params")
+            raise ValueError(
+                "the base optimizer instance does not hold the parameters in params: "
+                "give both the same parameters"
+            )
         if base_kwargs:
             raise ValueError(
-                f"{', '.join(base_kwargs)}: settings are for a base optimizer class; an instance "
-                "has its own"
+                f"{', '.join(base_kwargs)}: pass settings only with a base optimizer class. An "
+                "instance has its own: set them when you make it"
             )
     else:
         base = cast("Any", base_optimizer)(params, **base_kwargs)
     clashes = [name for name in _OURS if name in base.defaults]
     if clashes:
         raise ValueError(
-            f"{type(base).__name__} has a setting {clashes[0]} of its own in param_groups, where "
-            "SAM keeps its: it cannot be a base optimizer"
+            f"{type(base).__name__} keeps a setting {clashes[0]} in param_groups, and so does "
+            "SAM: choose another base optimizer"
         )
     return base
 

@@ -5,18 +5,14 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
 from torch import nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import ConfigError
-from sparse_sam.files import brief, in_words
+from sparse_sam.files import brief, fits, hint_in_words
 from sparse_sam.sam.optimizer import SAM
 from sparse_sam.sam.registry import VARIANTS
 from sparse_sam.sam.uncompiled import SGD
-
-_PLAIN = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def variant_settings(variant: str) -> dict[str, inspect.Parameter]:
@@ -33,7 +29,7 @@ def variant_settings(variant: str) -> dict[str, inspect.Parameter]:
 
 
 def check_settings(variant: str, rho: float, settings: Mapping[str, Any]) -> None:
-    """Check settings of a variant as its class will; None stands for the paper's value.
+    """Check settings of a variant as its class will; None stands for its default, the paper's.
 
     Raises:
         ConfigError: the variant has no such setting, or not of this value; the message begins with
@@ -48,26 +44,30 @@ def check_settings(variant: str, rho: float, settings: Mapping[str, Any]) -> Non
                 f"{name} = {brief(value)}: variant {variant} has no such setting (it has {has})"
                 + ("; remove it" if value is None else "")
             )
-        _check_value(name, value, hints.get(name, Any))
+        hint = hints.get(name, Any)
+        if allowed[name].default is not inspect.Parameter.empty:
+            _check_value(name, value, hint | None)
+        elif value is not None:
+            _check_value(name, value, hint)
     given = {name: value for name, value in settings.items() if value is not None}
-    for name, parameter in allowed.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise ConfigError(
-                f"{name} is missing: variant {variant} has no value of its own for it"
-            )
+    check_is_whole(variant, given)
     try:
         chosen([nn.Parameter(torch.zeros(1))], SGD, rho, lr=1.0, momentum=0.9, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from None
 
 
+def check_is_whole(variant: str, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a setting for which a variant has no default is not given."""
+    for name, parameter in variant_settings(variant).items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ConfigError(f"{name} is missing: variant {variant} has no default for it")
+
+
 def _check_value(name: str, value: Any, hint: Any) -> None:
     """Raise ConfigError unless a setting is of its type, finite, and within what can be counted."""
-    try:
-        TypeAdapter(hint | None, config=_PLAIN).validate_python(value)
-    except ValidationError:
-        words = in_words(FieldInfo.from_annotation(hint | None))
-        raise ConfigError(f"{name} = {brief(value)}: must be {words}") from None
+    if not fits(value, hint):
+        raise ConfigError(f"{name} = {brief(value)}: must be {hint_in_words(hint)}")
     most = 2**31 - 1 if isinstance(value, int) else 1_000_000
     if isinstance(value, int | float) and abs(value) > most:
         raise ConfigError(f"{name} = {brief(value)}: must be at most {most}")
@@ -93,7 +93,7 @@ def build_sam(
         options: options of ``SAM``, and settings of the base optimizer.
 
     Raises:
-        ConfigError: the variant or one of its settings is unknown.
+        ConfigError: the variant or one of its settings is unknown, or one is missing.
         ValueError: a value is out of range, or the base optimizer does not fit.
         MaskError: a mask does not fit its parameter.
     """
@@ -104,5 +104,7 @@ def build_sam(
             f"SAM variant {variant!r} has no setting {unknown[0]!r}; "
             f"allowed: {', '.join(allowed) or 'none'}"
         )
-    together: dict[str, Any] = {**(settings or {}), **options}
+    given = {name: value for name, value in (settings or {}).items() if value is not None}
+    together: dict[str, Any] = {**given, **options}
+    check_is_whole(variant, together)
     return chosen(model.parameters(), base_optimizer, rho, model=model, **together)

@@ -5,10 +5,10 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from sparse_sam.errors import DivergenceError
+from sparse_sam.pruning import local_part
 from sparse_sam.sam import vectors
 
 Nonfinite = Literal["propagate", "skip", "raise"]
@@ -53,8 +53,12 @@ class Descent:
                 _pass_on(ascent_norm, weights)
             cast("GradScaler", scaler).unscale_(base)
         norm = None
-        if self.max_grad_norm is not None:
-            norm = clip_grad_norm_(weights, self.max_grad_norm)
+        if self.max_grad_norm is not None and weights:
+            # Not torch's norm: in half precision it overflows, and all would be clipped to 0.
+            gradients = [cast("Tensor", weight.grad) for weight in weights]
+            norm = vectors.vector_norm(gradients)
+            # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose step this is otherwise.
+            vectors.scale_(gradients, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         if scaled:
             cast("GradScaler", scaler).step(base)
         elif self.nonfinite == "propagate" or self._is_finite(weights, norm, ascent_norm):
@@ -75,7 +79,7 @@ class Descent:
         if self.nonfinite == "raise":
             which = "first" if not bool(passes[0].isfinite()) and len(passes) > 1 else "last"
             raise DivergenceError(
-                f"the gradient of the {which} pass of a SAM step is infinite or NaN; the weights "
+                f"the gradient of the {which} pass of a SAM step is infinite or NaN. The weights "
                 "are as they were before the step. Lower lr or rho."
             )
         return False
@@ -86,5 +90,5 @@ def _pass_on(ascent_norm: Tensor, weights: list[Tensor]) -> None:
 
     x − x is 0 for a finite x, and NaN for others.
     """
-    gradient = cast("Tensor", weights[0].grad)
+    gradient = local_part(cast("Tensor", weights[0].grad))
     gradient.add_((ascent_norm - ascent_norm).to(gradient.device))

@@ -2,39 +2,46 @@
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from sparse_sam.sam import vectors
 from sparse_sam.sam.optimizer import SAM
 
 _SMALLEST_SQUARE = 1e-24
+_SEEN = "largest_lr_so_far"
 
 
 class GSAM(SAM):
     """Surrogate gap guided SAM.
 
     Zhuang et al. 2022 (arXiv:2203.08065, algorithm 1) descend along the perturbed gradient
-    g_p = ∇L(w + ε*) and, at right angles to it so that the perturbed loss does not change, ascend
-    along the rest of the gradient g = ∇L(w), which makes the surrogate gap L(w + ε*) − L(w)
-    smaller. The base optimizer gets
+    g_p = ∇L(w + ε*). They also ascend along the part of g = ∇L(w) that is orthogonal to g_p, which
+    reduces the surrogate gap L(w + ε*) − L(w) without changing the perturbed loss. The base
+    optimizer gets
 
         g_p − α g_⊥,   g_⊥ = g − (⟨g, g_p⟩ / ‖g_p‖²) g_p.
 
-    In the paper ρ follows the learning rate η_t from ρ_max = ``rho`` down to ``rho_min``:
-    ρ_t = ρ_min + (ρ_max − ρ_min) η_t / η_max, η_max being the group's ``initial_lr``, which
-    schedulers set. Without ``rho_min`` it is constant.
+    In the paper (section 5.1) ρ follows the learning rate η_t between ``rho_min`` and
+    ρ_max = ``rho``:
 
-    Under DistributedDataParallel ε is that of all workers, whatever ``sync_perturbation`` says:
-    g enters the update, which has to be the same everywhere.
+        ρ_t = ρ_min + (ρ_max − ρ_min) (η_t − η_min) / (η_max − η_min).
+
+    η_max is the largest of the group's ``initial_lr``, which schedulers set; its ``max_lr``, which
+    OneCycleLR sets; and the rates so far. If a schedule rises above ``initial_lr``, as CyclicLR
+    does, set ``max_lr`` in the group: otherwise ρ is ρ_max whenever the rate is the largest so far.
+    η_min is the group's ``min_lr``, which OneCycleLR sets too, or 0. ρ never leaves [ρ_min, ρ_max].
+    Without ``rho_min`` it is constant.
+
+    Under DistributedDataParallel all workers use one ε, whatever ``sync_perturbation`` is: g is
+    part of the update, which must be the same on all of them.
 
     Args:
-        params: as for ``SAM``, as are the other arguments that are not named here.
+        params: as for ``SAM``.
         base_optimizer: as for ``SAM``.
         rho: the radius ρ, or ρ_max.
-        alpha: the weight α, at least 0; with 0 it is SAM.
-        rho_min: ρ where the learning rate is 0, in [0, rho]; None keeps ρ constant.
-        options: as for ``SAM``.
+        alpha: the weight α, at least 0; 0 gives SAM.
+        rho_min: ρ at the learning rate η_min, in [0, rho]; None keeps ρ constant.
+        options: all other arguments of ``SAM``.
 
     Raises:
         ValueError: a setting is out of range.
@@ -61,9 +68,18 @@ class GSAM(SAM):
 
     def _radius(self, group: dict[str, Any]) -> float:
         largest = super()._radius(group)
-        if self.rho_min is None or "initial_lr" not in group:
+        if self.rho_min is None:
             return largest
-        return self.rho_min + (largest - self.rho_min) * float(group["lr"] / group["initial_lr"])
+        lowest, lr = float(group.get("min_lr", 0.0)), float(group["lr"])
+        span = _largest_rate(group) - lowest
+        part = min(max((lr - lowest) / span, 0.0), 1.0) if span > 0 else 1.0
+        smallest = min(self.rho_min, largest)
+        return min(smallest + (largest - smallest) * part, largest)
+
+    def _end_step(self) -> None:
+        if self.rho_min is not None:
+            for group in self.param_groups:  # where state_dict finds it
+                group[_SEEN] = _largest_rate(group)
 
     def _complete_gradient(self, first: dict[Tensor, Tensor]) -> None:
         weights = [weight for weight in first if weight.grad is not None]
@@ -75,4 +91,10 @@ class GSAM(SAM):
         cosine_part = vectors.inner_product(gradient, perturbed) / square
         # g_p − α (g − c g_p) = (1 + α c) g_p − α g
         vectors.scale_(perturbed, 1 + self.alpha * cosine_part)
-        torch._foreach_add_(perturbed, gradient, alpha=-self.alpha)
+        vectors.add_(perturbed, gradient, -self.alpha)
+
+
+def _largest_rate(group: dict[str, Any]) -> float:
+    """η_max, as far as it is known."""
+    known = (group[name] for name in ("lr", "initial_lr", "max_lr", _SEEN) if name in group)
+    return max(float(rate) for rate in known)

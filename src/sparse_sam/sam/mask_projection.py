@@ -17,9 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sam.errors import MaskError
-from sparse_sam.pruning import AttachedMask, attached_masks
-from sparse_sam.sam import vectors
-from sparse_sam.sam.vectors import Vector
+from sparse_sam.pruning import (
+    AttachedMask,
+    attached_masks,
+    local_part,
+    matching_part,
+    pruned_part,
+)
+from sparse_sam.sam import shards, vectors
+from sparse_sam.sam.shards import Vector
 
 
 class MaskProjection:
@@ -47,13 +53,19 @@ class MaskProjection:
         for key, mask in (masks or {}).items():
             parameter = names.get(key) if isinstance(key, str) else key
             if parameter is None:
-                raise MaskError(f"a mask is given for {key}, which is no parameter of the model")
+                why = (
+                    "the model has no such parameter"
+                    if model is not None
+                    else "to use names, pass model= too"
+                )
+                raise MaskError(f"masks: {key}: {why}")
             if mask.shape != parameter.shape:
                 raise MaskError(
-                    f"a mask of {tuple(mask.shape)} is given for a parameter of "
+                    f"masks: a mask has shape {tuple(mask.shape)}, but its parameter has "
                     f"{tuple(parameter.shape)}"
                 )
-            self._given.append((parameter, mask.to(parameter.device) == 0))
+            pruned = mask.to(parameter.device) == 0
+            self._given.append((parameter, matching_part(pruned, parameter)))
 
     def project_(self, *, found: bool = False) -> None:
         """Set the gradients of pruned weights to 0, in place.
@@ -64,31 +76,32 @@ class MaskProjection:
         """
         for parameter, pruned in self._all(found=found):
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(pruned, 0.0)
+                local_part(parameter.grad).masked_fill_(pruned, 0.0)
 
     def share(self, weights: Vector) -> Tensor:
         """‖g on kept weights‖ / ‖g‖ for the gradients g of ``weights``, of no dimension."""
         pruned = dict(self._all(found=True))
         gradients = [cast("Tensor", weight.grad) for weight in weights]
         kept = [
-            gradient.masked_fill(pruned[weight], 0.0) if weight in pruned else gradient
-            for weight, gradient in zip(weights, gradients, strict=True)
+            part.masked_fill(pruned[weight], 0.0) if weight in pruned else part
+            for weight, part in zip(weights, shards.local_parts(gradients), strict=True)
         ]
-        return vectors.vector_norm(kept) / vectors.vector_norm(gradients)
+        return vectors.vector_norm(kept, gradients) / vectors.vector_norm(gradients)
 
     def refuse_closed(self) -> None:
         """Raise RuntimeError if the model holds masks, for they hid what is wanted of them."""
         if self._found():
             raise RuntimeError(
-                "dense_gradient and track_kept_share need the gradient behind the masks: use "
-                "step(closure), or put the first backward pass into `with optimizer.first_pass():`"
+                "dense_gradient and track_kept_share need the gradients of pruned weights too, "
+                "which the masks hide: use step(closure), or run the first backward pass inside "
+                "`with optimizer.first_pass():`"
             )
 
     @torch.no_grad()
     def zero_pruned_(self) -> None:
         """Set pruned weights of the found masks to 0, which no output shows."""
         for one in self._found():
-            one.original.masked_fill_(one.mask == 0, 0.0)
+            local_part(one.original).masked_fill_(pruned_part(one), 0.0)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -106,9 +119,10 @@ class MaskProjection:
                 setattr(holder, name, mask)
 
     def _all(self, *, found: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every pruned parameter, and where its local part is pruned."""
         yield from self._given
         for one in self._found() if found else ():
-            yield one.original, one.mask == 0
+            yield one.original, pruned_part(one)
 
     def _found(self) -> list[AttachedMask]:
         return attached_masks(self._model) if self._model is not None else []

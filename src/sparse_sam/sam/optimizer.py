@@ -21,54 +21,65 @@ from torch.optim import Optimizer
 from sparse_sam.networks import frozen_batchnorm_statistics
 from sparse_sam.sam.base_optimizer import complete_group, make_base
 from sparse_sam.sam.descent import Descent, Nonfinite
-from sparse_sam.sam.gradients import LeftGradients, forget_gradients, take_gradients, unsynchronised
+from sparse_sam.sam.gradients import (
+    LeftGradients,
+    check_some_came,
+    forget_gradients,
+    take_gradients,
+    unsynchronised,
+)
+from sparse_sam.sam.kept_state import KeepsState
 from sparse_sam.sam.mask_projection import MaskProjection
 from sparse_sam.sam.perturbation import Ascent, Perturbation
+from sparse_sam.sam.replaced_gradient import ReplacedGradient, ReplacesGradient
+from sparse_sam.sam.shards import check_model_is_known
 from sparse_sam.sam.uncompiled import Uncompiled
 
 
-class SAM(Uncompiled, Optimizer):
-    """SAM around a base optimizer; with ``adaptive=True`` ASAM.
+class SAM(ReplacesGradient, KeepsState, Uncompiled, Optimizer):
+    """SAM around a base optimizer; ASAM with ``adaptive=True``.
 
-    Use ``step(closure)``, where the closure computes the loss, calls ``backward`` and returns it;
-    or ``first_step()`` after the first backward pass and ``second_step()`` after the second.
+    Call ``step(closure)``, with a closure that computes the loss, calls ``backward`` and returns
+    the loss; or ``first_step()`` after one backward pass and ``second_step()`` after another.
 
-    Weights are restored bit for bit, in place, also when a closure raises. ``param_groups`` and
-    ``state`` are the base optimizer's own: schedulers act on it, and ``state_dict`` resumes it.
+    Weights are restored in place, bit for bit, even if a closure raises. ``param_groups`` and
+    ``state`` are those of the base optimizer: schedulers act on it, and ``state_dict`` resumes it.
 
     Args:
-        params: parameters, or groups of them, as for any optimizer. A group may have a ``rho``
-            and an ``adaptive`` of its own; ‖∇L(w)‖ is over all groups nevertheless.
-        base_optimizer: a class such as ``torch.optim.SGD``, or an instance, which then already
-            holds its parameters and ``params`` must be the same ones.
-        rho: the radius ρ, at least 0; with 0 a step is one step of the base optimizer.
-        adaptive: measure the distance relative to the weights' sizes (see ``ASAM``).
-        eta: what ASAM adds to the sizes, at least 0.
-        model: the network. With it, BatchNorm statistics are frozen in the second pass, masks of
+        params: parameters or groups of parameters, as for any optimizer. A group may set its own
+            ``rho`` and ``adaptive``; ‖∇L(w)‖ is always taken over all groups.
+        base_optimizer: a class such as ``torch.optim.SGD``, or an instance that already holds the
+            same parameters as ``params``.
+        rho: the radius ρ, at least 0; with 0, a step is one step of the base optimizer.
+        adaptive: measure the distance relative to the size of each weight (see ``ASAM``).
+        eta: what ASAM adds to these sizes, at least 0.
+        model: the network. If given, BatchNorm statistics are frozen in the second pass, masks of
             ``sparse_sam.pruning.masks`` and ``torch.nn.utils.prune`` are found, and under
-            DistributedDataParallel the first backward pass is not synchronised: each worker has
-            the ε of its own examples (the m-sharpness of section 4.1).
-        masks: for parameters that are pruned by other means, a tensor each, True where the weight
-            is kept; by parameter, or by the model's name of it. Gradients are 0 elsewhere.
-        dense_gradient: an ablation. ε lies along the gradient that ignores the masks, and revives
-            pruned weights; the step itself stays on the kept weights.
-        track_kept_share: measure ``kept_share`` at every ascent, for two norms more.
-        sync_perturbation: one ε for all workers, from the examples of all of them.
-        max_grad_norm: clip the final gradient to this norm over all parameters together.
-        nonfinite: when the gradient of either pass is infinite or NaN, ``propagate`` does not
-            look; ``skip`` leaves weights and base optimizer as they were, and counts; ``raise``
-            raises. The last two make the host wait for the device once a step.
-        base_kwargs: passed to ``base_optimizer`` when it is a class.
+            DistributedDataParallel the first backward pass is not synchronised: each worker uses
+            the ε of its own examples (the m-sharpness of section 4.1). Under ``fully_shard``, all
+            workers share one ε.
+        masks: masks of parameters that are pruned by other means, by parameter or by its name in
+            the model: one tensor each, True where the weight is kept. Other gradients are set to 0.
+        dense_gradient: for ablations: ε follows the gradient that ignores the masks, and so
+            revives pruned weights; the step itself moves only the kept weights.
+        track_kept_share: measure ``kept_share`` at every ascent, at the cost of two more norms.
+        sync_perturbation: use one ε for all workers, from the examples of all of them.
+        max_grad_norm: clip the final gradient to this norm, over all parameters together.
+        nonfinite: what to do if the gradient of either pass is infinite or NaN: ``propagate``
+            does not check; ``skip`` leaves weights and base optimizer unchanged and counts the
+            step; ``raise`` raises. The last two make the host wait for the device at each step.
+        base_kwargs: passed to ``base_optimizer`` if it is a class.
 
     Attributes:
         base_optimizer: takes the step.
-        ascent_norm: the norm of the last ascent's direction, the gradient at w (with a scaler the
-            scaled one; for ASAM T times it), as a tensor of no dimension; None without.
+        ascent_norm: the norm of the last ascent direction, as a 0-dimensional tensor: the gradient
+            at w (scaled, if there is a scaler; times T for ASAM). None without an ascent.
         kept_share: ‖∇L(w) on kept weights‖ / ‖∇L(w)‖ at the last ascent, if it is tracked; a
-            tensor of no dimension in [0, 1].
+            0-dimensional tensor in [0, 1].
 
     Raises:
-        ValueError: a setting is out of range, or the base optimizer does not fit.
+        ValueError: a setting is out of range; the base optimizer does not fit; or parameters are
+            sharded and ``model`` is missing.
         MaskError: a mask does not fit its parameter.
     """
 
@@ -98,8 +109,8 @@ class SAM(Uncompiled, Optimizer):
             raise ValueError(f"eta = {eta}: must be at least 0")
         self._descent = Descent(max_grad_norm, nonfinite)
         self._kept = MaskProjection(model, masks)
-        self._excursion = Perturbation()
-        self._left = LeftGradients()
+        self._excursion = Perturbation(model)
+        self._left, self._replaced = LeftGradients(), ReplacedGradient()
         self._own_group_defaults = {"rho": rho, "adaptive": adaptive}
         self.base_optimizer = make_base(params, base_optimizer, base_kwargs)
         for group in self.base_optimizer.param_groups:
@@ -107,6 +118,7 @@ class SAM(Uncompiled, Optimizer):
         defaults = {**self.base_optimizer.defaults, **self._own_group_defaults}
         super().__init__(self.base_optimizer.param_groups, defaults)
         self._share_with_base()
+        check_model_is_known(model, self.param_groups)
         self.eta, self.model = eta, model
         self.dense_gradient, self.track_kept_share = dense_gradient, track_kept_share
         self.sync_perturbation = sync_perturbation
@@ -119,40 +131,47 @@ class SAM(Uncompiled, Optimizer):
     def step(
         self, closure: Callable[[], Any] | None = None, *, scaler: GradScaler | None = None
     ) -> Any:
-        """A whole step, and the loss at w.
+        """Take a whole step and return the loss at w.
 
         Args:
             closure: computes the loss of the batch (or of its micro-batches in turn), calls
-                ``backward`` and returns it. It is called for every gradient that the step needs,
-                with gradients set to None.
-            scaler: when given, the closure backpropagates ``scaler.scale(loss)``, and this
-                stands for ``scaler.step(optimizer)``: an infinity in either pass skips the step,
-                and ``scaler.update()`` will know of it.
+                ``backward`` and returns the loss. It is called once for each gradient that the
+                step needs, with gradients set to None. After ``replace_gradient`` it may be
+                missing; one that a framework passes is then called once, before the step.
+            scaler: if given, the closure must backpropagate ``scaler.scale(loss)``, and this call
+                replaces ``scaler.step(optimizer)``: an infinity in either pass skips the step,
+                and ``scaler.update()`` takes it into account.
 
         Raises:
-            ValueError: there is no closure; SAM needs the gradient twice.
-            RuntimeError: gradients of earlier micro-batches lie in ``.grad``, and would be lost.
+            ValueError: the closure is missing. (It may be missing before the first step, at a
+                learning rate of 0: ``torch.distributed.checkpoint`` creates the state this way.)
+            RuntimeError: the closure left no gradient, for example without ``loss.backward()``;
+                or ``.grad`` holds gradients of earlier micro-batches, which would be lost.
             DivergenceError: a gradient is not finite and ``nonfinite`` is ``raise``.
         """
-        with self._whole_step(closure) as gradient:
+        if self._replaced.taken(self.param_groups):
+            return self._step_with_replaced(closure, scaler)
+        if closure is None:
+            return self._make_first_state()
+        with self._whole_step():
             with self.first_pass(), torch.enable_grad():
-                loss = gradient()
+                loss = closure()
             if self.ascends:
                 self.first_step()
                 forget_gradients(self.param_groups)
                 with self.second_pass(), torch.enable_grad():
-                    gradient()
+                    closure()
             self.second_step(scaler=scaler)
         return loss
 
     @property
     def ascends(self) -> bool:
-        """Whether the step that comes next, or is under way, perturbs the weights."""
+        """Whether the next step, or the one in progress, perturbs the weights."""
         return any(self._radius(group) > 0 for group in self.param_groups)
 
     @contextmanager
     def first_pass(self) -> Iterator[None]:
-        """For the forward and backward pass at w; ``step`` does it itself."""
+        """Wrap the forward and backward pass at w in this; ``step`` does it itself."""
         self._masks_were_open = self.ascends and (self.dense_gradient or self.track_kept_share)
         with ExitStack() as stack:
             if self.ascends and not (self.sync_perturbation or self.needs_first_gradient):
@@ -164,13 +183,15 @@ class SAM(Uncompiled, Optimizer):
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
-        """Move to w + ε*, from the gradients at w. Parameters without a gradient stay.
+        """Move to w + ε*, by the gradients at w. Parameters without a gradient do not move.
 
         Raises:
-            RuntimeError: the weights are perturbed already; or the dense gradient is wanted and the
-                backward pass was not in a ``first_pass`` block.
+            RuntimeError: no parameter has a gradient; the weights are already perturbed; or the
+                dense gradient is needed and the backward pass was not in a ``first_pass`` block.
         """
         self.ascent_norm, self._first_gradient = None, {}
+        if self.ascends and not self.needs_momentum:
+            check_some_came(self.param_groups, " at w")
         if self.ascends and (ascents := self._ascents()):
             weights = [weight for ascent in ascents for weight in ascent.weights]
             if not self._masks_were_open and (self.dense_gradient or self.track_kept_share):
@@ -188,7 +209,7 @@ class SAM(Uncompiled, Optimizer):
 
     @contextmanager
     def second_pass(self) -> Iterator[None]:
-        """For the forward and backward pass at w + ε*; ``step`` does it itself."""
+        """Wrap the forward and backward pass at w + ε* in this; ``step`` does it itself."""
         with ExitStack() as stack:
             if self.model is not None:
                 stack.enter_context(frozen_batchnorm_statistics(self.model))
@@ -198,57 +219,34 @@ class SAM(Uncompiled, Optimizer):
 
     @torch.no_grad()
     def second_step(self, zero_grad: bool = False, *, scaler: GradScaler | None = None) -> None:
-        """Return to w and step there with the gradients at w + ε*; ``scaler`` as in ``step``.
+        """Return to w and step with the gradients at w + ε*; ``scaler`` is that of ``step``.
 
         Raises:
+            RuntimeError: no parameter has a gradient.
             DivergenceError: a gradient is not finite and ``nonfinite`` is ``raise``.
         """
-        self.restore()
-        self._kept.project_(found=self.dense_gradient)
-        ascended = self.ascends
-        self._complete_gradient(self._first_gradient if ascended else {})
-        self._first_gradient = {}
-        self._descent.take(self.base_optimizer, self.ascent_norm if ascended else None, scaler)
-        self._end_step()
-        self._left.remember(self.param_groups)
+        self._finish_gradient()
+        self._descend(scaler)
         if zero_grad:
             self.zero_grad()
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Return to w without a step; nothing happens when the weights are there."""
+        """Return to w without a step. Do nothing if the weights are not perturbed."""
         self._excursion.end()
         self._masks_were_open = False
 
     def unperturbed(self) -> AbstractContextManager[None]:
-        """A block in which the weights are w, for evaluation and checkpoints.
+        """Return a context in which the weights are w, for evaluation and checkpoints.
 
-        Between steps they are w anyway, with every variant, and nothing happens.
+        Between steps they are w anyway, in every variant, and the context does nothing.
         """
         return self._excursion.paused()
 
     @property
     def skipped(self) -> int:
-        """How many steps ``nonfinite="skip"`` has left out; a GradScaler's are not counted."""
+        """How many steps ``nonfinite="skip"`` has skipped, not counting those of a GradScaler."""
         return self._descent.skipped
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's state and, under ``sam``, what a variant keeps between steps."""
-        own = self._own_state()
-        return {**self.base_optimizer.state_dict(), **({"sam": own} if own else {})}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on exactly where ``state_dict`` was taken.
-
-        A base optimizer's own state will do; ``rho`` and ``adaptive`` then stay, and a variant
-        starts anew.
-        """
-        before = self.param_groups
-        self.base_optimizer.load_state_dict(state_dict)
-        self._share_with_base()
-        for group, old in zip(self.param_groups, before, strict=True):
-            complete_group(group, {name: old[name] for name in self._own_group_defaults})
-        self._load_own_state(state_dict.get("sam", {}))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to both optimizers."""
@@ -259,11 +257,7 @@ class SAM(Uncompiled, Optimizer):
             self.base_optimizer.add_param_group(complete)
         self._left.remember_older(self.param_groups[-1:])
 
-    def __getstate__(self) -> dict[str, Any]:
-        """All of it, so that a copy of model and optimizer trains on; but for scratch memory."""
-        return {**self.__dict__, "_left": LeftGradients(), "_excursion": Perturbation()}
-
-    # What variants do otherwise:
+    # What variants do otherwise, beside what they keep (kept_state.py):
 
     def _radius(self, group: dict[str, Any]) -> float:
         """The ρ of a group in this step."""
@@ -284,26 +278,23 @@ class SAM(Uncompiled, Optimizer):
     def _end_step(self) -> None:
         """Count the step."""
 
-    def _own_state(self) -> dict[str, Any]:
-        return {}
-
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        """Take what ``_own_state`` gave, or nothing."""
-
     @contextmanager
-    def _whole_step(self, closure: Callable[[], Any] | None) -> Iterator[Callable[[], Any]]:
+    def _whole_step(self) -> Iterator[None]:
         """Begin without gradients, and when a closure fails end at w and without them."""
-        if closure is None:
-            raise ValueError("SAM.step needs a closure; or use first_step and second_step")
         self._left.check_nothing_came(self.param_groups)
         forget_gradients(self.param_groups)
-        try:
-            yield closure
-        except BaseException:
-            self.restore()
-            forget_gradients(self.param_groups)
-            raise
+        with self._undone_on_error():
+            yield
 
-    def _share_with_base(self) -> None:
-        self.param_groups = self.base_optimizer.param_groups
-        self.state = self.base_optimizer.state
+    def _finish_gradient(self) -> None:
+        """Return to w, and make the update of the gradient at w + ε*."""
+        self.restore()
+        check_some_came(self.param_groups, " at w + ε" if self.ascends else " at w")
+        self._kept.project_(found=self.dense_gradient)
+        self._complete_gradient(self._first_gradient if self.ascends else {})
+        self._first_gradient = {}
+
+    def _descend(self, scaler: GradScaler | None) -> None:
+        self._descent.take(self.base_optimizer, self.ascent_norm if self.ascends else None, scaler)
+        self._end_step()
+        self._left.remember(self.param_groups)

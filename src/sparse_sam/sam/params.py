@@ -13,7 +13,7 @@ class SAMParams(Section):
     """Which variant of sharpness-aware minimization, its radius, and what only the variant has.
 
     The variant's own settings (docs/sam.md) stand beside these two keys. One that is left out, or
-    null, has the value of the variant's paper.
+    null, has the value of the variant's paper, where that has one.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -23,8 +23,8 @@ class SAMParams(Section):
 
     @model_validator(mode="after")
     def _settings_are_the_variants(self) -> Self:
-        if self.model_extra or self.variant not in VARIANTS:
-            # Only here, for it imports the variant, and torch.
+        if self.model_extra or self.variant != "sam":
+            # Only here, for it imports the variant, and torch; plain SAM has nothing to be set.
             from sparse_sam.sam.build import check_settings
 
             try:

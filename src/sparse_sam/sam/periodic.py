@@ -1,29 +1,30 @@
-"""SAM at a part of the cost: the ascent in every k-th step only."""
+"""SAM at a fraction of the cost: it ascends only in every k-th step."""
 
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from sparse_sam.sam import vectors
-from sparse_sam.sam.optimizer import SAM
+from sparse_sam.pruning import local_part, matching_part
+from sparse_sam.sam import shards, vectors
+from sparse_sam.sam.counted import CountedSAM
 
 _SMALLEST_SQUARE = 1e-24
 
 
-class PeriodicSAM(SAM):
-    """A SAM step, then k − 1 steps of the base optimizer, and so on.
+class PeriodicSAM(CountedSAM):
+    """One SAM step, then k − 1 steps of the base optimizer, and so on.
 
-    This is the SAM-k with which Liu et al. 2022 (arXiv:2203.02714, section 3) compare LookSAM, and
-    the deterministic case of the schedules of SS-SAM (Zhao et al. 2022, arXiv:2203.09962). A step
+    This is SAM-k, to which Liu et al. 2022 (arXiv:2203.02714, section 3) compare LookSAM, and the
+    deterministic case of the schedules of SS-SAM (Zhao et al. 2022, arXiv:2203.09962). A step
     needs 1 + 1/k gradients on average.
 
     Args:
-        params: as for ``SAM``, as are the other arguments that are not named here.
+        params: as for ``SAM``.
         base_optimizer: as for ``SAM``.
         rho: the radius ρ of the steps that ascend.
-        k: how many steps make a period, at least 1; the first of them ascends.
-        options: as for ``SAM``.
+        k: the number of steps in a period, at least 1; the first of them ascends.
+        options: all other arguments of ``SAM``.
 
     Raises:
         ValueError: k is less than 1.
@@ -32,48 +33,38 @@ class PeriodicSAM(SAM):
     def __init__(
         self, params: Any, base_optimizer: Any, rho: float = 0.05, *, k: int = 5, **options: Any
     ) -> None:
-        if k < 1:
-            raise ValueError(f"k = {k}: must be at least 1")
+        if k < 1 or k != int(k):
+            raise ValueError(f"k = {k}: must be a whole number, at least 1")
         super().__init__(params, base_optimizer, rho, **options)
         self.k = k
-        self.steps = 0
 
     @property
     def ascends(self) -> bool:
-        """Whether the step that comes next, or is under way, perturbs the weights."""
+        """Whether the next step, or the one in progress, perturbs the weights."""
         return self.steps % self.k == 0 and super().ascends
-
-    def _end_step(self) -> None:
-        self.steps += 1
-
-    def _own_state(self) -> dict[str, Any]:
-        return {"steps": self.steps}
-
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        self.steps = state.get("steps", 0)
 
 
 class LookSAM(PeriodicSAM):
-    """Periodic SAM that goes on using what the last ascent found.
+    """Periodic SAM that keeps using the direction that the last ascent found.
 
     Liu et al. 2022 (arXiv:2203.02714, algorithm 1) split the gradient at w + ε into its part along
     the gradient g at w and the rest, g_v = g_s − (⟨g, g_s⟩ / ‖g‖²) g, which points to flatter
-    places and changes slowly. The k − 1 steps after an ascent take
+    regions and changes slowly. The k − 1 steps after an ascent take
 
         g + α (‖g‖ / ‖g_v‖) g_v
 
     with the g of their own batch. Norms and products are over all parameters together.
 
-    Under DistributedDataParallel ε is that of all workers, whatever ``sync_perturbation`` says:
-    g_v enters the update, which has to be the same everywhere.
+    Under DistributedDataParallel all workers use one ε, whatever ``sync_perturbation`` is: g_v is
+    part of the update, which must be the same on all of them.
 
     Args:
-        params: as for ``SAM``, as are the other arguments that are not named here.
+        params: as for ``SAM``.
         base_optimizer: as for ``SAM``.
         rho: the radius ρ.
-        k: how many steps make a period, at least 1; the first of them ascends.
+        k: the number of steps in a period, at least 1; the first of them ascends.
         alpha: the weight α of g_v relative to g, at least 0.
-        options: as for ``SAM``.
+        options: all other arguments of ``SAM``.
 
     Raises:
         ValueError: a setting is out of range.
@@ -101,7 +92,8 @@ class LookSAM(PeriodicSAM):
     def forget(self, weight: Tensor, pruned: Tensor) -> None:
         """Set g_v to 0 where ``pruned`` (bool, of the weight's shape), in place."""
         if weight in self._lookahead:
-            self._lookahead[weight].masked_fill_(pruned, 0.0)
+            direction = self._lookahead[weight]
+            local_part(direction).masked_fill_(matching_part(pruned, direction), 0.0)
 
     def _complete_gradient(self, first: dict[Tensor, Tensor]) -> None:
         if first:
@@ -123,7 +115,7 @@ class LookSAM(PeriodicSAM):
         perturbed = [cast("Tensor", weight.grad) for weight in weights]
         square = vectors.inner_product(gradient, gradient).clamp_min(_SMALLEST_SQUARE)
         vectors.scale_(gradient, -vectors.inner_product(gradient, perturbed) / square)
-        torch._foreach_add_(gradient, perturbed)  # in the memory of g: it is not needed any more
+        vectors.add_(gradient, perturbed)  # in the memory of g: it is not needed any more
         norm = vectors.vector_norm(gradient)
         # After an overflow, when a GradScaler will skip this step unseen by the host, the last
         # good direction is kept.
@@ -131,23 +123,29 @@ class LookSAM(PeriodicSAM):
         vectors.scale_(gradient, norm.clamp_min(_SMALLEST_SQUARE).reciprocal())
         for weight, direction in zip(weights, gradient, strict=True):
             old = self._lookahead.get(weight)
-            here = finite.to(direction.device)
-            self._lookahead[weight] = torch.where(here, direction, 0.0 if old is None else old)
+            mine, here = local_part(direction), finite.to(direction.device)
+            kept = torch.where(here, mine, 0.0 if old is None else local_part(old))
+            self._lookahead[weight] = shards.made_like(kept, direction)
 
     def _own_state(self) -> dict[str, Any]:
         order = enumerate(self._weights())
         directions = {i: self._lookahead[w] for i, w in order if w in self._lookahead}
         return {**super()._own_state(), "lookahead": directions}
 
+    def _make_own_state(self) -> None:
+        for weight in self._weights():
+            if weight.grad is not None:
+                self._lookahead.setdefault(weight, torch.zeros_like(weight))
+
     @torch.no_grad()
     def _load_own_state(self, state: dict[str, Any]) -> None:
         super()._load_own_state(state)
         weights = self._weights()
-        self._lookahead = {
+        self._lookahead = {}
+        for i, direction in state.get("lookahead", {}).items():
             # Laid out in memory as the weight, so that sums have the same order.
-            weights[i]: torch.empty_like(weights[i]).copy_(direction)
-            for i, direction in state.get("lookahead", {}).items()
-        }
+            own = self._lookahead[weights[i]] = torch.empty_like(weights[i])
+            local_part(own).copy_(matching_part(direction, own))
 
     def _weights(self) -> list[Tensor]:
         return [weight for group in self.param_groups for weight in group["params"]]

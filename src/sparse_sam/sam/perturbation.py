@@ -5,15 +5,17 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparse_sam.sam import vectors
-from sparse_sam.sam.vectors import Vector
+from sparse_sam.pruning import drop_gathered
+from sparse_sam.sam import shards, vectors
+from sparse_sam.sam.shards import Vector
 
 # ruff: noqa: SLF001 - torch's own optimizers are built of the _foreach functions
 
 
 _SMALLEST_NORM = 1e-12
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Ascent(NamedTuple):
@@ -43,11 +45,23 @@ class Perturbation:
     a step needs them anyway.
 
     ``begin`` and ``end`` are to be called where gradients are not recorded.
+
+    Of sharded weights each process moves and copies what it holds. Nothing but the norm is
+    communicated, so a process that fails gets back to w by itself.
+
+    Args:
+        model: whose weights they are; needed for weights that are sharded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._model = model
         self._copies: dict[Tensor, Tensor] = {}
         self._away: list[Tensor] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: the way back to w, if the weights are away, and no scratch memory."""
+        needed = {weight: self._copies[weight] for weight in self._away}
+        return {"_model": self._model, "_copies": needed, "_away": self._away}
 
     def begin(self, ascents: list[Ascent], eta: float = 0.0) -> Tensor:
         """Move to w + ρ T² d / ‖T d‖₂, for directions d, the norm being over all groups together.
@@ -58,20 +72,27 @@ class Perturbation:
             ‖T d‖₂, a tensor of no dimension.
 
         Raises:
-            RuntimeError: the weights are perturbed already.
+            RuntimeError: the weights are perturbed already; or a direction is not sharded as its
+                weight is.
         """
         if self._away:
             raise RuntimeError(
-                "the weights are perturbed already: call second_step() or restore() before the "
+                "the weights are already perturbed: call second_step() or restore() before the "
                 "next first_step()"
             )
+        weights = [weight for ascent in ascents for weight in ascent.weights]
+        directions = [direction for ascent in ascents for direction in ascent.directions]
+        if shards.any_sharded(weights) or shards.any_sharded(directions):
+            shards.check_lie_alike(weights, directions)
         sizes = [_sizes(ascent, eta) for ascent in ascents]
         scaled = [
-            torch._foreach_mul(ascent.directions, size) if size else ascent.directions
+            torch._foreach_mul(shards.local_parts(ascent.directions), size)
+            if size
+            else ascent.directions
             for ascent, size in zip(ascents, sizes, strict=True)
         ]
-        norm = vectors.vector_norm([part for parts in scaled for part in parts])
-        self._remember([weight for ascent in ascents for weight in ascent.weights])
+        norm = vectors.vector_norm([part for parts in scaled for part in parts], weights)
+        self._remember(weights)
         # norm − norm is NaN when the norm is infinite. All weights become NaN then, and with them
         # the gradient of every worker: none takes a step that another does not.
         inverse = norm.clamp_min(_SMALLEST_NORM).reciprocal() + (norm - norm)
@@ -84,9 +105,10 @@ class Perturbation:
     def end(self) -> None:
         """Return to w; nothing happens when the weights are there."""
         if self._away:
-            torch._foreach_copy_(self._away, [self._copies[weight] for weight in self._away])
+            copies = [self._copies[weight] for weight in self._away]
+            torch._foreach_copy_(shards.local_parts(self._away), copies)
+            self._forget_stale(self._away)
             self._away = []
-            _forget_casts()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -96,22 +118,36 @@ class Perturbation:
             yield
             return
         with torch.no_grad():
-            perturbed = [weight.clone() for weight in away]
+            perturbed = [part.clone() for part in shards.local_parts(away)]
             self.end()
         try:
             yield
         finally:
             with torch.no_grad():
                 self._remember(away)
-                torch._foreach_copy_(away, perturbed)
+                torch._foreach_copy_(shards.local_parts(away), perturbed)
 
     def _remember(self, weights: list[Tensor]) -> None:
-        torch._foreach_copy_([self._copy_of(weight) for weight in weights], weights)
+        parts = shards.local_parts(weights)
+        copies = [self._copy_of(*pair) for pair in zip(weights, parts, strict=True)]
+        torch._foreach_copy_(copies, parts)
         self._away = weights
-        _forget_casts()
+        self._forget_stale(weights)
 
-    def _copy_of(self, weight: Tensor) -> Tensor:
-        copy = self._copies.get(weight)
+    def _forget_stale(self, weights: list[Tensor]) -> None:
+        """Drop what is made of the weights and kept, whatever happens to them: it is stale.
+
+        These are autocast's half-precision copies, kept as long as an autocast block lasts (in a
+        block around a whole step, the second pass would use the copies of w instead of w + ε), and
+        what layers under ``fully_shard`` have gathered.
+        """
+        torch.clear_autocast_cache()
+        if self._model is not None and shards.any_sharded(weights):
+            drop_gathered(self._model)
+
+    def _copy_of(self, key: Tensor, weight: Tensor) -> Tensor:
+        """Memory for a copy of ``weight``, the local part of ``key``."""
+        copy = self._copies.get(key)
         # A module that is moved or cast keeps its parameters and changes what they hold.
         if (
             copy is None
@@ -119,7 +155,7 @@ class Perturbation:
             or copy.dtype != weight.dtype
             or copy.device != weight.device
         ):
-            copy = self._copies[weight] = torch.empty_like(weight)
+            copy = self._copies[key] = torch.empty_like(weight)
         return copy
 
 
@@ -127,16 +163,10 @@ def _sizes(ascent: Ascent, eta: float) -> Vector:
     """T = |w| + η; empty where T is 1."""
     if not ascent.adaptive:
         return ()
-    sizes = torch._foreach_abs(ascent.weights)
+    # In half precision T d would overflow, and T² d be rounded to 0: float32 holds them.
+    parts = shards.local_parts(ascent.weights)
+    weights = [part.float() if part.dtype in _HALF else part for part in parts]
+    sizes = torch._foreach_abs(weights)
     if eta:
         torch._foreach_add_(sizes, eta)
     return sizes
-
-
-def _forget_casts() -> None:
-    """Drop autocast's half-precision copies of the weights.
-
-    They are kept as long as an autocast block lasts, whatever happens to the weights meanwhile: in
-    a block around a whole step, the second pass would use the copies of w instead of w + ε.
-    """
-    torch.clear_autocast_cache()

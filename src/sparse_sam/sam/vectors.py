@@ -2,6 +2,9 @@
 
 Nothing here waits for the device: norms and products are tensors of no dimension, and stay where
 they were computed.
+
+Parts may be sharded (``DTensor``). Whatever is done element by element is done on the local parts,
+without communication; norms and products are over all shards, the same in every process.
 """
 
 # ruff: noqa: SLF001 - torch's own optimizers are built of the _foreach functions
@@ -9,26 +12,52 @@ they were computed.
 import torch
 from torch import Tensor
 
-Vector = list[Tensor] | tuple[Tensor, ...]
-"""The parts of a vector. Two vectors fit when their parts have the same shapes and devices."""
+from sparse_sam.sam.shards import Vector, any_sharded, local_parts, sum_over_shards
+
+# How many numbers of half precision are converted at once: 16 MiB in float32.
+_PIECE = 2**22
 
 
-def vector_norm(vector: Vector) -> Tensor:
+def vector_norm(vector: Vector, over: Vector | None = None) -> Tensor:
     """‖v‖₂ over all parts together.
+
+    Args:
+        vector: v.
+        over: what is sharded as v is, when v holds the local parts of something sharded.
 
     Returns:
         A tensor of no dimension, float32 (float64 if a part is), on the first part's device.
     """
     # Asked for by name: a norm in the precision of half-precision parts could overflow.
-    norms = torch._foreach_norm(vector, 2, _precision(vector))
-    length: Tensor = torch.linalg.vector_norm(_gather(norms))
+    dtype = _precision(vector)
+    norms = _gather(torch._foreach_norm(local_parts(vector), 2, dtype))
+    over = vector if over is None else over
+    if any_sharded(over):
+        squares = sum_over_shards([*norms.double().square().unbind()], over)
+        return torch.stack(squares).sum().sqrt().to(dtype)
+    length: Tensor = torch.linalg.vector_norm(norms)
     return length
 
 
 def inner_product(one: Vector, other: Vector) -> Tensor:
-    """⟨u, v⟩ over all parts together; a tensor as of ``norm``."""
-    products = [torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(one, other, strict=True)]
-    return _gather(products).sum()
+    """⟨u, v⟩ over all parts together; a tensor as of ``vector_norm``."""
+    pairs = zip(local_parts(one), local_parts(other), strict=True)
+    products = _gather([_dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+    if any_sharded(one):
+        sums = torch.stack(sum_over_shards([*products.double().unbind()], one))
+        return sums.sum().to(products.dtype)
+    return products.sum()
+
+
+def any_nonzero(vector: Vector) -> list[Tensor]:
+    """For every part whether it has an element that is not 0, as a tensor of no dimension."""
+    found = [part.any() for part in local_parts(vector)]
+    return sum_over_shards([one.int() for one in found], vector) if any_sharded(vector) else found
+
+
+def add_(vector: Vector, direction: Vector, alpha: float = 1.0) -> None:
+    """Add alpha · d to v, in place."""
+    torch._foreach_add_(local_parts(vector), local_parts(direction), alpha=alpha)
 
 
 def add_scaled_(vector: Vector, direction: Vector, factor: Tensor, alpha: float = 1.0) -> None:
@@ -40,7 +69,7 @@ def add_scaled_(vector: Vector, direction: Vector, factor: Tensor, alpha: float 
         factor: a tensor of no dimension, so that its value need not be known to the host.
         alpha: what the host knows.
     """
-    for device, (targets, sources) in _by_device(vector, direction):
+    for device, (targets, sources) in _by_device(local_parts(vector), local_parts(direction)):
         add_here_ = add_each_ if device.type == "cpu" else add_fused_
         add_here_(targets, sources, factor.to(device), alpha)
 
@@ -64,8 +93,19 @@ def add_fused_(targets: Vector, sources: Vector, factor: Tensor, alpha: float = 
 
 def scale_(vector: Vector, factor: Tensor) -> None:
     """Multiply v in place by ``factor``, a tensor of no dimension."""
-    for device, (targets,) in _by_device(vector):
+    for device, (targets,) in _by_device(local_parts(vector)):
         torch._foreach_mul_(targets, factor.to(device))
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """⟨u, v⟩ of two parts without dimensions, in float32 or, if one has it, in float64."""
+    dtype = _precision((one, other))
+    if one.dtype == dtype == other.dtype:
+        return torch.dot(one, other)
+    # torch.dot rounds its result to half precision, where 65504 is the largest number. A part is
+    # converted a piece at a time: its copy in float32 would be twice as long as the part itself.
+    pieces = zip(torch.split(one, _PIECE), torch.split(other, _PIECE), strict=True)
+    return torch.stack([torch.dot(a.to(dtype), b.to(dtype)) for a, b in pieces]).sum()
 
 
 def _precision(vector: Vector) -> torch.dtype:
@@ -82,7 +122,7 @@ def _gather(scalars: Vector) -> Tensor:
 
 
 def _by_device(*vectors: Vector) -> list[tuple[torch.device, tuple[Vector, ...]]]:
-    """Cut vectors that fit into their parts on each device."""
+    """Cut vectors whose parts have the same shapes and devices into their parts on each device."""
     devices = {part.device for part in vectors[0]}
     if len(devices) == 1:
         return [(devices.pop(), vectors)]

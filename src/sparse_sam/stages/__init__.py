@@ -4,6 +4,6 @@ Offers what a stage does around its work, trainings taken or trained, what a sta
 May use: files, data, training, evaluation, export, config, tracking.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -7,12 +7,16 @@ def work(stage: Stage) -> None:
     """Write the data set, and what it holds as metrics."""
     from sparse_sam.data import build_dataset, load_raw, save_dataset
     from sparse_sam.files import write_json
+    from sparse_sam.terminal import activity
     from sparse_sam.tracking import layout
 
     data = stage.params.data
-    # Beside the file that becomes of it, where there must be room for one.
-    dataset = build_dataset(load_raw(data, layout.dataset.parent), data)
-    save_dataset(layout.dataset, dataset)
+    with activity("getting the images"):
+        # Beside the file that becomes of it, where there must be room for one.
+        raw = load_raw(data, layout.dataset.parent)
+    with activity("splitting the images"):
+        dataset = build_dataset(raw, data)
+        save_dataset(layout.dataset, dataset)
     info = dataset.info
     images = {part: sum(counts) for part, counts in info.counts.items()}
     write_json(layout.metrics("download"), {"images": images, **info.to_json()})

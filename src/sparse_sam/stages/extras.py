@@ -13,6 +13,7 @@ from sparse_sam.evaluation import MeasureMemory, finetuning_cost, measure_arms
 from sparse_sam.export import compression_metrics
 from sparse_sam.files import NotMeasured, gaps, write_csv, write_json
 from sparse_sam.stages.runner import Stage
+from sparse_sam.terminal import activity
 from sparse_sam.tracking import MADE_BY, layout
 from sparse_sam.training import Checkpoint
 
@@ -61,16 +62,18 @@ def measure_extras(
     write("flatness", flatness)
     write_csv(layout.slices, *_table(["arm", "seed", "x", "loss"], slices))
     write_csv(layout.surfaces, *_table(["arm", "seed", "x", "y", "loss"], surfaces))
-    write("cost", finetuning_cost(summary, memory()))
-    compression = compression_metrics(
-        load("dense", seeds[0]),
-        load("sgd", seeds[0]),
-        data.test.taken(slice(256)).cpu(),
-        params.evaluate.latency_seconds,
-        latency_budget=budget.latency,
-        compression_budget=budget.compression,
-    )
-    write("compression", compression)
+    with activity("measuring the memory that a step takes"):
+        write("cost", finetuning_cost(summary, memory()))
+    with activity("measuring sizes and latency"):
+        compression = compression_metrics(
+            load("dense", seeds[0]),
+            load("sgd", seeds[0]),
+            data.test.taken(slice(256)).cpu(),
+            params.evaluate.latency_seconds,
+            latency_budget=budget.latency,
+            compression_budget=budget.compression,
+        )
+        write("compression", compression)
     return written
 
 

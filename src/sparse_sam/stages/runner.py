@@ -24,14 +24,16 @@ def main(name: str, description: str, work: "Callable[[Stage], None]") -> None:
     # From here on, for `--help` answers at once.
     from sparse_sam.config import load_params
     from sparse_sam.redaction import guard_output
-    from sparse_sam.tracking import Signals, Stopped, layout, run_stage
+    from sparse_sam.terminal import display
+    from sparse_sam.tracking import STAGES, Signals, Stopped, layout, run_stage
 
     guard_output()
     try:
         with explained():
             signals = Signals()
             params = load_params(layout.params)
-            run_stage(name, params, partial(_unchanged, work, params), signals)
+            with display(f"[{list(STAGES).index(name) + 1}/{len(STAGES)}] {name}"):
+                run_stage(name, params, partial(_unchanged, work, params), signals)
             signals.ignore()
             _flush()
     except Stopped as stopped:

@@ -1,18 +1,19 @@
 """What the training stages share: every arm and seed, taken or trained; files and metrics."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from sparse_sam.data import DataInfo
 from sparse_sam.errors import DivergenceError
 from sparse_sam.files import atomic_folder, file_hash, write_csv, write_json
 from sparse_sam.stages.runner import Stage
+from sparse_sam.terminal import activity
 from sparse_sam.tracking import (
     RUN,
     STAGES,
@@ -55,6 +56,8 @@ from sparse_sam.training import (
 
 _CHANCE = 0.01
 """Fewer zeros than this share of the weights may be there by chance."""
+_AT_ONCE = 0.5
+"""Shorter epochs, in seconds, may be heard of together though they were not done at once."""
 
 
 def train_stage(stage: Stage) -> None:
@@ -100,31 +103,42 @@ def train_stage(stage: Stage) -> None:
         )
         results = _Results(stage, trainings, keys)
         results.take(info)
-        progress = stack.enter_context(
-            tqdm(
-                total=sum(map(trainings.epochs, results.missing)),
-                desc=stage.name,
-                unit="epoch",
-                disable=None if results.missing else True,
-            )
-        )
-
-        def on_epoch(job: Job, row: Epoch) -> None:
-            progress.update(min(row.epoch, 1))
-            results.tell(job, row)
-
-        train_all(
-            trainings,
-            results.missing,
-            threads=params.threads,
-            engine=engine,
-            on_epoch=on_epoch,
-            on_done=results.keep,
-        )
+        _train(stage, trainings, results, engine)
     results.say()
     _write(stage, info, results.histories)
     report_checkpoints(stage)
     stage.afterwards.extend(point.remove for point in points.values())
+
+
+def _train(stage: Stage, trainings: Trainings, results: "_Results", engine: Engine | None) -> None:
+    """Train what the store did not have."""
+    missing = results.missing
+    if not missing:
+        return
+    epochs, count = sum(map(trainings.epochs, missing)), len(missing)
+    what = f"training {count} network{'s' * (count > 1)}"
+    heard: dict[Job, tuple[float, float]] = {}
+    with activity(what, epochs, "epochs") as doing:
+
+        def on_epoch(job: Job, row: Epoch) -> None:
+            now, (then, before) = time.monotonic(), heard.get(job, (0.0, 0.0))
+            heard[job] = now, row.seconds
+            if row.epoch:
+                # A training that is gone on with tells its first epochs anew, all at once.
+                took = row.seconds - before
+                doing.advance(given=took > _AT_ONCE and now - then < took / 2)
+            else:  # what went before was the start of its process
+                doing.begin()
+            results.tell(job, row)
+
+        train_all(
+            trainings,
+            missing,
+            threads=stage.params.threads,
+            engine=engine,
+            on_epoch=on_epoch,
+            on_done=results.keep,
+        )
 
 
 @contextmanager

@@ -4,6 +4,6 @@ Offers declarations, cells, engines (here and on Ray), the store of results, and
 May use: everything below it; nothing uses it.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_sam.errors import SparseSamError
+from sparse_sam.files import needed_by
 from sparse_sam.redaction import guard_output
-from sparse_sam.sweep.declaration import Sweep, load_sweep
+
+with needed_by("python -m sparse_sam.sweep", "sweep"):
+    from sparse_sam.sweep.declaration import Sweep, load_sweep
 
 if TYPE_CHECKING:
     from sparse_sam.sweep.sweeping import Swept
@@ -20,22 +23,28 @@ def arguments_of() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m sparse_sam.sweep",
-        description="Run what is not done of a sweep, and write its table (docs/sweeps.md).",
+        description=(
+            "Compute the cells of a sweep that are not done yet, and write its table "
+            "(docs/sweeps.md)."
+        ),
     )
-    parser.add_argument("file", type=Path, help="the declaration, such as sweep.yaml")
+    parser.add_argument(
+        "file", type=Path, help="the file that declares the sweep, such as sweep.yaml"
+    )
     parser.add_argument(
         "--engine", choices=("ray", "sequential"), default="ray", help="what computes the cells"
     )
-    parser.add_argument("--address", help="of a running Ray cluster; without, one begins here")
-    parser.add_argument("--cores", type=int, help="of this machine, for a Ray that begins here")
+    parser.add_argument("--address", help="address of a running Ray cluster (default: start one)")
+    parser.add_argument("--cores", type=int, help="cores of this machine that a started Ray uses")
     parser.add_argument(
         "--store",
         type=Path,
-        help="a folder for all of it (.sparse-sam/sweeps/<name>, with results in the store)",
+        help="folder for the sweep and all its results (default: .sparse-sam/sweeps/<name>, with "
+        "results in the store)",
     )
-    parser.add_argument("--table", type=Path, help="where the table goes (<store>/<name>.csv)")
-    parser.add_argument("--cell", metavar="NAME", help="compute this one cell anew, and print it")
-    parser.add_argument("--no-mlflow", action="store_true", help="tell MLflow nothing")
+    parser.add_argument("--table", type=Path, help="where to write the table (<store>/<name>.csv)")
+    parser.add_argument("--cell", metavar="NAME", help="compute this cell again, and print it")
+    parser.add_argument("--no-mlflow", action="store_true", help="send nothing to MLflow")
     return parser
 
 
@@ -58,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from here\n")
+        sys.stderr.write("stopped; run the same command to continue\n")
         return 130
 
 
@@ -90,13 +99,14 @@ def _complain(swept: "Swept", folder: Path) -> int:
     """Say what failed; 1 if anything did."""
     for why in dict.fromkeys(swept.failures.values()):
         count = sum(one == why for one in swept.failures.values())
-        sys.stderr.write(f"error: {count} failed: {why.strip().splitlines()[-1]}\n")
+        tasks = "task" if count == 1 else "tasks"
+        sys.stderr.write(f"error: {count} {tasks} failed: {why.strip().splitlines()[-1]}\n")
     for (regime, arm), why in swept.lacking.items():
         where = ", ".join(f"{name} = {label}" for name, label in regime.labels)
-        sys.stderr.write(f"error: {where}, arm {arm}: nothing is reported: {why}\n")
+        sys.stderr.write(f"error: {where}, arm {arm}: no result: {why}\n")
     if swept.failures:
         sys.stderr.write(
-            f"Tracebacks are in {folder / 'log.jsonl'}; the same command tries again what failed.\n"
+            f"Tracebacks are in {folder / 'log.jsonl'}. Run the same command to retry.\n"
         )
     return 1 if swept.failures or swept.lacking else 0
 

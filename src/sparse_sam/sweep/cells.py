@@ -113,8 +113,8 @@ def find(cells: Sequence[Cell], name: str) -> Cell:
     if len(found) != 1:
         count = "no cell" if not found else f"{len(found)} cells"
         raise SparseSamError(
-            f"{count} of this sweep begin with {name!r}. The names stand in the table, in the "
-            "column cell; they change with the declaration and the data."
+            f"{count} of this sweep begin with {name!r}. See the column cell of the table for "
+            "the names; they change when the declaration or the data change."
         )
     return next(iter(found.values()))
 

@@ -47,7 +47,7 @@ def choose_all(sweep: Sweep, tried: Iterable[Cell], results: Mapping[str, Result
                 continue
             candidates = groups[place]
             if any(cell.key not in results for cells in candidates.values() for cell in cells):
-                lacking[place] = "cells that choose for it failed"
+                lacking[place] = "cells that the choice needs failed"
                 continue
             best = _best({one: [results[c.key] for c in of] for one, of in candidates.items()})
             if best is None:

@@ -119,8 +119,8 @@ class Sweep:
         params = parse_params(content, origin)
         if params.model.checkpoint:
             raise ConfigError(
-                f"{origin}: model.checkpoint = {params.model.checkpoint!r}: sweeps train their "
-                "dense networks; allowed: null"
+                f"{origin}: model.checkpoint = {params.model.checkpoint!r}: a sweep trains its "
+                "dense networks itself; allowed: null"
             )
         return params
 
@@ -147,10 +147,10 @@ def parse_sweep(content: Any, origin: str = "sweep") -> Sweep:
     """Check an already parsed sweep, every combination of it. Raises ConfigError."""
     read = parse_section(SweepParams, content, origin)
     for key in sorted(SET_BY_SWEEP.keys() & read.base.keys()):
-        raise ConfigError(f"{origin}: base.{key}: is set by the sweep; leave it out")
+        raise ConfigError(f"{origin}: base.{key}: is set by the sweep; remove it")
     axes = tuple(_axis(name, value, origin) for name, value in read.axes.items())
     if not read.arms:
-        raise ConfigError(f"{origin}: arms = {{}}: there must be an arm")
+        raise ConfigError(f"{origin}: arms = {{}}: must name at least one arm")
     arms = tuple(_arm(name, value, read.search, origin) for name, value in read.arms.items())
     sweep = Sweep(
         name=read.name,
@@ -181,8 +181,8 @@ def _axis(name: str, value: Any, origin: str) -> Axis:
         points = []
     if not points:
         raise ConfigError(
-            f"{key} = {value!r}: must be a list of values of the parameter {name}, or a mapping "
-            "from names to the parameters that each changes"
+            f"{key} = {value!r}: must be a list of values for the parameter {name}, or a mapping "
+            "from names to the parameters that each of them changes"
         )
     return Axis(name, tuple(points))
 
@@ -214,7 +214,7 @@ def _grid(choices: Mapping[str, list[Scalar] | RangeParams], key: str) -> tuple[
     for path, values in choices.items():
         if isinstance(values, RangeParams):
             raise ConfigError(
-                f"{key}.choose.{path}: a range can only be drawn from; set search.samples, or list "
+                f"{key}.choose.{path}: a range needs random search; set search.samples, or list "
                 "the values"
             )
         lists.append(values)
@@ -249,7 +249,7 @@ def _scalars(values: list[Any], key: str) -> list[Scalar]:
         if not (value is None or isinstance(value, bool | int | float | str)):
             raise ConfigError(f"{key}: {value!r} must be a number, text, true, false or null")
         if sum(type(one) is type(value) and one == value for one in values) > 1:
-            raise ConfigError(f"{key}: {value!r} stands there twice")
+            raise ConfigError(f"{key}: {value!r} is listed twice")
     return values
 
 
@@ -289,7 +289,9 @@ def _check_paths(sweep: Sweep) -> None:
 
 def _check_path(path: str, where: str, taken: Mapping[str, str], origin: str) -> None:
     if path in taken:
-        raise ConfigError(f"{origin}: {where}: {path} is changed by {taken[path]} already")
+        raise ConfigError(
+            f"{origin}: {where}: {path} is already changed by {taken[path]}; change it in one place"
+        )
     if path.partition(".")[0] in SET_BY_SWEEP:
         raise ConfigError(f"{origin}: {where}: {path} is set by the sweep and cannot be varied")
 
@@ -298,8 +300,8 @@ def _check_choice(sweep: Sweep) -> None:
     for arm in sweep.arms:
         if sweep.seeds.reporting and len(arm.candidates) > 1 and not sweep.seeds.choosing:
             raise ConfigError(
-                f"{sweep.origin}: seeds.choosing = []: arm {arm.name} has "
-                f"{len(arm.candidates)} candidates, and needs a seed that chooses among them"
+                f"{sweep.origin}: seeds.choosing = []: arm {arm.name} has {len(arm.candidates)} "
+                "candidates; give at least one seed to choose among them"
             )
 
 
@@ -308,5 +310,5 @@ def _put(content: dict[str, Any], path: str, value: Scalar, origin: str) -> None
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"{origin}: {path}: {section} is no section of parameters")
+            raise ConfigError(f"{origin}: {path}: {section} is not a section of the parameters")
     content[last] = value

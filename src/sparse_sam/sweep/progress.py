@@ -1,54 +1,55 @@
 """One line that says how far a sweep is; nothing where there is no terminal."""
 
 import time
-from typing import Any
+from types import TracebackType
+from typing import Self
 
-from tqdm import tqdm
-
-_FORMAT = "{desc}: {n_fmt}/{total_fmt} {bar:20} {counts}, {per_minute} a minute, {left} left"
+from sparse_sam.terminal import activity
 
 
-class Progress(tqdm):  # type: ignore[type-arg]
+class Progress:
     """Counts cells and dense networks, done, running and failed.
 
     Args:
         name: the sweep's.
         workers: how many are computed at once: no more than that run, however many are handed out.
-        disable: None shows it on a terminal only.
     """
 
-    def __init__(self, name: str, workers: int, disable: bool | None = None) -> None:
+    def __init__(self, name: str, workers: int) -> None:
+        self.name, self.workers = name, workers
         self.handed = self.failed = 0
-        self.workers = workers
-        super().__init__(
-            desc=name, total=0, bar_format=_FORMAT, disable=disable, dynamic_ncols=True
-        )
+        self._showing = activity(name, unit="done")
 
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        """What the line is made of."""
-        known = dict(super().format_dict)
-        passed = max(time.time() - self.start_t, 1e-9) if hasattr(self, "start_t") else 1e-9
-        rate = self.n / passed
-        todo = (self.total or 0) - self.n
-        running = min(self.handed, self.workers)
-        known["counts"] = f"{running} running, {self.failed} failed"
-        known["per_minute"] = f"{60 * rate:.1f}"
-        known["left"] = tqdm.format_interval(todo / rate) if self.n else "?"
-        return known
+    def __enter__(self) -> Self:
+        self.doing, self._began = self._showing.__enter__(), time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._showing.__exit__(kind, error, trace)
 
     def expect(self, more: int) -> None:
         """So many more are to be done."""
-        self.total = (self.total or 0) + more
-        self.refresh()
+        self.doing.total += more
+        self._say()
 
     def begin(self) -> None:
         """One was handed out."""
         self.handed += 1
-        self.refresh()
+        self._say()
 
     def end(self, *, failed: bool) -> None:
         """One came back."""
         self.handed -= self.handed > 0
         self.failed += failed
-        self.update(1)
+        self.doing.advance()
+        self._say()
+
+    def _say(self) -> None:
+        passed = max(time.monotonic() - self._began, 1e-9)
+        counts = f"{min(self.handed, self.workers)} running, {self.failed} failed"
+        self.doing.now(f"{self.name}: {counts}, {60 * self.doing.done / passed:.1f} a minute")

@@ -64,10 +64,10 @@ def parse_record(about: Any) -> tuple[Result, Cost]:
 
 def read_plan(path: Path) -> dict[str, Any]:
     """A sweep's name, identity and cells. Raises DataError, naming file and key."""
-    cure = "Delete it: the sweep writes it when it is run again."
+    cure = "Delete it; the sweep writes it again when you run it."
     read = _read(path, _Plan, cure)
     if read["identity"] != path.stem:
-        raise DataError(f"{path} is damaged (identity: it is another sweep's). {cure}")
+        raise DataError(f"{path} is damaged (identity: it belongs to another sweep). {cure}")
     return read
 
 

@@ -17,11 +17,11 @@ _DIGITS = 4
 
 def _named(value: Any) -> Any:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ValueError("must be a mapping, with names as its keys")
+        raise ValueError("must be a mapping with names as its keys")
     try:
         json.dumps(value)
     except (TypeError, ValueError) as error:  # a date, say
-        raise ValueError(f"holds what no parameter can be ({error})") from None
+        raise ValueError(f"holds a value that no parameter can have ({error})") from None
     return value
 
 
@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
 def _different_seeds(value: Any) -> Any:
     if isinstance(value, list):
         if any(value.count(one) > 1 for one in value):
-            raise ValueError("every seed may stand once only")
+            raise ValueError("a seed is listed twice; list each once")
         return tuple(value)
     return value
 
@@ -54,11 +54,11 @@ class SeedsParams(Section):
         both = sorted(set(self.choosing) & set(self.reporting))
         if both:
             raise ValueError(
-                f"reporting = {list(self.reporting)}: {', '.join(map(str, both))} choose too; a "
-                "seed that chose a setting cannot report on it"
+                f"reporting = {list(self.reporting)}: {', '.join(map(str, both))} is in choosing "
+                "too; a seed that chose a setting cannot report on it"
             )
         if not (self.choosing or self.reporting):
-            raise ValueError("reporting = []: there must be a seed that chooses or reports")
+            raise ValueError("reporting = []: list at least one seed in choosing or reporting")
         return self
 
 
@@ -89,7 +89,7 @@ class RangeParams(Section):
         if not self.low < self.high:
             raise ValueError(f"high = {self.high!r}: must be more than low = {self.low!r}")
         if self.log and self.low <= 0:
-            raise ValueError(f"low = {self.low!r}: must be more than 0 where log is true")
+            raise ValueError(f"low = {self.low!r}: must be more than 0 when log is true")
         return self
 
     def draw(self, generator: np.random.Generator) -> float:

@@ -1,7 +1,7 @@
-"""Telling MLflow of a sweep: one process, beside the work, in batches.
+"""Sends the results of a sweep to MLflow, in batches, from a process of its own.
 
-MLflow learns what the store holds, so an outage is a delay: ``python -m sparse_sam.sweep.sending
-STORE`` sends later what is missing, once.
+It sends what the store holds, so an outage only causes a delay: run ``python -m
+sparse_sam.sweep.sending STORE`` later to send what is missing.
 """
 
 import argparse
@@ -80,8 +80,8 @@ class Sending:
             reason = redacted(last)
             sys.stderr.write(
                 f"warning: MLflow does not have all of this sweep yet ({reason}). The results are "
-                f"safe in files; `python -m sparse_sam.sweep.sending {self._store.folder}` sends "
-                "what is missing.\n"
+                "safe in files. To send what is missing, run `python -m "
+                f"sparse_sam.sweep.sending {self._store.folder}`.\n"
             )
 
 
@@ -126,10 +126,10 @@ class Sender:
 def main() -> int:
     """Send once, or for as long as the process that started this one lives."""
     parser = argparse.ArgumentParser(prog="python -m sparse_sam.sweep.sending", description=__doc__)
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", type=Path, help="the folder of the sweep")
     asked = parser.parse_args()
     if not (asked.store / "sweeps").is_dir():
-        sys.stderr.write(f"error: {asked.store} is no store of a sweep\n")
+        sys.stderr.write(f"error: {asked.store} is not the folder of a sweep\n")
         return 2
     try:
         from sparse_sam.tracking import Tracker
@@ -145,7 +145,7 @@ def main() -> int:
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"MLflow at {sender.tracker.shown}: sent {sender.sent} cells.\n")
+    sys.stdout.write(f"Sent {sender.sent} cells to MLflow at {sender.tracker.shown}.\n")
     return 0
 
 

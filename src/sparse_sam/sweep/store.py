@@ -69,8 +69,8 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             raise SparseSamError(
-                f"another sweep is writing to {self.folder}. Wait for it, or give --store another "
-                "folder."
+                f"another sweep is writing to {self.folder}. Wait for it to end, or choose "
+                "another folder with --store."
             ) from None
         try:
             yield
@@ -90,7 +90,7 @@ class Store:
             return parse_record(about)
         except ValidationError as error:
             sys.stderr.write(
-                f"warning: {self.cell_path(key)} is not what a sweep writes "
+                f"warning: {self.cell_path(key)} is not a valid result "
                 f"({first_fault(error)}); it is computed again\n"
             )
             self.results.drop(CELL, key)

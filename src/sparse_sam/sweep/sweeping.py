@@ -107,7 +107,7 @@ def run_sweep(
     data, fingerprints = read_all(sweep)
     known = Known(fingerprints, engine.environment(1))
     state = _State()
-    progress = progress or Progress(sweep.name, 1, disable=True)
+    progress = progress or Progress(sweep.name, 1)
     with store.writing(), progress:
         computing = _Computing(data, known, store, engine, progress, state)
         tried = list(choosing_cells(sweep, known))

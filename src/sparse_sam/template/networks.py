@@ -1,4 +1,4 @@
-"""A network of this project's own: ``model.name: networks:small`` in params.yaml."""
+"""This project's own network: ``model.name: networks:small`` in params.yaml."""
 
 from torch import nn
 

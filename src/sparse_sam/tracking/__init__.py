@@ -4,6 +4,6 @@ Offers the table of stages, journals, what belongs together, the sender, the mod
 May use: files, data, networks, training, evaluation, export, config.
 """
 
-import lazy_loader
+from sparse_sam.files import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

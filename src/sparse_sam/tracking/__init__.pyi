@@ -4,6 +4,9 @@ from .journal import read_events as read_events
 from .mlflow_store import Tracker as Tracker
 from .model_registry import champion as champion
 from .model_registry import register_export as register_export
+from .naming import CHANGE_NO_RESULT as CHANGE_NO_RESULT
+from .naming import differences as differences
+from .naming import in_short as in_short
 from .paths import layout as layout
 from .pipelines import launcher as launcher
 from .pipelines import repository_root as repository_root

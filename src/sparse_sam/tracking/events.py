@@ -34,6 +34,7 @@ _CURE = (
 _COMMIT = "mlflow.source.git.commit"
 _LONGEST_PATH, _LONGEST_NAME = 1000, 255
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_NO_CONTROLS_BUT_LINES = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"
 
 
 def _relative(path: str) -> str:
@@ -110,6 +111,7 @@ class _Start(_Event):
     tags: _Tags
     launcher: dict[_Launched, _Text]
     source_run: _Run | None = None
+    pipeline_tags: _Tags | None = None
     cached: bool = False
 
 
@@ -140,7 +142,14 @@ class _Metrics(_Event):
 
 class _TagsEvent(_Event):
     event: Literal["tags"]
+    child: _OfChild = None
     values: _Tags
+
+
+class _Note(_Event):
+    event: Literal["note"]
+    child: _OfChild
+    text: Annotated[str, StringConstraints(max_length=5000, pattern=_NO_CONTROLS_BUT_LINES)]
 
 
 class _Artifact(_Event):
@@ -157,7 +166,15 @@ class _End(_Event):
 
 _AnyEvent: TypeAdapter[Any] = TypeAdapter(
     Annotated[
-        _Start | _Dataset | _ChildBegins | _ChildEnds | _Metrics | _TagsEvent | _Artifact | _End,
+        _Start
+        | _Dataset
+        | _ChildBegins
+        | _ChildEnds
+        | _Metrics
+        | _TagsEvent
+        | _Note
+        | _Artifact
+        | _End,
         Field(discriminator="event"),
     ]
 )

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from sparse_sam.errors import DataError
 from sparse_sam.files import file_hash
-from sparse_sam.redaction import redacted_values
+from sparse_sam.redaction import redacted, redacted_values
 from sparse_sam.tracking import events
 
 Status = events.Status
@@ -98,9 +98,13 @@ class Journal:
         when = {} if seconds is None else {"time": self._began + round(1000 * seconds)}
         self._write("metrics", child=child, step=step, values=present, **when)
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Add tags to the stage's run."""
-        self._write("tags", values=redacted_values(values))
+    def tags(self, values: Mapping[str, str], *, child: str | None = None) -> None:
+        """Add tags to a run."""
+        self._write("tags", child=child, values=redacted_values(values))
+
+    def note(self, text: str, *, child: str | None = None) -> None:
+        """Describe a run in Markdown, as MLflow shows it above everything else."""
+        self._write("note", child=child, text=redacted(text))
 
     def artifact(self, file: Path, *, child: str | None = None) -> None:
         """Keep a file for MLflow: a link beside the journal, since workspaces may go away.

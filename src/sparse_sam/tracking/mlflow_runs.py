@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sam.errors import RefusedError, SparseSamError, TrackingError
+from sparse_sam.evaluation import ARM_COLOURS
 from sparse_sam.tracking.events import PIPELINE
+from sparse_sam.tracking.experiment_page import present
 from sparse_sam.tracking.journal import artifact_path, read_events
 from sparse_sam.tracking.mlflow_store import (
     CONTENT,
+    NOTE,
     RUN,
     Dataset,
     DatasetInput,
@@ -24,17 +27,28 @@ from sparse_sam.tracking.mlflow_store import (
     Param,
     RunTag,
     Tracker,
+    as_shown,
     as_tracking_error,
     batches,
 )
+from sparse_sam.tracking.naming import CHANGED, in_effect
 from sparse_sam.tracking.pipelines import pipeline_content, started_at
+from sparse_sam.tracking.provenance import source_tags
+from sparse_sam.tracking.stages import STAGES
 
 _METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+_FIRST = "sam_vs_sgd_2x.points"
+# MLflow's charts show shares such as −0.0022 as −0.00; the same is there in points.
+_AS_SHARES = ("sam_vs_sgd", "sam_vs_sgd_2x")
 
 
-def pipeline_run_name(name: str) -> str:
-    """What a pipeline's run is called: after DVC's experiment, or the moment when it began."""
-    return f"pipeline {name}"
+def pipeline_run_name(tags: Mapping[str, str], launcher: Mapping[str, str]) -> str:
+    """What a pipeline's run is called: what differs from the committed parameters.
+
+    The experiment of DVC that it belongs to, if there is one, stands behind.
+    """
+    changed = tags.get(CHANGED, "pipeline")
+    return f"{changed} ({launcher['experiment']})" if "experiment" in launcher else changed
 
 
 def stage_run_name(stage: str, *, cached: bool) -> str:
@@ -85,6 +99,8 @@ class Replay:
                 else:
                     self._handle(event)
             for run, values in metrics.items():
+                # MLflow's comparison of runs opens on the metric that was logged first.
+                values.sort(key=lambda metric: metric.key != _FIRST)
                 for batch in batches(values, _METRICS_A_BATCH):
                     self.tracker.client.log_batch(run, metrics=batch)
             self.sent += len(events)
@@ -132,7 +148,9 @@ class Replay:
                 client.set_terminated(self._runs[event["child"]], "FINISHED", event["time"])
                 self._open.discard(event["child"])
             case "tags":
-                self._log(self._runs[None], tags=event["values"])
+                self._log(self._runs[event.get("child")], tags=event["values"])
+            case "note":
+                self._note(event["child"], event["text"])
             case "dataset":
                 self._dataset(event)
             case "artifact":
@@ -144,14 +162,15 @@ class Replay:
         self._start = event
         launcher, pipeline = self._launcher(event["launcher"]), self.journal.parent.name
         self._experiment = self.tracker.experiment(launcher)
-        name = launcher.get("experiment", pipeline.split(".")[0])
+        # A stage that was run for another pipeline says where that one came from.
+        of_pipeline = event.get("pipeline_tags") or event["tags"]
         self._runs[PIPELINE], _ = self.tracker.find_or_create(
             self._experiment,
             pipeline,
-            name=pipeline_run_name(name),
+            name=pipeline_run_name(of_pipeline, launcher),
             parent=launcher.get("mlflow_run_id"),
             time=started_at(self.journal.parent),
-            tags={**event["tags"], "sparse_sam.kind": "pipeline"},
+            tags={**of_pipeline, **source_tags("dvc.yaml"), "sparse_sam.kind": "pipeline"},
         )
         cached = {"sparse_sam.cached": "true"} if event.get("cached") else {}
         stage = event["stage"]
@@ -161,7 +180,14 @@ class Replay:
             name=stage_run_name(stage, cached=bool(cached)),
             parent=self._runs[PIPELINE],
             time=event["time"],
-            tags={**event["tags"], **cached, "sparse_sam.kind": "stage", "dvc.stage": stage},
+            tags={
+                **event["tags"],
+                **source_tags(f"stages/{stage}.py"),
+                **cached,
+                **_colour(*STAGES[stage].arms[:1]),
+                "sparse_sam.kind": "stage",
+                "dvc.stage": stage,
+            },
         )
         if cached:
             source = self.tracker.find(self._experiment, RUN, event["source_run"])
@@ -189,10 +215,21 @@ class Replay:
             name=seed_run_name(stage, name),
             parent=self._runs[None],
             time=event["time"],
-            tags={"sparse_sam.kind": "seed", "dvc.stage": stage},
+            tags={
+                **source_tags(f"stages/{stage}.py"),
+                **_colour(event["params"].get("arm")),
+                "sparse_sam.kind": "seed",
+                "dvc.stage": stage,
+            },
         )
         self._open.add(name)
         self._log(self._runs[name], params=event["params"])
+
+    def _note(self, child: str | None, text: str) -> None:
+        run = self._runs[child]
+        self.tracker.client.set_tag(run, NOTE, text)
+        if child == PIPELINE:
+            present(self.tracker, self._experiment, run, started_at(self.journal.parent))
 
     def _dataset(self, event: dict[str, Any]) -> None:
         # The digest names the data; MLflow keeps at most 36 characters of it.
@@ -203,7 +240,8 @@ class Replay:
             source=json.dumps({"data.source": event["name"], "sha256": event["fingerprint"]}),
         )
         tag = InputTag("mlflow.data.context", event["context"])
-        self.tracker.client.log_inputs(self._runs[None], datasets=[DatasetInput(entity, [tag])])
+        for run in (self._runs[None], self._runs[PIPELINE]):
+            self.tracker.client.log_inputs(run, datasets=[DatasetInput(entity, [tag])])
 
     def _artifact(self, event: dict[str, Any]) -> None:
         if not self._upload:
@@ -232,14 +270,21 @@ class Replay:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        items = [Param(key, str(value)) for key, value in (params or {}).items()]
+        items = [Param(key, str(value)) for key, value in in_effect(params or {}).items()]
         labels = [RunTag(key, str(value)) for key, value in (tags or {}).items()]
         self.tracker.client.log_batch(run, tags=labels)
         for batch in batches(items, _PARAMS_A_BATCH):
             self.tracker.client.log_batch(run, params=batch)
 
 
+def _colour(arm: Any = None) -> dict[str, str]:
+    """The tag by which MLflow's charts draw a run in the colour of its arm."""
+    return {"mlflow.runColor": ARM_COLOURS[arm]} if arm in ARM_COLOURS else {}
+
+
 def _metrics(event: dict[str, Any]) -> list[Metric]:
     return [
-        Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()
+        Metric(name, as_shown(value), event["time"], event["step"])
+        for name, value in event["values"].items()
+        if name not in _AS_SHARES
     ]

@@ -33,6 +33,7 @@ from sparse_sam.tracking.pipelines import state_folder
 __all__ = [
     "CONTENT",
     "EXPERIMENT",
+    "NOTE",
     "RUN",
     "ColSpec",
     "Dataset",
@@ -46,6 +47,7 @@ __all__ = [
     "Schema",
     "TensorSpec",
     "Tracker",
+    "as_shown",
     "as_tracking_error",
     "batches",
     "onnx_models",
@@ -53,6 +55,8 @@ __all__ = [
 
 EXPERIMENT = "sparse-sam"
 RUN, CONTENT = "sparse_sam.run", "sparse_sam.content"
+NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run or an experiment."""
 # What MLflow answers when it is there, and does not take what it was sent.
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
@@ -200,6 +204,11 @@ class Tracker:
                 all_tags["mlflow.parentRunId"] = parent
             run = self.client.create_run(experiment, start_time=time, tags=all_tags, run_name=name)
             return str(run.info.run_id), True
+
+
+def as_shown(value: float) -> float:
+    """A metric for MLflow, which shows every digit: 0.9428, not 0.9427999999999999 or −0.0."""
+    return value if float(value).is_integer() and value else float(f"{value:.10g}") + 0.0
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

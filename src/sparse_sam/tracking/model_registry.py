@@ -4,7 +4,6 @@ A version is an export's ONNX file as an MLflow model, with signature, input exa
 loading it unpickles nothing. The alias ``champion`` follows the regression gate.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from sparse_sam.export import (
     MANIFEST,
     ONNX,
     ONNX_OUTPUTS,
+    accuracy_in_words,
     load_manifest,
     load_onnx,
     onnx_requirements,
 )
 from sparse_sam.files import file_hash
+from sparse_sam.tracking import registry_texts
 from sparse_sam.tracking.mlflow_store import (
     ColSpec,
     MlflowException,
@@ -34,13 +35,12 @@ from sparse_sam.tracking.mlflow_store import (
     Schema,
     TensorSpec,
     Tracker,
+    as_shown,
     as_tracking_error,
     onnx_models,
 )
-from sparse_sam.training import parse_origin
 
 CHAMPION = "champion"
-_EXPORT = "sparse_sam.export"
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,14 @@ def register_export(
         if found is None:
             _send_model(tracker, run, folder, manifest, example)
             _make_model(tracker, name)
-            made = client.create_model_version(name, f"runs:/{run}/model", run)
+            made = client.create_model_version(
+                name,
+                f"runs:/{run}/model",
+                run,
+                description=registry_texts.of_the_version(manifest),
+            )
             found, is_new = str(made.version), True
-            for key, value in _tags(manifest).items():
+            for key, value in registry_texts.tags(manifest).items():
                 client.set_model_version_tag(name, found, key, value)
         else:
             is_new = False
@@ -107,6 +112,8 @@ def register_export(
         )
         if passes:
             client.set_registered_model_alias(name, CHAMPION, found)
+            says = f"version {found}: {accuracy_in_words(manifest)}"
+            client.set_registered_model_tag(name, CHAMPION, says)
         return Registered(name, found, is_new, found if passes else before, before)
 
 
@@ -172,7 +179,7 @@ def _run_of(tracker: Tracker, manifest: dict[str, Any], identity: str) -> str:
         name=f"export {origin['arm']} seed {origin['seed']}",
         parent=None,
         time=int(1000 * time()),
-        tags={"sparse_sam.kind": "export", **_tags(manifest)},
+        tags={"sparse_sam.kind": "export", **registry_texts.tags(manifest)},
     )
     return run
 
@@ -203,28 +210,14 @@ def _send_model(
         )
         tracker.client.log_artifacts(run, str(model), "model")
     tracker.client.log_artifacts(run, str(folder), "export")
-    tracker.client.log_metric(run, "test_accuracy", manifest["test"]["accuracy"])
+    tracker.client.log_metric(run, "test_accuracy", as_shown(manifest["test"]["accuracy"]))
     for name, file in manifest["files"].items():
         tracker.client.log_metric(run, f"bytes.{name}", file["raw"])
 
 
 def _make_model(tracker: Tracker, name: str) -> None:
     try:
-        tracker.client.create_registered_model(
-            name, description="Pruned and finetuned networks; bytes of images in, labels out."
-        )
+        tracker.client.create_registered_model(name, description=registry_texts.OF_THE_MODEL)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _tags(manifest: dict[str, Any]) -> dict[str, str]:
-    origin = manifest["origin"]
-    return {
-        _EXPORT: json.dumps(manifest["checkpoint"], sort_keys=True),
-        "model": str(parse_origin(origin).model),
-        "arm": str(origin["arm"]),
-        "seed": str(origin["seed"]),
-        "sparsity": f"{manifest['sparsity']:.6g}",
-        "dataset": str(origin["dataset"]),
-    }

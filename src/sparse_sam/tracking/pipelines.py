@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import file_hash, write_text
-from sparse_sam.redaction import redacted
+from sparse_sam.redaction import redacted, redacted_values
 from sparse_sam.tracking.events import artifact_file
 from sparse_sam.tracking.journal import keep_artifact, read_events
 from sparse_sam.tracking.stages import STAGES
@@ -66,7 +66,12 @@ def launcher() -> dict[str, str]:
 
 @contextmanager
 def place(
-    root: Path, stage: str, params: Mapping[str, Any], workspace: Path, made_by: Mapping[str, str]
+    root: Path,
+    stage: str,
+    params: Mapping[str, Any],
+    workspace: Path,
+    made_by: Mapping[str, str],
+    tags: Mapping[str, str],
 ) -> Iterator[Path]:
     """The path for the journal of a stage that starts now; the stages before it are entered.
 
@@ -78,6 +83,8 @@ def place(
         params: all parameters.
         workspace: the folder that the stage runs in: the clone, or an experiment's copy of it.
         made_by: what ``launcher()`` says.
+        tags: what the stage says of where it comes from; so does then the whole pipeline run,
+            whatever the stages say that were run for another one.
     """
     state = state_folder(root)
     with FileLock(state / "lock"):
@@ -85,7 +92,7 @@ def place(
         newest = max((state / "pipelines").glob(f"*-{key}"), default=None)
         free = newest is not None and _is_free(newest, stage, workspace)
         pipeline = newest if newest and free else _new_pipeline(state, key)
-        _enter_cached(pipeline, STAGES[stage].before, workspace, made_by)
+        _enter_cached(pipeline, STAGES[stage].before, workspace, made_by, tags)
         yield _journal_path(pipeline, stage)
 
 
@@ -100,13 +107,20 @@ def pipeline_content(pipeline: Path) -> str | None:
 
 
 def enter_all(
-    root: Path, params: Mapping[str, Any], workspace: Path, made_by: Mapping[str, str]
+    root: Path,
+    params: Mapping[str, Any],
+    workspace: Path,
+    made_by: Mapping[str, str],
+    tags: Mapping[str, str],
 ) -> Path:
-    """A new pipeline run made of the workspace's results alone, all marked as cached."""
+    """A new pipeline run made of the workspace's results alone, all marked as cached.
+
+    Arguments are those of ``place``.
+    """
     state = state_folder(root)
     with FileLock(state / "lock"):
         pipeline = _new_pipeline(state, _key(params, made_by))
-        _enter_cached(pipeline, tuple(STAGES), workspace, made_by)
+        _enter_cached(pipeline, tuple(STAGES), workspace, made_by, tags)
         return pipeline
 
 
@@ -236,7 +250,11 @@ def _is_free(pipeline: Path, stage: str, workspace: Path) -> bool:
 
 
 def _enter_cached(
-    pipeline: Path, stages: Sequence[str], workspace: Path, made_by: Mapping[str, str]
+    pipeline: Path,
+    stages: Sequence[str],
+    workspace: Path,
+    made_by: Mapping[str, str],
+    tags: Mapping[str, str],
 ) -> None:
     entered = _entered(pipeline)
     for stage in stages:
@@ -246,7 +264,7 @@ def _enter_cached(
             continue
         start, *events = read_events(source)
         start |= {"run": f"{run}@{pipeline.name}", "source_run": run, "cached": True}
-        start |= {"launcher": dict(made_by)}
+        start |= {"launcher": dict(made_by), "pipeline_tags": redacted_values(tags)}
         for event in (event for event in events if event["event"] == "artifact"):
             file = artifact_file(source, workspace, event)
             if file.is_file() and file_hash(file) == event["md5"]:

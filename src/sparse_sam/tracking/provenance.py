@@ -1,14 +1,18 @@
 """What a run says of where it comes from: commit, versions, machine."""
 
+import getpass
 import os
 import platform
-import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sparse_sam.evaluation import Provenance
+from sparse_sam.files import git_says
 from sparse_sam.tracking.journal import read_events
+from sparse_sam.tracking.naming import CHANGED, changed_parameters
 from sparse_sam.tracking.stages import PipelineStage
 
+UNKNOWN = "unknown"
+"""The commit, where there is none."""
 _CODE = (
     *("*.py", "src", "params.yaml", "dvc.yaml", "pyproject.toml", "requirements.txt"),
     *(":!tests", ":!docs", ":!benchmarks"),
@@ -21,7 +25,7 @@ def provenance() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     tags = {
-        "mlflow.source.git.commit": _git("rev-parse", "HEAD") or "unknown",
+        "mlflow.source.git.commit": _git("rev-parse", "HEAD") or UNKNOWN,
         "git.dirty": str(bool(_git("status", "--porcelain", "--", *_CODE))).lower(),
         "env.python": platform.python_version(),
         "env.platform": f"{platform.system()} {platform.machine()}",
@@ -32,17 +36,34 @@ def provenance() -> dict[str, str]:
             tags[f"env.{package}"] = version(package)
         except PackageNotFoundError:
             continue
+    if (changed := changed_parameters()) is not None:
+        tags[CHANGED] = changed
     if "DVC_EXP_NAME" in os.environ:
         tags["dvc.experiment"] = os.environ["DVC_EXP_NAME"]
     return tags
 
 
-def _git(*arguments: str) -> str:
+def source_tags(script: str) -> dict[str, str]:
+    """What MLflow shows as a run's source and user."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's number without a name
+        user = "unknown"
+    return {
+        "mlflow.source.name": script,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": user,
+    }
+
+
+def _git(*arguments: str) -> str:
+    return (git_says(*arguments) or "").strip()
+
+
+def _machine(tags: Mapping[str, str]) -> str:
+    known = (tags.get("env.platform"), f"{tags['env.cpus']} cores" if "env.cpus" in tags else None)
+    torch = f"torch {tags['env.torch']}" if "env.torch" in tags else None
+    return ", ".join(one for one in (*known, torch) if one)
 
 
 def read_provenance(stages: Iterable[PipelineStage]) -> list[Provenance]:
@@ -59,7 +80,7 @@ def read_provenance(stages: Iterable[PipelineStage]) -> list[Provenance]:
         outputs = {
             name.removeprefix("dvc.out."): value
             for event in events
-            if event["event"] == "tags"
+            if event["event"] == "tags" and event.get("child") is None
             for name, value in event["values"].items()
             if name.startswith("dvc.out.")
         }
@@ -68,9 +89,12 @@ def read_provenance(stages: Iterable[PipelineStage]) -> list[Provenance]:
             Provenance(
                 stage=stage.name,
                 run=start["run"],
-                commit=tags.get("mlflow.source.git.commit", "unknown"),
+                commit=tags.get("mlflow.source.git.commit", UNKNOWN),
                 dirty=tags.get("git.dirty") == "true",
                 outputs=outputs,
+                ended=events[-1]["time"],
+                machine=_machine(tags),
+                params=start["params"],
             )
         )
     return found

@@ -28,6 +28,7 @@ from sparse_sam.tracking.pipelines import (
     state_folder,
     workspace_content,
 )
+from sparse_sam.tracking.provenance import provenance
 from sparse_sam.tracking.sender import is_left, send_whole, serve, settle
 from sparse_sam.tracking.stage_run import patience
 
@@ -108,7 +109,7 @@ def _enter(
         known = tracker.has_content(home, results)
     if known:
         return 0
-    entered = journals(enter_all(tracker.root, params, workspace, home))
+    entered = journals(enter_all(tracker.root, params, workspace, home, provenance()))
     return sum(send_whole(tracker, journal) for journal in entered)
 
 

@@ -7,6 +7,7 @@ regression gate passes. No stage of the pipeline: nothing is trained, and no met
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
     from sparse_sam.data import load_test_data
     from sparse_sam.export import export_network, select_best
     from sparse_sam.files import file_hash, read_json
+    from sparse_sam.tracking.card import background
     from sparse_sam.tracking.paths import layout
 
     params = load_params(layout.params)
@@ -37,7 +39,8 @@ def make(arm: str | None, seed: int | None) -> tuple[Path, dict[str, Any]]:
     path = layout.checkpoint(arm, seed)
     identity = {"path": path.as_posix(), "sha256": file_hash(path, "sha256")}
     folder = layout.export(arm, seed)
-    return folder, export_network(checkpoint, data, folder, identity)
+    known = partial(background, data=data.info)
+    return folder, export_network(checkpoint, data, folder, identity, known)
 
 
 def register(folder: Path, manifest: dict[str, Any], rows: Any, revision: str) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from sparse_sam.config import Params
 from sparse_sam.errors import ConfigError
 from sparse_sam.files import atomic_path, dvc_hash
+from sparse_sam.terminal import activity
 from sparse_sam.tracking.events import Status
 from sparse_sam.tracking.journal import Journal
 from sparse_sam.tracking.pipelines import launcher, place, refusal, repository_root
@@ -95,7 +96,7 @@ def open_journal(stage: str, params: Params) -> tuple[Journal, Publisher]:
     os.environ.pop("MLFLOW_RUN_ID", None)
     values = params.model_dump(mode="json")
     tags = provenance()
-    with place(root, stage, values, Path.cwd(), made_by) as path:
+    with place(root, stage, values, Path.cwd(), made_by, tags) as path:
         journal = Journal(
             path,
             stage=stage,
@@ -210,7 +211,8 @@ def run_stage(name: str, params: Params, work: Callable[[Stage], None], signals:
 def _tell(act: Callable[[Callable[[], bool]], None], signals: Signals) -> None:
     """See that MLflow is told; whatever fails there, the stage ends as its work did."""
     try:
-        act(signals.came)
+        with activity("telling MLflow", brief=True):
+            act(signals.came)
     except Exception as error:  # noqa: BLE001 - a sender that cannot start, a terminal that is gone
         with suppress(Exception):
             sys.stderr.write(f"warning: MLflow was not told of this run: {error}\n")

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparse_sam.tracking.mlflow_store import RUN, Metric, Param, Tracker, as_tracking_error
+from sparse_sam.tracking.mlflow_store import (
+    RUN,
+    Metric,
+    Param,
+    Tracker,
+    as_shown,
+    as_tracking_error,
+)
 
 _RUNS_A_PAGE = 1000
 
@@ -61,7 +68,7 @@ class SweepRuns:
         identity, end = self._of(cell), int(1000 * ended)
         values = {**cell["params"], **{name: cell[name] for name in ("purpose", "arm", "seed")}}
         params = [Param(name, str(value)) for name, value in values.items()]
-        metrics = [Metric(name, value, end, 0) for name, value in measures.items()]
+        metrics = [Metric(name, as_shown(value), end, 0) for name, value in measures.items()]
         client = self._tracker.client
         with as_tracking_error(self._tracker.shown):
             run = self._begun.get(identity)

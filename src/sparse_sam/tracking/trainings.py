@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sam.errors import SparseSamError
+from sparse_sam.files import needed_by
 from sparse_sam.redaction import guard_output
-from sparse_sam.tracking.journal import read_events
 from sparse_sam.tracking.stages import STAGES
+
+with needed_by("python -m sparse_sam.tracking.trainings", "pipeline"):
+    from sparse_sam.tracking.journal import read_events
 
 RUN, TAKEN = "trainings.run", "trainings.taken"
 """Metrics of a stage's run."""

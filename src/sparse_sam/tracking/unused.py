@@ -8,7 +8,6 @@ is computed again when needed.
 
 import argparse
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from sparse_sam.files import needed_by
+
+with needed_by("python -m sparse_sam.tracking.unused", "pipeline"):
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
 from sparse_sam.errors import ConfigError, DataError, SparseSamError
-from sparse_sam.files import Store, read_json
+from sparse_sam.files import Store, git_says, read_json
 from sparse_sam.redaction import guard_output, redacted
+from sparse_sam.terminal import bytes_in_words
 from sparse_sam.tracking.journal import is_running, read_events
 from sparse_sam.tracking.pipelines import repository_root, state_folder
 from sparse_sam.tracking.stages import STAGES
@@ -126,14 +129,17 @@ def _locks(root: Path) -> set[str]:
     texts = set()
     with suppress(FileNotFoundError):
         texts.add((root / "dvc.lock").read_text(encoding="utf-8"))
-    commits = _git(root, "for-each-ref", "--format=%(objectname)")
+    commits = git_says("for-each-ref", "--format=%(objectname)", folder=root)
     if commits is None and not any((one / ".git").exists() for one in (root, *root.parents)):
         return texts
     # Many commits have the same lock, which is one object of git's then, and read once.
     asked = "".join(f"{commit}:./dvc.lock\n" for commit in (commits or "").split())
-    told = _git(root, "cat-file", "--batch-check=%(objecttype) %(objectname)", given=asked)
+    told = git_says(
+        "cat-file", "--batch-check=%(objecttype) %(objectname)", folder=root, given=asked
+    )
     lines = [line.split() for line in (told or "").splitlines()]
-    locks = [_git(root, "cat-file", "blob", one) for one in {x[1] for x in lines if x[0] == "blob"}]
+    blobs = {one[1] for one in lines if one[0] == "blob"}
+    locks = [git_says("cat-file", "blob", one, folder=root) for one in blobs]
     read = [lock for lock in locks if lock is not None]
     if commits is None or told is None or len(read) < len(locks):
         raise SparseSamError(
@@ -141,18 +147,6 @@ def _locks(root: Path) -> set[str]:
             "to be unused. See what `git for-each-ref` and `git fsck` say."
         )
     return texts.union(read)
-
-
-def _git(root: Path, *arguments: str, given: str = "") -> str | None:
-    """What git says; None if it fails."""
-    command = ["git", *arguments]
-    try:
-        done = subprocess.run(
-            command, input=given.encode(), cwd=root, capture_output=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
 def _cache(root: Path) -> Path:
@@ -229,13 +223,15 @@ def main() -> int:
             )
         found = unused(root, store)
         for one in sorted(found, key=lambda one: -one.size):
-            sys.stdout.write(f"{_bytes(one.size):>10}  {one.what}, {one.files[0].name[:16]}…\n")
+            sys.stdout.write(
+                f"{bytes_in_words(one.size):>10}  {one.what}, {one.files[0].name[:16]}…\n"
+            )
             for path in one.files if asked.remove else ():
                 path.unlink(missing_ok=True)
     except (SparseSamError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    total = _bytes(sum(one.size for one in found))
+    total = bytes_in_words(sum(one.size for one in found))
     if asked.remove:
         said = f"{len(found)} removed, {total}"
     elif found:
@@ -244,10 +240,6 @@ def main() -> int:
         said = "nothing: this clone names all of it"
     sys.stdout.write(f"{store.folder}: {said}\n")
     return 0
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":

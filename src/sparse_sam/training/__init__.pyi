@@ -90,7 +90,6 @@ from .registry import BASE_OPTIMIZERS as BASE_OPTIMIZERS
 from .registry import ENGINES as ENGINES
 from .registry import LEARNING_RATES as LEARNING_RATES
 from .resume import ResumePoint as ResumePoint
-from .scheduled_pruning import ScheduledPruning as ScheduledPruning
 from .with_sam import make_sam as make_sam
 from .with_sgd import make_sgd as make_sgd
 from .worker import on_threads as on_threads

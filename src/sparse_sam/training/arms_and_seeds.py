@@ -85,8 +85,8 @@ class Trainings:
     def changed(self, job: Job, what: str) -> SparseSamError:
         """The error of one who changes things while they are used."""
         return SparseSamError(
-            f"{self.called(job)}: {what} was changed while the stage ran, so that this training "
-            "is of no use and not kept. Run the stage again."
+            f"{self.called(job)}: {what} was changed while the stage ran, so this training was "
+            "discarded. Run the stage again."
         )
 
     def start(self, job: Job, info: DataInfo) -> Checkpoint | None:

@@ -22,7 +22,7 @@ def make_base(model: nn.Module, recipe: TrainingParams, sam: SAMParams | None = 
     base = BASE_OPTIMIZERS.load(recipe.base_optimizer)(model, recipe)
     if not isinstance(base, Optimizer):
         raise ConfigError(
-            f"base_optimizer = {recipe.base_optimizer!r} gave {type(base).__name__}, and no "
-            "optimizer of torch"
+            f"base_optimizer = {recipe.base_optimizer!r}: must return a torch.optim.Optimizer, "
+            f"not {type(base).__name__}"
         )
     return base if recipe.clip_norm is None else Clipped(base, recipe.clip_norm)

@@ -66,9 +66,9 @@ def _fitting(origin: Origin) -> Iterator[None]:
     except (RuntimeError, SparseSamError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"the weights of {origin.arm}, seed {origin.seed}, do not fit the model "
-            f"{origin.model} as it is now: {reason}. Train it again: `dvc repro --force "
-            "train_dense`, then `dvc repro`."
+            f"the weights of {origin.arm}, seed {origin.seed}, do not fit the current model "
+            f"{origin.model}: {reason}. Train it again: `dvc repro --force train_dense`, then "
+            "`dvc repro`."
         ) from None
 
 
@@ -148,8 +148,9 @@ def load_expected(path: Path, expected: Origin, *, stage: str) -> Checkpoint:
     )
     if found.origin != expected:
         raise CheckpointError(
-            f"{path} is of images of another shape, scale or number of classes than the data set "
-            f"holds. Run `dvc repro {stage}`, or `dvc checkout` to restore it."
+            f"{path} was trained on images of another shape or scale, or with another number of "
+            f"classes, than the data set has. Run `dvc repro {stage}`, or `dvc checkout` to "
+            "restore it."
         )
     return found
 

@@ -18,7 +18,7 @@ def available_cores() -> int:
     named = os.environ.get("SPARSE_SAM_CORES")
     if named:
         if not (named.isascii() and named.isdecimal() and int(named) > 0):
-            raise ConfigError(f"SPARSE_SAM_CORES = {named!r}: must be a whole number above 0")
+            raise ConfigError(f"SPARSE_SAM_CORES = {named!r}: must be a whole number, at least 1")
         return int(named)
     from joblib import cpu_count
 

@@ -24,7 +24,7 @@ def select_device(device: Device) -> torch.device:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "params.yaml: device = 'cuda': torch sees no CUDA device here; allowed: auto, cpu"
+            "params.yaml: device = 'cuda': torch finds no CUDA device here; allowed: auto, cpu"
         )
     if device == "cpu" or not torch.cuda.is_available():
         # Deterministic mode imports torch's compiler, more than a second, and changes nothing on

@@ -111,7 +111,7 @@ def run_steps(
     *,
     teacher: Teacher | None,
     untrained: UntrainedTensors,
-    before_step: Callable[[int], bool | None],
+    before_step: Callable[[int], bool],
     save_every: int | None,
     save: Callable[[], None],
 ) -> None:

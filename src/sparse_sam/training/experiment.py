@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from sparse_sam.data import DataInfo, TrainingData, seeded
 from sparse_sam.errors import CheckpointError, MaskError
@@ -20,15 +19,7 @@ from sparse_sam.networks import (
     build_model,
     reestimate_batchnorm,
 )
-from sparse_sam.pruning import (
-    Evidence,
-    Masks,
-    PruneParams,
-    Pruner,
-    attach,
-    check_dense,
-    load_plain,
-)
+from sparse_sam.pruning import Evidence, Masks, PruneParams, Pruner, Sparsifier, check_dense
 from sparse_sam.training.arms import DENSE, PRUNED, SGD_2X_ARM, arm_optimizer
 from sparse_sam.training.checkpoint import Checkpoint
 from sparse_sam.training.distillation import Teacher
@@ -38,7 +29,6 @@ from sparse_sam.training.origin import Origin
 from sparse_sam.training.params import DenseParams, FinetuneParams, TrainingParams
 from sparse_sam.training.registry import OPTIMIZERS
 from sparse_sam.training.resume import ResumePoint
-from sparse_sam.training.scheduled_pruning import ScheduledPruning
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -86,7 +76,7 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     Args:
         dense: the trained network.
         params: what is pruned, how far and when.
-        data: needed by criterion ``saliency`` and by ``reestimate_batchnorm``.
+        data: needed by criteria that look at gradients and by ``reestimate_batchnorm``.
 
     Raises:
         MaskError: as ``Pruner.masks``, or the network is pruned already.
@@ -95,23 +85,32 @@ def prune(dense: Checkpoint, params: PruneParams, data: TrainingData | None = No
     check_dense(model)
     origin = dense.origin
     evidence = Evidence(origin.seed, data.train if data else None, origin.image_shape)
-    attach(model, _first_masks(model, params, evidence))
+    initial = None
     if params.schedule.rewinds_to == "initial":
         untrained = _initialised(origin.model, origin.image_shape, origin.num_classes, origin.seed)
-        load_plain(model, untrained.state_dict())
+        initial = untrained.state_dict()
+    _sparsifier(model, params, evidence).prepare(rewind_to=initial)
     if params.reestimate_batchnorm:
         if data is None:
-            raise MaskError("reestimate_batchnorm needs training data, and none is given")
+            raise MaskError("reestimate_batchnorm = True needs training data: pass data")
         reestimate_batchnorm(model, data.train.batches(BATCHNORM_BATCH))
     return Checkpoint.of(model, replace(dense.origin, arm=PRUNED))
 
 
-def _first_masks(model: nn.Module, params: PruneParams, evidence: Evidence) -> Masks:
-    pruner = Pruner.of(params)
-    if params.takes_zeros:
-        return pruner.masks_of_zeros(model, evidence)
-    asked = params.asked_at(0.0)
-    return pruner.masks(model, asked.sparsity, evidence, asked.overrides)
+def _sparsifier(model: nn.Module, params: PruneParams, evidence: Evidence) -> Sparsifier:
+    return Sparsifier(
+        model,
+        params.sparsity,
+        criterion=params.criterion,
+        scope=params.scope,
+        structure=params.structure,
+        schedule=params.schedule,
+        batchnorm=params.batchnorm,
+        biases=params.biases,
+        ignore=params.ignore,
+        overrides=params.overrides,
+        evidence=evidence,
+    )
 
 
 def check_names(network: str | Network, info: DataInfo, params: PruneParams) -> None:
@@ -147,17 +146,23 @@ def finetune(
     ``teacher`` is the dense network, which a recipe with distillation needs.
 
     Raises:
-        MaskError: a tensor would lose all its weights, or the final sparsity was not met exactly;
-            beside what ``training.train`` raises.
+        MaskError: the network is not pruned as ``pruning`` asks before finetuning, a tensor would
+            lose all its weights, or the final sparsity was not met exactly; beside what
+            ``training.train`` raises.
         CheckpointError: there is to be a teacher, and none is given.
     """
     recipe = arm_recipe(params.training, arm)
     model = pruned.build().to(data.train.labels.device)
     optimizer = OPTIMIZERS.load(arm_optimizer(arm))(model, recipe, params.sam)
     steps = recipe.epochs * steps_per_epoch(len(data.train), recipe.batch_size)
-    scheduled = None
-    if pruning and not pruning.takes_zeros:
-        scheduled = _scheduled(pruned, data, pruning, model, optimizer, steps)
+    sparsifier = None
+    if pruning:
+        _check_start(pruned, pruning)
+        origin = pruned.origin
+        evidence = Evidence(origin.seed, data.train, origin.image_shape)
+        sparsifier = _sparsifier(model, pruning, evidence)
+        # (Rounds go back to where finetuning began: the dense network, or its initialisation.)
+        sparsifier.prepare(optimizer, steps)
     history = train(
         model,
         optimizer,
@@ -166,14 +171,22 @@ def finetune(
         seed=pruned.origin.seed,
         purpose="finetune",
         on_epoch=on_epoch,
-        before_step=scheduled.before_step if scheduled else lambda _: None,
-        restarts=scheduled.rewinds if scheduled else (),
+        sparsifier=sparsifier,
         teacher=_teacher(params, teacher, data.train.labels.device),
         resume=resume,
     )
-    if scheduled:
-        scheduled.check_met()
+    if sparsifier:
+        sparsifier.step()  # after the last; the others are between the steps of ``train``
+        sparsifier.verify()
     return Trained(Checkpoint.of(model, replace(pruned.origin, arm=arm)), history)
+
+
+def _check_start(pruned: Checkpoint, params: PruneParams) -> None:
+    """Raise MaskError if a network is not pruned as far as is asked for before finetuning."""
+    if not params.takes_zeros:
+        asked = params.asked_at(0.0)
+        masks = pruned.masks or Masks({})
+        Pruner.of(params).check_counts(masks, asked.sparsity, asked.overrides)
 
 
 def _teacher(
@@ -183,24 +196,11 @@ def _teacher(
     if not asked.weight:
         return None
     if dense is None:
-        raise CheckpointError("finetune.distillation needs the dense network, and none is given")
+        raise CheckpointError(
+            "finetune.distillation needs the dense network as its teacher: pass dense"
+        )
     network = dense.build().to(device)
     return Teacher(network, asked.weight, asked.temperature, params.training.precision)
-
-
-def _scheduled(
-    pruned: Checkpoint,
-    data: TrainingData,
-    params: PruneParams,
-    model: nn.Module,
-    optimizer: Optimizer,
-    steps: int,
-) -> ScheduledPruning:
-    # Where finetuning began, be it the dense network or its initialisation: masks only shrink.
-    rewind_to = pruned.state if params.schedule.rewinds_to != "none" else None
-    origin = pruned.origin
-    evidence = Evidence(origin.seed, data.train, origin.image_shape)
-    return ScheduledPruning(params, evidence, model, optimizer, steps, rewind_to)
 
 
 def _initialised(

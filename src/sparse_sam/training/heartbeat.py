@@ -52,7 +52,7 @@ def stall_seconds() -> float:
     except ValueError:
         seconds = float("nan")
     if not seconds > 0:
-        raise ConfigError(f"{_VARIABLE} = {text!r}: must be a number of seconds above 0")
+        raise ConfigError(f"{_VARIABLE} = {text!r}: must be a number of seconds, more than 0")
     return seconds
 
 
@@ -95,15 +95,15 @@ class Watchdog:
             if silent >= self._patience:
                 raise StalledError(
                     f"{self._name_of(job)} has not finished a step for {silent:.0f} s and was "
-                    f"stopped. If its steps take so long, set {_VARIABLE} higher; a stage that is "
-                    "run again goes on from its last whole epoch.",
+                    f"stopped. If its steps really take that long, set {_VARIABLE} higher. A "
+                    "stage that is run again continues from its last complete epoch.",
                     job,
                 )
             if silent >= self._warn_at[job]:
                 self._warn_at[job] = 2 * silent
                 sys.stderr.write(
-                    f"warning: {self._name_of(job)} has not finished a step for {silent:.0f} s; "
-                    f"after {self._patience:.0f} s it is stopped ({_VARIABLE})\n"
+                    f"warning: {self._name_of(job)} has not finished a step for {silent:.0f} s; it "
+                    f"will be stopped after {self._patience:.0f} s ({_VARIABLE})\n"
                 )
 
 

@@ -151,8 +151,8 @@ def _pool(
         yield pool, told
     except BrokenProcessPool:
         raise SparseSamError(
-            "a process that trained was killed from outside, perhaps for want of memory. "
-            "Fewer side by side need less: set SPARSE_SAM_CORES=1, or 2."
+            "a training process was killed from outside, possibly because memory ran out. Run "
+            "fewer at a time: set SPARSE_SAM_CORES to 1 or 2."
         ) from None
     finally:
         _end(set(multiprocessing.active_children()) - before)

@@ -155,7 +155,7 @@ def _refuse(store: Store, key: str, error: Exception) -> None:
     if isinstance(error, CheckpointError):
         why = why.partition(". Run `dvc")[0]
     sys.stderr.write(
-        f"warning: {store.entry_path(KIND, key)} is not what is kept there ({why}); it counts as "
-        "not there, and is trained again\n"
+        f"warning: {store.entry_path(KIND, key)} does not hold a valid result ({why}); it is "
+        "ignored and trained again\n"
     )
     store.drop(KIND, key)

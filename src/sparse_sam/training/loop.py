@@ -1,7 +1,7 @@
 """One training loop for every arm, and evaluation."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks import in_evaluation_mode
-from sparse_sam.pruning import attached_masks, check_pruned_weights_are_zero
+from sparse_sam.pruning import Sparsifier, attached_masks, check_pruned_weights_are_zero
 from sparse_sam.training.distillation import Teacher
 from sparse_sam.training.epoch import (
     Batches,
@@ -101,8 +101,8 @@ def train(
     seed: int,
     purpose: str,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
-    before_step: Callable[[int], bool | None] = lambda _: None,
-    restarts: Sequence[int] = (),
+    before_step: Callable[[int], None] = lambda _: None,
+    sparsifier: Sparsifier | None = None,
     teacher: Teacher | None = None,
     resume: ResumePoint | None = None,
 ) -> list[Epoch]:
@@ -118,11 +118,10 @@ def train(
             (dropout), together with the step, too.
         purpose: calls with the same seed and purpose see the same batches, and draw the same.
         on_epoch: told of every row of the history as soon as it is there.
-        before_step: called with the number of the step that comes next, from 0 and without a
-            break from epoch to epoch. It may shrink the masks, and put weights back where they
-            were, of which it tells by returning True. What it does must depend on the number, the
-            model and the seed only, so that a resumed training does the same.
-        restarts: at which of these steps the learning rate's schedule begins anew.
+        before_step: called with the number of the step that comes next, from 0 over all epochs.
+        sparsifier: holds the zeros of ``model``, for which it is prepared with ``optimizer``, and
+            shrinks its masks between two steps, an epoch's end being evaluated before. Where it
+            rewinds, the schedule of the learning rate begins anew.
         teacher: a network whose outputs are learned from, beside the labels.
         resume: where every epoch is saved, and steps on the way if it says so; an earlier run of
             the same training is gone on with, to the same bits as if it had never stopped.
@@ -141,15 +140,15 @@ def train(
     check_holds(optimizer, model)
     device = data.train.labels.device
     steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    schedule = _made_schedule(optimizer, recipe, steps, restarts)
+    schedule = _made_schedule(optimizer, recipe, steps, sparsifier)
     made_so = _not_finite(model)  # such as the −inf of an attention mask
-    history, begun = _resumed(resume, model, optimizer, schedule)
+    history, begun = _resumed(resume, model, optimizer, schedule, sparsifier)
     for row in history:
         on_epoch(row)
 
     def save(progress: EpochProgress | None = None) -> None:
         if resume:
-            resume.save(_snapshot(model, optimizer, schedule, history, progress))
+            resume.save(_snapshot(model, optimizer, schedule, sparsifier, history, progress))
 
     def record(epoch: int, progress: EpochProgress, train_loss: float | None) -> None:
         validation = evaluate(model, data.validation) if data.validation else None
@@ -188,7 +187,7 @@ def train(
                 progress,
                 teacher=teacher,
                 untrained=untrained,
-                before_step=partial(_numbered, before_step, (epoch - 1) * steps),
+                before_step=partial(_before_step, before_step, sparsifier, (epoch - 1) * steps),
                 save_every=resume.every_steps if resume else None,
                 save=partial(save, progress),
             )
@@ -198,22 +197,27 @@ def train(
             if infinite := _not_finite(model) - made_so:
                 name = min(infinite)
                 raise divergence(f"{name} in epoch {epoch}, step {steps},", optimizer, recipe)
-            check_pruned_weights_are_zero(model)
+            _check_zeros(model, sparsifier)
             untrained.check(epoch, partial(_first_loss, model, batches, recipe, teacher))
             record(epoch, progress, train_loss)
     return history
 
 
 def _made_schedule(
-    optimizer: Optimizer, recipe: TrainingParams, steps_an_epoch: int, restarts: Sequence[int]
+    optimizer: Optimizer,
+    recipe: TrainingParams,
+    steps_an_epoch: int,
+    sparsifier: Sparsifier | None,
 ) -> LRScheduler:
+    restarts = sparsifier.rewinds if sparsifier else []
     make, steps = LEARNING_RATES.load(recipe.schedule), recipe.epochs * steps_an_epoch
     if warmup := round(recipe.warmup_epochs * steps_an_epoch):
         return warmed_up(make, optimizer, steps, restarts, warmup)
     made: Any = make(optimizer, steps, restarts)
     if not isinstance(made, LRScheduler):
         raise ConfigError(
-            f"schedule = {recipe.schedule!r} gave {type(made).__name__}, and no scheduler of torch"
+            f"schedule = {recipe.schedule!r}: must return a scheduler of torch, not "
+            f"{type(made).__name__}"
         )
     return made
 
@@ -224,6 +228,12 @@ def _not_finite(model: nn.Module) -> set[str]:
     return {plain.get(key, key) for key, tensor in state if not tensor.isfinite().all()}
 
 
+def _check_zeros(model: nn.Module, sparsifier: Sparsifier | None) -> None:
+    if sparsifier:
+        sparsifier.hold()
+    check_pruned_weights_are_zero(model)
+
+
 def _first_loss(
     model: nn.Module, batches: Batches, recipe: TrainingParams, teacher: Teacher | None
 ) -> Tensor:
@@ -231,14 +241,20 @@ def _first_loss(
     return training_loss(model, images, labels, recipe, teacher(images) if teacher else None)
 
 
-def _numbered(before_step: Callable[[int], bool | None], earlier: int, step: int) -> bool | None:
-    return before_step(earlier + step)
+def _before_step(
+    before_step: Callable[[int], None], sparsifier: Sparsifier | None, earlier: int, step: int
+) -> bool:
+    """What happens before a step, from 0 in its epoch; whether weights were put back."""
+    put_back = sparsifier is not None and earlier + step > 0 and sparsifier.step()
+    before_step(earlier + step)
+    return put_back
 
 
 def _snapshot(
     model: nn.Module,
     optimizer: Optimizer,
     schedule: LRScheduler,
+    sparsifier: Sparsifier | None,
     history: list[Epoch],
     progress: EpochProgress | None,
 ) -> dict[str, Any]:
@@ -247,6 +263,7 @@ def _snapshot(
         "model": dict(model.state_dict()),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
+        "sparsifier": sparsifier.state_dict() if sparsifier else None,
         "history": [asdict(row) for row in history],
         "epoch": progress.to_tree() if progress else None,
     }
@@ -265,7 +282,11 @@ def _lay_out(optimizer: Optimizer) -> None:
 
 
 def _resumed(
-    resume: ResumePoint | None, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler
+    resume: ResumePoint | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    sparsifier: Sparsifier | None,
 ) -> tuple[list[Epoch], dict[str, Any] | None]:
     """Put everything where an earlier run left it; its history, and the epoch it was in."""
     saved = resume.load() if resume else None
@@ -275,4 +296,6 @@ def _resumed(
     optimizer.load_state_dict(saved["optimizer"])
     _lay_out(optimizer)
     schedule.load_state_dict(saved["schedule"])
+    if sparsifier:
+        sparsifier.load_state_dict(saved["sparsifier"])
     return [Epoch(**row) for row in saved["history"]], saved["epoch"]

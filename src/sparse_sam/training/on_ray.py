@@ -85,8 +85,8 @@ class OnRay:
             import ray
         except ImportError:
             raise SparseSamError(
-                "ray is not installed. Install it (`make setup-sweep`, or `pip install "
-                "'.[sweep]'`), or choose another engine."
+                "ray is not installed. Run `make setup-sweep` or `pip install '.[sweep]'`, or "
+                "choose another engine."
             ) from None
         self.ray: Any = ray
         self._environments: dict[int, Environment] = {}
@@ -141,7 +141,7 @@ class OnRay:
             last = str(error).strip().splitlines()[-1]
             raise SparseSamError(
                 f"a node of Ray at {self._where} cannot run sparse-sam: {redacted(last)[:300]}. "
-                "Install the same version of it, and of torch, on all nodes."
+                "Install the same version of sparse-sam and of torch on all nodes."
             ) from error
         for one in found:
             _check_alike(one, found[0])
@@ -158,9 +158,9 @@ class OnRay:
         found = [node for node, has in cores.items() if has >= threads]
         if not found:
             raise SparseSamError(
-                f"Ray at {self._where} has no node of {threads} cores (the largest has "
-                f"{max(cores.values(), default=0)}), and threads in params.yaml asks for so many "
-                "a training. Lower it, or add a node."
+                f"Ray at {self._where} has no node of {threads} cores, which threads in "
+                f"params.yaml asks for (the largest has {max(cores.values(), default=0)}). Lower "
+                "threads, or add a node."
             )
         return found
 
@@ -173,7 +173,7 @@ class OnRay:
     def warn(self, silent: float) -> None:
         """Say that nothing has come back for long."""
         sys.stderr.write(
-            f"warning: Ray at {self._where} has finished nothing for {silent:.0f} s; it has "
+            f"warning: no task has finished at Ray ({self._where}) for {silent:.0f} s; it has "
             f"{self.ray.cluster_resources().get('CPU', 0):.0f} cores now\n"
         )
 
@@ -280,22 +280,23 @@ def _check(expected: _Expected, threads: int) -> None:
     _check_alike(_environment(threads), expected.environment)
     if code_hash(expected.roots) != expected.code:
         raise SparseSamError(
-            "this node has another version of sparse-sam, or of a module that parameters name, "
-            "than the process that asks. Install the same on all nodes."
+            "this node has another version of sparse-sam, or of a module that the parameters "
+            "name, than the process that sends the work. Install the same version on all nodes."
         )
     if (here_files := hashes_of(tuple(expected.files))) != expected.files:
         others = [name for name, one in expected.files.items() if here_files[name] != one]
         raise SparseSamError(
-            f"this node has no {others[0]} as the process that asks, seen from {Path.cwd()}. Files "
-            "of model.files are not sent: put the same on all nodes, where `ray start` is run."
+            f"{others[0]} is missing on this node (seen from {Path.cwd()}), or differs from the "
+            "file of the process that sends the work. Files in model.files are not sent: copy "
+            "them to every node, into the folder where `ray start` is run."
         )
 
 
 def _check_alike(one: Environment, other: Environment) -> None:
     if one != other:
         raise SparseSamError(
-            f"the nodes of this cluster are not alike: one is {one}, another {other}, and their "
-            "results are not the same to the bit. Use nodes of one kind, with the same torch."
+            f"the nodes of this cluster differ: one is {one}, another {other}, so their results "
+            "would not be identical to the bit. Use nodes of one kind, with the same torch."
         )
 
 

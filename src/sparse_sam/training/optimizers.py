@@ -1,32 +1,10 @@
-"""What every optimizer is asked here: whether it holds the model, and to forget pruned weights."""
+"""What every optimizer is asked here: whether it holds the model."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sparse_sam.errors import StaleOptimizerError
-from sparse_sam.pruning import attached_masks, plain_parameters
-
-
-@torch.no_grad()
-def forget_pruned(optimizer: Optimizer, model: nn.Module) -> None:
-    """Set what ``optimizer`` remembers of pruned weights to 0.
-
-    To be called after masks have shrunk: momentum would move the weights that have just gone.
-    """
-    for one in attached_masks(model):
-        pruned = one.mask == 0
-        for value in optimizer.state.get(one.original, {}).values():
-            if isinstance(value, Tensor) and value.shape == pruned.shape:
-                value.masked_fill_(pruned, 0.0)
-        if forget := getattr(optimizer, "forget", None):  # what it remembers beside its state
-            forget(one.original, pruned)
-
-
-def forget_everything(optimizer: Optimizer) -> None:
-    """Make ``optimizer`` as it was when it was new, but for its param groups."""
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {}, "param_groups": groups})
+from sparse_sam.pruning import plain_parameters
 
 
 def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
@@ -49,5 +27,5 @@ def check_holds(optimizer: Optimizer, model: nn.Module) -> None:
         raise StaleOptimizerError(
             f"the optimizer holds {foreign} tensors that are not parameters of this model and "
             f"misses {len(missing)} that are ({names or 'none'}). Make a new optimizer from "
-            "model.parameters() after building, pruning or loading the model."
+            "model.parameters() after you build, prune or load the model."
         )

@@ -87,15 +87,15 @@ def read_origin(
         raise CheckpointError(f"{path} is damaged ({error}). {cure}") from None
     if model is not None and origin.model != Network.of(model):
         raise CheckpointError(
-            f"{path} is of the network {origin.model}, not of {model}, which is named by the "
-            f"caller or by model.name and model.arguments in params.yaml. {cure}"
+            f"{path} is of the network {origin.model}; the caller, or model.name and "
+            f"model.arguments in params.yaml, asks for {model}. {cure}"
         )
     if model is None and origin.model.name not in NETWORKS:
         raise CheckpointError(
-            f"{path} names the network {origin.model}, which is none of {', '.join(NETWORKS)}. A "
-            "file does not choose what code runs: if that code is yours, or of a package that you "
-            'trust, name it where you load the file, model="package.module:factory" (with '
-            "arguments: Network.of(name, width=8))."
+            f"{path} names the network {origin.model}, which is not one of "
+            f"{', '.join(NETWORKS)}. A file may not choose what code runs. If that code is "
+            "yours, or from a package that you trust, name it when you load the file: "
+            'model="package.module:factory" (with arguments: Network.of(name, width=8)).'
         )
     return origin
 

@@ -39,8 +39,8 @@ class TrainingParams(Section):
     def _momentum_is_sgds(self) -> Self:
         if self.momentum and self.base_optimizer != SGD_BASE:
             raise ValueError(
-                f"momentum = {self.momentum!r}: is SGD's, and base_optimizer is "
-                f"{self.base_optimizer!r}, which has averages of its own; allowed: 0.0"
+                f"momentum = {self.momentum!r}: only SGD has it, and base_optimizer is "
+                f"{self.base_optimizer!r}; allowed: 0.0"
             )
         return self
 
@@ -64,8 +64,8 @@ def _check_momentum(sam: SAMParams, recipe: TrainingParams, key: str) -> None:
         raise ValueError(str(error)) from None
     if needs_momentum:
         raise ValueError(
-            f"sam.variant = {sam.variant!r}: perturbs along the momentum, and {key} is 0; "
-            f"allowed: another variant, or a {key} above 0, such as 0.9"
+            f"sam.variant = {sam.variant!r}: perturbs along the momentum, but {key} is 0; "
+            f"allowed: another variant, or {key} above 0, such as 0.9"
         )
 
 

@@ -88,4 +88,4 @@ def _unpack(packed: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
             return tuple(_unpack(inner, tensors) for inner in content)
         case "value":
             return content
-    raise ValueError(f"{kind} is no part of a resume point")
+    raise ValueError(f"{kind} is not allowed in a resume point")

@@ -34,8 +34,8 @@ def given_path(checkpoint: str, seed: int) -> Path:
     path = outer_path(checkpoint.replace("{seed}", str(seed)))
     if not path.is_file():
         raise CheckpointError(
-            f"model.checkpoint = {checkpoint!r}: {path} is no file. Put it there, or set "
-            "model.checkpoint to null: the dense networks are trained then."
+            f"model.checkpoint = {checkpoint!r}: {path} is not a file. Put the checkpoint there, "
+            "or set model.checkpoint to null to train the dense networks."
         )
     return path
 
@@ -56,7 +56,7 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
         CheckpointError: it is no state dict, of another network, or not finite. The message names
             the tensors.
     """
-    cure = "Name its network in model.name, or another file in model.checkpoint."
+    cure = "Set model.name to its network, or model.checkpoint to another file."
     try:
         found = load_weights(path)
     except CheckpointError as error:
@@ -70,18 +70,18 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
     unknown = [name for name in state if name not in own]
     if lacking or unknown:
         said = [f"lacks {_listed(lacking)}"] if lacking else []
-        said += [f"has the unknown {_listed(unknown)}"] if unknown else []
+        said += [f"has the unknown tensors {_listed(unknown)}"] if unknown else []
         what = "is of another network than" if lacking else "holds more than the network"
         raise CheckpointError(
             f"model.checkpoint: {path} {what} {origin.model}: it {' and '.join(said)}. "
-            + (cure if lacking else "Save the state dict of the network alone.")
+            + (cure if lacking else "Save the state dict of the network only.")
         )
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             raise CheckpointError(
-                f"model.checkpoint: {path}: {name} is of shape {tuple(tensor.shape)}, and in "
-                f"{origin.model} for images {origin.image_shape} and {origin.num_classes} classes "
-                f"of {tuple(own[name].shape)}. {cure}"
+                f"model.checkpoint: {path}: {name} has shape {tuple(tensor.shape)}, but "
+                f"{origin.model} for images {origin.image_shape} and {origin.num_classes} "
+                f"classes has {tuple(own[name].shape)}. {cure}"
             )
         if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
             raise CheckpointError(
@@ -90,7 +90,8 @@ def take_over(path: Path, origin: Origin) -> Checkpoint:
         given = tensor.to(own[name].dtype)
         if not given.isfinite().all() and not torch.equal(given, own[name]):
             raise CheckpointError(
-                f"model.checkpoint: {path}: {name} is not finite: that training diverged."
+                f"model.checkpoint: {path}: {name} is not finite, so its training diverged. Use "
+                "another file."
             )
     with torch.no_grad():
         model.load_state_dict(state, strict=False)

@@ -35,12 +35,15 @@ _PROBES, _ENOUGH_STEPS = 8, 3
 """A gradient that every step lacked and every one of so many probes has is taken away; after fewer
 steps it may have come with the last of them."""
 _CODE = (
-    "Check that the forward pass uses each, without detaching it, and that no hook takes its "
-    "gradient away or puts it back. If it is meant to stay as it is, call requires_grad_(False) "
-    "on it; if it is kept within bounds, bound what the forward pass computes with, not the "
-    "parameter."
+    "Check that the forward pass uses each of them without detaching it, and that no hook "
+    "removes or replaces its gradient. To keep a tensor fixed on purpose, call "
+    "requires_grad_(False) on it. To keep it within bounds, bound the values that the forward "
+    "pass computes with, not the parameter."
 )
-_DEAD = "Between them and the loss units are dead for all images. Lower lr in params.yaml, or rho."
+_DEAD = (
+    "Units between these tensors and the loss are dead for all images. Lower lr or rho in "
+    "params.yaml."
+)
 
 
 class UntrainedTensor(TypedDict):
@@ -169,14 +172,12 @@ class UntrainedTensors:
                 without_gradient[name] = self._weights[name]
             elif stuck and not one["moved"]:
                 untrained[name] = (
-                    "it stayed as it was, though its gradient is large enough to move it"
+                    "it did not change, although its gradient is large enough to move it"
                 )
         dead = set()
         if without_gradient:
             taken, at_random = self._as_it_is(loss)
-            untrained |= dict.fromkeys(
-                without_gradient.keys() & taken, "its gradient was taken away"
-            )
+            untrained |= dict.fromkeys(without_gradient.keys() & taken, "its gradient was removed")
             rest = without_gradient.keys() - taken - at_random
             rest -= self._reached(loss, noise="pruned")
             dead = rest & self._reached(loss, noise="all")

@@ -34,15 +34,15 @@ def warmed_up(
     lengths = [end - start for start, end in zip(starts, [*restarts, steps], strict=True)]
     if min(lengths) <= warmup:
         raise ConfigError(
-            f"warmup_epochs: {warmup} steps leave nothing of {min(lengths)}, after which the "
-            "learning rate ends or begins anew; allowed: a shorter warm-up, more epochs, or fewer "
-            "rounds that rewind"
+            f"warmup_epochs: the warm-up of {warmup} steps leaves none of the {min(lengths)} "
+            "steps before the learning rate ends or restarts; allowed: a shorter warm-up, more "
+            "epochs, or fewer rounds that rewind"
         )
     schedules: list[LRScheduler] = []
     for length in lengths:
         rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
         schedules += [rise, make(optimizer, length - warmup, ())]
     if any(isinstance(one, (SequentialLR, ChainedScheduler)) for one in schedules):
-        raise ConfigError("warmup_epochs: schedule consists of several; allowed: 0")
+        raise ConfigError("warmup_epochs: must be 0, because schedule combines several schedulers")
     milestones = [place for start in starts for place in (start, start + warmup)]
     return SequentialLR(optimizer, schedules, milestones[1:])

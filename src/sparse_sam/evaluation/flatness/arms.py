@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,11 @@ from sparse_sam.evaluation.flatness.measure import (
 from sparse_sam.evaluation.params import BudgetParams
 from sparse_sam.evaluation.statistics import summarize
 from sparse_sam.files import NotMeasured
+from sparse_sam.terminal import Activity, activity
 from sparse_sam.training import Checkpoint, not_measured, run_jobs, training_data_on
+
+_THOROUGH = 10.0
+"""How much longer all measures of a network take than its sharpness alone, roughly."""
 
 
 def measure_arms(
@@ -43,29 +46,30 @@ def measure_arms(
     threads: int,
     name: str,
 ) -> tuple[dict[str, Any], list[Point] | NotMeasured, list[Point] | NotMeasured]:
-    """Measure every arm, side by side: sharpness for every seed, all else for the first.
+    """Measure all arms in parallel: sharpness for each seed, everything else for the first.
 
     Args:
-        load: reads an arm's network of a seed; a function of a module, or a ``partial`` of one.
-        dataset: the file whose training part is measured on.
+        load: reads the network of an arm and seed; a module's function, or a ``partial`` of one.
+        dataset: the file of the data set; its training part is used.
         arms: their names.
         seeds: of each arm.
-        pictured: the arms whose loss surface is taken.
-        budget: how long the measures may take, of all arms, one after the other.
-        threads: of each measurement.
-        name: who measures, for messages.
+        pictured: the arms whose loss surface is computed.
+        budget: how long the measures of all arms may take, one after the other.
+        threads: for each measurement.
+        name: the caller, for messages.
 
     Returns:
         ``metrics/flatness.json``, and the rows of the slices and of the surfaces: arm, seed, place
-        (x, or x and y) and loss. Where a measure could not be taken of one arm, it is missing of
+        (x, or x and y) and loss. If a measure could not be taken for one arm, it is missing for
         all.
     """
     began, settings = time.perf_counter(), FlatnessSettings()
     work = partial(
         Measurements, dataset, load, settings, tuple(arms), tuple(seeds), pictured, budget
     )
-    jobs = sorted(product(arms, seeds), key=lambda job: job[1] != seeds[0])
-    found = _run(work, tuple(MEASURES), jobs, threads, name)
+    jobs = [(arm, seed) for seed in seeds for arm in arms]
+    with activity("measuring flatness", sum(map(partial(_cost, seeds[0]), jobs))) as doing:
+        found = _run(work, tuple(MEASURES), jobs, threads, name, doing)
     missing: dict[str, NotMeasured] = {}
     for of in found.values():
         for measure, value in of.items():
@@ -97,18 +101,26 @@ def _run(
     jobs: Sequence[tuple[str, int]],
     threads: int,
     name: str,
+    doing: Activity,
 ) -> Mapping[tuple[str, int], Found]:
     """Take measures of every network, in processes that may be killed for want of memory.
 
     Then measures are taken one after the other, so that only those are lost that need too much.
     """
+    seeds = list(dict.fromkeys(seed for _, seed in jobs))
+
+    def begun(job: tuple[str, int], _: None) -> None:
+        doing.begin()
+        doing.now(f"measuring flatness, seed {seeds.index(job[1]) + 1} of {len(seeds)}")
+
     try:
         return run_jobs(
             work(names),
             jobs,
-            on_report=lambda *_: None,
+            on_report=begun,
             threads=threads,
             name_of=lambda job: f"{name}: flatness of {job[0]} seed {job[1]}",
+            on_done=lambda job, _: doing.advance(_cost(seeds[0], job)),
             apart=True,
         )
     except ConfigError:
@@ -116,8 +128,13 @@ def _run(
     except SparseSamError as error:
         if len(names) == 1 or isinstance(error, StalledError):
             return {job: dict.fromkeys(names, not_measured(error)) for job in jobs}
-    each = [_run(work, (one,), jobs, threads, name) for one in names]
+    each = [_run(work, (one,), jobs, threads, name, doing) for one in names]
     return {job: {key: of for found in each for key, of in found[job].items()} for job in jobs}
+
+
+def _cost(first: int, job: tuple[str, int]) -> float:
+    """How long a network takes, against the others: all is measured of the first seed's."""
+    return _THOROUGH if job[1] == first else 1.0
 
 
 def flatness_metrics(

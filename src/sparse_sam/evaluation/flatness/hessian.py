@@ -5,10 +5,9 @@ rest. Pruned weights are left out: with the mask in the graph, the product of a 
 there is 0 there, and the rest is the Hessian of the kept weights.
 """
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import torch
-from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
@@ -22,7 +21,12 @@ from sparse_sam.evaluation.flatness.loss import (
     undisturbed,
     weights,
 )
+from sparse_sam.files import needed_by
 from sparse_sam.training import seconds_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FAILS = "torch::autograd::Error"
 
@@ -84,16 +88,16 @@ def top_eigenvalues(
     tolerance: float = 1e-3,
     restarts: int | None = None,
 ) -> list[float]:
-    """The k algebraically largest eigenvalues of the loss's Hessian, largest first.
+    """Return the k algebraically largest eigenvalues of the loss's Hessian, largest first.
 
     Args:
-        model: a network, dense or with masks; left as it was.
+        model: a network, dense or with masks; it is not changed.
         split: images to measure on, on the model's device.
-        k: how many, at least 1 and fewer than there are kept weights.
-        seed: gives the vector that Lanczos's method starts from.
+        k: how many, at least 1 and fewer than the kept weights.
+        seed: determines the start vector of Lanczos's method.
         tolerance: relative accuracy.
-        restarts: after how many restarts of Lanczos's method it is given up; None is SciPy's limit,
-            ten for each weight.
+        restarts: the number of restarts of Lanczos's method before it gives up; None is SciPy's
+            limit, ten for each weight.
 
     Raises:
         ValueError: ``k`` is out of range.
@@ -101,13 +105,17 @@ def top_eigenvalues(
         RuntimeError: the network has no second derivative, or (SciPy's ``ArpackError``) the method
             does not converge.
     """
+    with needed_by("sparse_sam.evaluation.top_eigenvalues"):
+        import numpy as np
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
     with undisturbed(model):
         hessian = _Hessian(model, split)
         if not 1 <= k < hessian.size:
             raise ValueError(f"k = {k}: must be at least 1 and below the {hessian.size} weights")
         dtype, device = hessian.gradient.dtype, hessian.gradient.device
 
-        def matvec(vector: NDArray[np.floating]) -> NDArray[np.floating]:
+        def matvec(vector: "NDArray[np.floating]") -> "NDArray[np.floating]":
             product = hessian.product(torch.as_tensor(vector.reshape(-1)).to(device, dtype))
             return product.cpu().numpy()
 
@@ -128,13 +136,13 @@ def top_eigenvalues(
 
 
 def hessian_trace(model: nn.Module, split: Split, probes: int = 8, *, seed: int = 0) -> float:
-    """Hutchinson's estimate of the trace: the mean of zᵀHz over random signs z.
+    """Return Hutchinson's estimate of the Hessian's trace: the mean of zᵀHz over random signs z.
 
     Args:
-        model: a network, dense or with masks; left as it was.
+        model: a network, dense or with masks; it is not changed.
         split: images to measure on, on the model's device.
-        probes: how many z, at least 1; the error falls with their square root.
-        seed: gives the signs.
+        probes: the number of z, at least 1; the error falls with its square root.
+        seed: determines the signs.
 
     Raises:
         ValueError: ``probes`` is out of range.

@@ -1,8 +1,8 @@
-"""The loss along random directions through a network, for looking at.
+"""The loss along random directions through a network, for plots.
 
-Directions are filter-normalised (Li et al. 2018, arXiv:1712.09913, section 4): every filter of a
-direction has the norm of the network's own filter, so that pictures of different networks have the
-same scale; biases and normalisation parameters do not move. On pruned weights directions are 0.
+Directions are filter-normalised (Li et al. 2018, arXiv:1712.09913, section 4): each filter of a
+direction has the norm of the network's filter, so plots of different networks have the same scale.
+Biases and normalisation parameters do not move. Directions are 0 on pruned weights.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from sparse_sam.training import seconds_of
 
 
 def filter_normalised_direction(model: nn.Module, seed: int) -> Vector:
-    """A random direction, one tensor a trainable parameter."""
+    """Return a random direction, one tensor per trainable parameter."""
     generator = torch.Generator().manual_seed(seed)
     direction = []
     for weight, mask in zip(weights(model), masks(model), strict=True):
@@ -42,7 +42,7 @@ def filter_normalised_direction(model: nn.Module, seed: int) -> Vector:
 def loss_slice(
     model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
 ) -> list[float]:
-    """L at w + x d for every x of ``positions``. Raises DivergenceError where it is not finite."""
+    """Return L(w + x d) for each x of ``positions``. Raises DivergenceError if not finite."""
     (values,) = _losses(model, split, positions, [0.0], seed).unbind(1)
     return [float(value) for value in values]
 
@@ -50,10 +50,10 @@ def loss_slice(
 def loss_surface(
     model: nn.Module, split: Split, positions: Sequence[float], seed: int = 0
 ) -> Tensor:
-    """L at w + x d₁ + y d₂, float64, (x, y), for every pair of ``positions``.
+    """Return L(w + x d₁ + y d₂) for each pair of ``positions``: float64, (x, y).
 
     Raises:
-        DivergenceError: it is infinite or NaN somewhere.
+        DivergenceError: a loss is infinite or NaN.
     """
     return _losses(model, split, positions, positions, seed)
 

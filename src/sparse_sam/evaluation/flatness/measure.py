@@ -58,9 +58,9 @@ class FlatnessSettings:
         ascent_steps: gradients of the longer ascent.
         eigenvalues: how many of the Hessian's largest.
         probes: of the trace.
-        reach: how far slice and surface go to either side, in lengths of the filters.
+        reach: how far slice and surface extend to either side, in filter norms.
         slice_points: odd, so that the network itself is one of them.
-        surface_points: to a side, odd.
+        surface_points: per side, odd.
     """
 
     images: int = 64
@@ -75,7 +75,7 @@ class FlatnessSettings:
 
 @dataclass(frozen=True)
 class Flatness:
-    """What was measured of one network. The dearer measures are empty where they were left out."""
+    """What was measured of one network. Expensive measures are empty if they were left out."""
 
     sharpness: tuple[Sharpness, ...]
     top_eigenvalues: tuple[float, ...] = ()
@@ -85,7 +85,7 @@ class Flatness:
 
 
 def some_images(split: Split, count: int) -> Split:
-    """The first images of every class in turn, ``count`` of them or all there are."""
+    """Return the first images of each class in turn: ``count`` of them, or all if fewer."""
     order = torch.argsort(split.labels, stable=True)
     rank = torch.empty_like(order)
     sizes = torch.bincount(split.labels)
@@ -107,12 +107,12 @@ def measure_flatness(
     """Measure one network on images of the training part.
 
     Args:
-        model: dense or with masks; left as it was.
+        model: dense or with masks; it is not changed.
         split: the training part; ``settings.images`` of it are used.
-        settings: how much is measured.
-        seed: gives probes and directions; use the same for networks that are compared.
-        thorough: False measures sharpness with one step, and nothing else.
-        surface: False leaves the surface out, the dearest part.
+        settings: how much to measure.
+        seed: determines probes and directions; use the same for networks that you compare.
+        thorough: False measures only sharpness, with one step.
+        surface: False leaves out the surface, the most expensive part.
     """
     part = some_images(split, settings.images)
     names = _names(thorough=thorough, surface=surface)
@@ -182,9 +182,10 @@ class Measurements:
     # what is found of the first holds for the others.
     known: dict[str, OverBudgetError | None] = field(default_factory=dict)
 
-    def __call__(self, job: tuple[str, int], _: object) -> Found:
-        """Measure the network of an arm and a seed."""
+    def __call__(self, job: tuple[str, int], report: Callable[[None], None]) -> Found:
+        """Measure the network of an arm and a seed; report that it is begun."""
         arm, seed = job
+        report(None)
         model = self.load(arm, seed).build()
         part = some_images(training_data_on(self.dataset, "cpu").train, self.settings.images)
         thorough = seed == self.seeds[0]

@@ -1,4 +1,4 @@
-"""The quantity that SAM minimises, measured: how much the loss rises within a distance ρ."""
+"""Measure what SAM minimises: how much the loss rises within a distance ρ."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from sparse_sam.evaluation.flatness.loss import (
 
 @dataclass(frozen=True)
 class Sharpness:
-    """max over ‖ε‖₂ ≤ ρ of L(w + ε) − L(w), as far as an ascent of so many steps finds it."""
+    """max over ‖ε‖₂ ≤ ρ of L(w + ε) − L(w), as found by an ascent of ``steps`` steps."""
 
     rho: float
     steps: int
@@ -28,17 +28,17 @@ class Sharpness:
 
 
 def sharpness(model: nn.Module, split: Split, rho: float, steps: int = 1) -> Sharpness:
-    """Measure it (Foret et al. 2021, arXiv:2010.01412, equation 1), ε being 0 on pruned weights.
+    """Measure sharpness (Foret et al. 2021, arXiv:2010.01412, equation 1), ε = 0 on pruned weights.
 
-    With one step ε is SAM's, ρ ∇L / ‖∇L‖₂. With more it goes on from there by projected gradient
-    ascent, the n-th step ρ / n long; the largest rise seen counts. Both are lower bounds of the
-    true maximum, and close to it where the loss is not far from quadratic.
+    With one step, ε is that of SAM, ρ ∇L / ‖∇L‖₂. With more, projected gradient ascent continues
+    from there, with length ρ / n in the n-th step, and the largest rise counts. Both are lower
+    bounds of the true maximum, and close to it if the loss is nearly quadratic.
 
     Args:
-        model: a network, dense or with masks; left as it was.
+        model: a network, dense or with masks; it is not changed.
         split: images to measure on, of the training part, on the model's device.
         rho: the radius, above 0.
-        steps: how many gradients to spend, at least 1.
+        steps: the number of gradients to compute, at least 1.
 
     Raises:
         ValueError: ``rho`` or ``steps`` is out of range.

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,22 @@ Rows = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which run made a stage's results: its journal's identity, commit, and DVC's hashes."""
+    """Which run made a stage's results: its journal's identity, commit, and DVC's hashes.
+
+    Attributes:
+        ended: when, in milliseconds since 1970; None if its journal does not say.
+        machine: on what it ran, in words.
+        params: those that the stage ran with, flat.
+    """
 
     stage: str
     run: str
     commit: str
     dirty: bool
     outputs: dict[str, str]
+    ended: int | None = None
+    machine: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Content:
         predictions: by arm, (seeds, N).
         images: the test images, uint8 (N, channels, height, width).
         classes: their names, in the order of the labels.
+        changed: what parameters differ from those that a project begins with, in short.
         is_ticket: whether the arm ``pruned`` has initial weights under its masks, not trained ones.
         came_sparse: whether the dense network was given with the zeros that are its masks.
     """
@@ -62,6 +72,7 @@ class Content:
     predictions: Mapping[str, NDArray[np.int64]]
     images: NDArray[np.uint8]
     classes: Sequence[str]
+    changed: str | None = None
     is_ticket: bool = False
     came_sparse: bool = False
 

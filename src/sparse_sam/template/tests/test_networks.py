@@ -1,4 +1,4 @@
-"""This project's own network does what the pipeline asks of one."""
+"""This project's own network does what the pipeline needs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What params.yaml says can be run; no number of the experiment is tested here."""
+"""The parameters can be run. No number of the experiment is tested here."""
 
 from pathlib import Path
 

@@ -1,0 +1,306 @@
+"""One network of the study at a time: trained, pruned, finetuned, and how well it does."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from sparse_sam.data import Split, TrainingData, read_data
+from sparse_sam.errors import DivergenceError, SparseSamError
+from sparse_sam.files import Store
+from sparse_sam.training import (
+    SAM_ARM,
+    SGD_ARM,
+    Checkpoint,
+    Dense,
+    Environment,
+    Trained,
+    checkpoint_hash,
+    evaluate,
+    finetune,
+    prune,
+    train_once,
+)
+from studies.map.search import Found, Point, search
+from studies.map.study import DENSE, NOT_PRUNED, PRUNED, Mask, Method, Setting, Start, Study
+
+CURVE = 1_000
+"""So many validation images are looked at after every epoch; all of them at the end."""
+
+Row = dict[str, Any]
+Choice = tuple[str, Mask, int | None]
+"""An arm, the anchor and the seed; or a dense training, ``NOT_PRUNED`` and None."""
+Told = Callable[[Row], None]
+Make = Callable[[Setting, int], Row]
+"""What is measured of a setting, with a seed."""
+Known = Mapping[tuple[Any, ...], Row]
+"""Rows by what they are of."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The data of a task.
+
+    Attributes:
+        training: what trains, and what is looked at after every epoch.
+        held_out: what chooses.
+        test: what is reported.
+    """
+
+    training: TrainingData
+    held_out: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What every cell of a task needs."""
+
+    study: Study
+    images: Images
+    store: Store
+
+
+def load_images(study: Study, folder: str | None) -> Images:
+    """Read a task's images. Raises DataError."""
+    data, test = read_data(study.data(folder))
+    if data.validation is None:
+        raise TypeError("the study's sources hold images out")
+    curve = data.validation.part(torch.arange(CURVE))
+    return Images(replace(data, validation=curve), data.validation, test.test)
+
+
+def tried_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row of the search is of."""
+    names = ("method", "criterion", "sparsity", "lr", "weight_decay", "rho", "seed")
+    return tuple(row[name] for name in names)
+
+
+def measured_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a row of the results is of."""
+    return tuple(row[name] for name in ("dense", "seed", "criterion", "sparsity", "arm"))
+
+
+def choose_dense(lab: Lab, known: Known, kind: str, told: Told) -> Found:
+    """Search the values of a dense training, on held-out images; ``told`` of every new row."""
+
+    def make(setting: Setting, seed: int) -> Row:
+        return _tested(partial(_dense, lab, kind, setting, seed), lab.images.held_out)
+
+    return searched_dense(lab.study, known, kind, make, told)
+
+
+def choose_arm(
+    lab: Lab, known: Known, dense: Setting, arm: str, anchor: Mask, seed: int, told: Told
+) -> Found:
+    """Search the values of an arm at an anchor with a seed; ``told`` of every new row.
+
+    It starts from the network that plain SGD trained with the values ``dense``.
+    """
+    method, pruned = lab.study.arms[arm], list[Checkpoint]()
+
+    def make(setting: Setting, _: int) -> Row:
+        if not pruned:  # only if there is something to make
+            network = _dense(lab, SGD_ARM, dense, seed).checkpoint
+            pruned.append(prune(network, lab.study.prune(anchor), lab.images.training))
+        make = partial(_finetuned, lab, method, setting, pruned[0], anchor)
+        return _tested(make, lab.images.held_out)
+
+    return searched_arm(lab.study, known, arm, anchor, seed, make, told)
+
+
+def _not_known(_: Setting, __: int) -> Row:
+    raise SparseSamError("a search is not at its end: run choose-dense, then choose")
+
+
+def _untold(_: Row) -> None:
+    """Nothing is new."""
+
+
+def searched_dense(
+    study: Study, known: Known, kind: str, make: Make = _not_known, told: Told = _untold
+) -> Found:
+    """The search of a dense training's values, from the rows that are known and those to make.
+
+    Raises:
+        SparseSamError: one is not known, and nothing makes it.
+    """
+    of, seeds = study.dense[kind], study.dense_seeds
+    return _searched(study, known, of, NOT_PRUNED, seeds, make, told)
+
+
+def searched_arm(
+    study: Study,
+    known: Known,
+    arm: str,
+    anchor: Mask,
+    seed: int,
+    make: Make = _not_known,
+    told: Told = _untold,
+) -> Found:
+    """The search of an arm's values. Raises as ``searched_dense``."""
+    return _searched(study, known, study.arms[arm], anchor, [seed], make, told)
+
+
+def _searched(
+    study: Study,
+    known: Known,
+    method: Method,
+    mask: Mask,
+    seeds: Sequence[int],
+    make: Make,
+    told: Told,
+) -> Found:
+    """Search for the highest accuracy on held-out images, in the mean over seeds."""
+
+    def score(point: Point) -> float:
+        setting, accuracies = study.setting(method, point), []
+        for seed in seeds:
+            row = {"method": method.name, **mask._asdict(), **setting._asdict(), "seed": seed}
+            done = known.get(tried_key(row))
+            if done is None:
+                done = row | make(setting, seed)
+                told(done)
+            accuracies.append(done["accuracy"])
+        return sum(accuracies) / len(accuracies)
+
+    return search(study.lines(method), score)
+
+
+def timed(lab: Lab, mask: Mask, method: Method, _: Told) -> Row:
+    """How long a method takes, and how well it does on held-out images, where the search begins.
+
+    With the first of the dense trainings' seeds, from a network of plain SGD.
+    """
+    study, seed = lab.study, lab.study.dense_seeds[0]
+    plain = study.dense[SGD_ARM]
+    begin = study.setting(plain, tuple(line.start for line in study.lines(plain)))
+    dense = _dense(lab, SGD_ARM, begin, seed).checkpoint
+    setting = study.setting(method, tuple(line.start for line in study.lines(method)))
+    start = prune(dense, study.prune(mask), lab.images.training)
+    row = _tested(partial(_finetuned, lab, method, setting, start, mask), lab.images.held_out)
+    return {"method": method.name, "times": method.times, **row}
+
+
+def measure(
+    lab: Lab, known: Known, chosen: Mapping[Choice, Setting], start: Start, told: Told
+) -> None:
+    """Test every network that begins with one dense network, where that is not known.
+
+    The arms of a mask begin with the same pruned network, to the bit. If it is another than that
+    of the rows that are known, since they were made on another processor, these are made anew.
+    """
+    study = lab.study
+    missing = [
+        mask for mask in study.masks(start.dense) if not _is_whole(study, known, start, mask)
+    ]
+    if not missing:
+        return
+    kind, seed = start
+    at = {"dense": kind, "seed": seed}
+    setting = chosen[kind, NOT_PRUNED, None]
+    row = at | {**NOT_PRUNED._asdict(), "arm": DENSE, **setting._asdict()}
+    dense = _dense(lab, kind, setting, seed)
+    told(row | _tested(lambda: dense, lab.images.test, with_curve=True))
+    for mask in missing:
+        pruned = prune(dense.checkpoint, study.prune(mask), lab.images.training)
+        first = checkpoint_hash(pruned)[:12]
+        row = at | mask._asdict() | {"arm": PRUNED, "start": first}
+        told(row | {"accuracy": evaluate(pruned.build(), lab.images.test).accuracy})
+        for arm in study.arms:
+            setting = chosen[arm, study.anchor(mask), seed]
+            row = at | {**mask._asdict(), "arm": arm, "start": first, **setting._asdict()}
+            if known.get(measured_key(row), {}).get("start") != first:
+                make = partial(_finetuned, lab, study.arms[arm], setting, pruned, mask)
+                told(row | _tested(make, lab.images.test, with_curve=True))
+
+
+def again(lab: Lab, dense: Row, row: Row) -> Row:
+    """A reported row, computed anew with the values that it names.
+
+    Args:
+        lab: with a store of its own, where nothing is computed anew.
+        dense: the row of the dense network that it begins with.
+        row: of a finetuned network.
+    """
+    study, mask = lab.study, Mask(row["criterion"], row["sparsity"])
+    network = _dense(lab, dense["dense"], setting_of(dense), dense["seed"]).checkpoint
+    pruned = prune(network, study.prune(mask), lab.images.training)
+    make = partial(_finetuned, lab, study.arms[row["arm"]], setting_of(row), pruned, mask)
+    done = _tested(make, lab.images.test, with_curve=True)
+    return {**row, "start": checkpoint_hash(pruned)[:12], **done}
+
+
+def setting_of(row: Row) -> Setting:
+    """The values that a row names."""
+    return Setting(row["lr"], row["weight_decay"], row["rho"])
+
+
+def regime(study: Study, start: Start, mask: Mask) -> Iterator[tuple[Any, ...]]:
+    """The keys of a regime's rows with one seed: pruned, and every arm."""
+    for arm in (PRUNED, *study.arms):
+        yield (*start, *mask, arm)
+
+
+def _is_whole(study: Study, known: Known, start: Start, mask: Mask) -> bool:
+    """Whether all arms of a regime are known, and began with the same network."""
+    keys = list(regime(study, start, mask))
+    return all(key in known for key in keys) and len({known[key]["start"] for key in keys}) == 1
+
+
+def _dense(lab: Lab, kind: str, setting: Setting, seed: int) -> Trained:
+    """A dense network: from the store, or trained and kept there."""
+    recipe = lab.study.dense_recipe(lab.study.dense[kind], setting)
+    fingerprint = lab.images.training.info.fingerprint
+    task = Dense(fingerprint, lab.study.task["network"], recipe, seed)
+    return train_once(task, lab.images.training, lab.store)
+
+
+def _finetuned(
+    lab: Lab, method: Method, setting: Setting, start: Checkpoint, mask: Mask
+) -> Trained:
+    """A pruned network, finetuned."""
+    study, data = lab.study, lab.images.training
+    steps = -(-len(data.train) // study.task["training"]["batch_size"])
+    recipe = study.finetuning(method, setting, steps)
+    name = SGD_ARM if method.variant is None else SAM_ARM
+    return finetune(start, data, recipe, name, lambda _: None, pruning=study.prune(mask))
+
+
+def _tested(make: Callable[[], Trained], split: Split, *, with_curve: bool = False) -> Row:
+    """How well a network does, and what it took; accuracy 0 of one that diverged.
+
+    With its curve: gradient evaluations, validation accuracy and training loss after every epoch.
+    """
+    begun = time.perf_counter()
+    try:
+        done = make()
+    except DivergenceError:
+        return {"accuracy": 0.0, "machine": machine()}
+    last = done.history[-1]
+    row = {
+        "accuracy": evaluate(done.checkpoint.build(), split).accuracy,
+        "gradient_evaluations": last.gradient_evaluations,
+        "seconds": round(last.seconds, 2),
+        "all_seconds": round(time.perf_counter() - begun, 2),
+        "machine": machine(),
+    }
+    if with_curve:
+        row["curve"] = [
+            [one.gradient_evaluations, one.validation_accuracy, _rounded(one.train_loss)]
+            for one in done.history
+        ]
+    return row
+
+
+def _rounded(loss: float | None) -> float | None:
+    return None if loss is None else round(loss, 5)
+
+
+def machine() -> str:
+    """What kind of processor and torch made a row: digits are those of its kind."""
+    here = Environment.here(torch.device("cpu"), 1)
+    return f"{here.version} {here.kernels}"

@@ -1,0 +1,231 @@
+"""Run the study: ``python -m studies.map.run STEP TASK --folder FOLDER`` (``make study-map``).
+
+The steps, in order: ``plan`` (how long all will take, and whether finetuning is long enough),
+``choose-dense``, ``choose``, ``measure``. ``recheck`` draws three networks at random and computes
+them anew. Every network that is done is a row of ``results/TASK/``, so what was stopped goes on, on
+any machine.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sparse_sam.errors import SparseSamError
+from sparse_sam.files import Store, write_json, write_text
+from sparse_sam.tracking import open_store, repository_root
+from sparse_sam.training import SGD_ARM, run_jobs, select_device
+from studies.map import cells
+from studies.map.cells import (
+    Choice,
+    Known,
+    Lab,
+    Row,
+    Told,
+    load_images,
+    measured_key,
+    searched_arm,
+    searched_dense,
+    tried_key,
+)
+from studies.map.study import (
+    DENSE,
+    HERE,
+    NOT_PRUNED,
+    Mask,
+    Setting,
+    Study,
+    load_study,
+)
+
+Chosen = dict[Choice, Setting]
+PLANNED = ("method", "times", "accuracy", "gradient_evaluations", "seconds", "all_seconds")
+RECHECKED = 3
+"""So many networks are drawn."""
+TRIED = 10
+"""About so many settings are tried in a search."""
+
+
+def table(task: str, step: str) -> Path:
+    """Where the rows of a step are."""
+    return HERE / "results" / task / f"{step}.jsonl"
+
+
+def read_rows(task: str, step: str) -> list[Row]:
+    """The rows of a step, in the order in which they were made."""
+    path = table(task, step)
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class Rows:
+    """The rows of a step by what they are of; the file is whole after each."""
+
+    def __init__(self, task: str, step: str, key: Callable[[Row], tuple[Any, ...]]) -> None:
+        self._path, self._key = table(task, step), key
+        self.by_key = {key(row): row for row in read_rows(task, step)}
+
+    def take(self, row: Row) -> None:
+        """Keep a row, in the place of one of the same."""
+        self.by_key[self._key(row)] = row
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(one, separators=(",", ":")) for one in self.by_key.values())
+        write_text(self._path, "".join(f"{line}\n" for line in lines))
+
+
+def chosen_dense(study: Study) -> Chosen:
+    """What was chosen for dense trainings. Raises SparseSamError if a search is not at its end."""
+    known = Rows(study.name, "tried_dense", tried_key).by_key
+    return {
+        (kind, NOT_PRUNED, None): study.setting(method, searched_dense(study, known, kind).best)
+        for kind, method in study.dense.items()
+    }
+
+
+def chosen_arms(study: Study) -> Chosen:
+    """What was chosen for the arms. Raises SparseSamError if a search is not at its end."""
+    known = Rows(study.name, "tried", tried_key).by_key
+    return {
+        (arm, anchor, seed): study.setting(
+            study.arms[arm],
+            searched_arm(study, known, arm, anchor, seed).best,
+        )
+        for seed, anchor, arm in product(study.seeds, study.anchors(), study.arms)
+    }
+
+
+def plan(lab: Lab) -> None:
+    """Finetune with every arm once, and with SGD for half and four times as long.
+
+    Where all searches begin, at 90 % sparsity. Hours are those of two cores.
+    """
+    study = lab.study
+    mask = Mask(study.anchors()[0].criterion, 0.9)
+    plain = study.arms[SGD_ARM]
+    longer = [replace(plain, times=times) for times in (0.5, 4.0)]
+    work = partial(cells.timed, lab, mask)
+    found = run_jobs(work, [*study.arms.values(), *longer], on_report=lambda *_: None)
+    rows = [{name: row[name] for name in PLANNED} for row in found.values()]
+    each = {row["method"]: row["all_seconds"] for row in rows[: len(study.arms)]}
+    regimes = sum(1 for kind in study.dense for _ in study.masks(kind))
+    searches = {arm: len(study.seeds) * len(study.anchors()) * TRIED for arm in study.arms}
+    counts = {arm: searches[arm] + len(study.seeds) * regimes for arm in study.arms}
+    hours = sum(each[arm] * counts[arm] for arm in study.arms) / 2 / 3600
+    content = {
+        "sparsity": mask.sparsity,
+        "finetuned": rows,
+        "trainings": counts,
+        "hours of finetuning on two cores": round(hours, 1),
+        "machine": cells.machine(),
+    }
+    write_json(HERE / "results" / study.name / "plan.json", content)
+
+
+def choose_dense(lab: Lab) -> None:
+    """Search the values of every dense training."""
+    rows = Rows(lab.study.name, "tried_dense", tried_key)
+    kinds = sorted(lab.study.dense, key=lambda kind: lab.study.dense[kind].cost, reverse=True)
+    _run(partial(cells.choose_dense, lab, rows.by_key), kinds, rows)
+
+
+def choose(lab: Lab) -> None:
+    """Search the values of every arm at every anchor, with every seed."""
+    study = lab.study
+    dense = chosen_dense(study)[SGD_ARM, NOT_PRUNED, None]
+    rows = Rows(study.name, "tried", tried_key)
+    arms = sorted(study.arms, key=lambda arm: study.arms[arm].cost, reverse=True)
+    jobs = [
+        (arm, anchor, seed) for seed, anchor, arm in product(study.seeds, study.anchors(), arms)
+    ]
+    _run(partial(_choose, lab, rows.by_key, dense), jobs, rows)
+
+
+def _choose(lab: Lab, known: Known, dense: Setting, job: tuple[str, Mask, int], told: Told) -> None:
+    cells.choose_arm(lab, known, dense, *job, told)
+
+
+def measure(lab: Lab) -> None:
+    """Test what was chosen."""
+    study = lab.study
+    chosen = chosen_dense(study) | chosen_arms(study)
+    rows = Rows(study.name, "measured", measured_key)
+    _run(partial(cells.measure, lab, rows.by_key, chosen), study.starts(), rows)
+
+
+def recheck(lab: Lab) -> None:
+    """Compute reported networks anew, drawn at random, from the first step of the dense training.
+
+    Raises:
+        SparseSamError: there are not so many rows of this kind of processor, or one differs.
+    """
+    rows = Rows(lab.study.name, "measured", measured_key).by_key
+    here = [
+        row
+        for row in rows.values()
+        if row["arm"] in lab.study.arms and row["machine"] == cells.machine()
+    ]
+    if len(here) < RECHECKED:
+        raise SparseSamError(
+            f"{len(here)} rows were made on this kind of processor ({cells.machine()}), and "
+            f"{RECHECKED} are to be drawn; digits are those of a kind of processor"
+        )
+    for row in random.sample(here, RECHECKED):
+        with tempfile.TemporaryDirectory() as folder:
+            dense = rows[row["dense"], row["seed"], DENSE, 0.0, DENSE]
+            found = cells.again(replace(lab, store=Store(Path(folder))), dense, row)
+        name = ", ".join(map(str, measured_key(row)))
+        differing = [key for key in row if "seconds" not in key and found[key] != row[key]]
+        if differing:
+            raise SparseSamError(f"{name}: {', '.join(differing)} differ: {found} instead of {row}")
+        sys.stdout.write(f"{name}: {row['accuracy']:.4f}, the same to the digit\n")
+
+
+def _run(work: Callable[[Any, Told], Any], jobs: Sequence[Any], rows: Rows) -> None:
+    """Do jobs side by side, and keep every row that they tell of."""
+    with tqdm(desc="networks", initial=len(rows.by_key), disable=None) as progress:
+
+        def take(_: Any, row: Row) -> None:
+            rows.take(row)
+            progress.update()
+
+        run_jobs(work, jobs, on_report=take)
+
+
+STEPS = {
+    "plan": plan,
+    "choose-dense": choose_dense,
+    "choose": choose,
+    "measure": measure,
+    "recheck": recheck,
+}
+
+
+def main() -> int:
+    """Do a step."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("task", help="a task of params.yaml")
+    parser.add_argument("--folder", help="where its images are; digits are downloaded without")
+    asked = parser.parse_args()
+    try:
+        select_device("cpu")
+        study = load_study(asked.task)
+        lab = Lab(study, load_images(study, asked.folder), open_store(repository_root()))
+        STEPS[asked.step](lab)
+    except SparseSamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

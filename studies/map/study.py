@@ -1,0 +1,219 @@
+"""What the study declares (``params.yaml``), as values."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from sparse_sam.data import DataParams
+from sparse_sam.errors import ConfigError
+from sparse_sam.pruning import PruneParams
+from sparse_sam.sam import SAMParams
+from sparse_sam.training import (
+    SAM_ARM,
+    SGD_ARM,
+    DenseParams,
+    DistillationParams,
+    FinetuneParams,
+    TrainingParams,
+)
+from studies.map.search import Line, Point
+
+HERE = Path(__file__).parent
+DENSE, PRUNED = "dense", "pruned"
+"""Rows of networks that are not finetuned."""
+LR, RHO, WEIGHT_DECAY = "lr", "rho", "weight_decay"
+_LATE = "late"
+
+Values = Mapping[str, Any]
+
+
+class Mask(NamedTuple):
+    """By what criterion, and how far, a dense network is pruned."""
+
+    criterion: str
+    sparsity: float
+
+
+NOT_PRUNED = Mask(DENSE, 0.0)
+
+
+class Start(NamedTuple):
+    """The dense network that a chain of cells begins with."""
+
+    dense: str
+    seed: int
+
+
+class Setting(NamedTuple):
+    """What is searched; ρ is None for SGD."""
+
+    lr: float
+    weight_decay: float
+    rho: float | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training, of dense networks or of pruned ones.
+
+    Attributes:
+        name: what it is called.
+        variant: of SAM; None is SGD.
+        times: the epochs of plain SGD.
+        cost: gradients, for each of plain SGD's.
+    """
+
+    name: str
+    variant: str | None
+    times: float
+    cost: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """One task of the declaration.
+
+    Attributes:
+        name: of the task.
+        values: the whole declaration.
+    """
+
+    name: str
+    values: Values
+
+    @cached_property
+    def task(self) -> Values:
+        """What the declaration says of this task alone."""
+        found: Values = self.values["tasks"][self.name]
+        return found
+
+    @cached_property
+    def dense(self) -> dict[str, Method]:
+        """How dense networks are trained, by name."""
+        return {name: Method(name, **how) for name, how in self.values["dense"].items()}
+
+    @cached_property
+    def arms(self) -> dict[str, Method]:
+        """How pruned networks are finetuned, by name."""
+        return {name: Method(name, **how) for name, how in self.values["arms"].items()}
+
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """Pairs of arms: the first minus the second, which takes as many gradients."""
+        return [(first, second) for first, second in self.values["compared"]]
+
+    @property
+    def dense_seeds(self) -> Sequence[int]:
+        """The seeds with which the values of dense trainings are chosen; none is reported."""
+        found: list[int] = self.values["dense_seeds"]
+        return found
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The seeds that are reported; with each of them its arms' values are chosen, too."""
+        found: list[int] = self.task["seeds"]
+        return found
+
+    def data(self, folder: str | None) -> DataParams:
+        """Where its images come from."""
+        return DataParams(
+            source=self.task["source"],
+            fraction=1.0,
+            validation_fraction=0.0,
+            test_fraction=0.0,
+            split_seed=0,
+            folder=folder,
+            mirror=None,
+            channels=None,
+            image_size=self.task["image_size"],
+        )
+
+    def masks(self, dense: str) -> Iterator[Mask]:
+        """Every way of pruning networks of a dense training; at sparsity 0 all criteria are one."""
+        criteria = [name for name, kinds in self.task["criteria"].items() if dense in kinds]
+        for sparsity, criterion in product(self.values["sparsities"], criteria):
+            if sparsity or criterion == criteria[0]:
+                yield Mask(criterion, sparsity)
+
+    def anchors(self) -> list[Mask]:
+        """For what masks values are searched, of networks that plain SGD trained."""
+        return [Mask(next(iter(self.task["criteria"])), one) for one in self.task["anchors"]]
+
+    def anchor(self, mask: Mask) -> Mask:
+        """The anchor whose values a mask takes: that of the next lower sparsity, or of its own."""
+        return max(one for one in self.anchors() if one.sparsity <= mask.sparsity)
+
+    def starts(self) -> list[Start]:
+        """The chains of the reported cells, those that take longest first within a seed."""
+        kinds = sorted(self.dense.values(), key=lambda kind: kind.cost, reverse=True)
+        return [Start(kind.name, seed) for seed in self.seeds for kind in kinds]
+
+    def lines(self, method: Method) -> list[Line]:
+        """What is searched for a method, in the order of ``setting``."""
+        asked = self.values["search"]
+        names = [LR, WEIGHT_DECAY] if method.variant is None else [LR, RHO, WEIGHT_DECAY]
+        lines = []
+        for name in names:
+            how = dict(asked[name])
+            if isinstance(how["start"], dict):
+                how["start"] = how["start"][method.variant]
+            lines.append(Line(name, **how))
+        return lines
+
+    def setting(self, method: Method, point: Point) -> Setting:
+        """What a point of the search stands for."""
+        names = [line.name for line in self.lines(method)]
+        values = dict(zip(names, point, strict=True))
+        return Setting(values[LR], values[WEIGHT_DECAY], values.get(RHO))
+
+    def dense_recipe(self, method: Method, setting: Setting) -> DenseParams:
+        """The recipe of a dense network."""
+        training = self._training(self.task["dense_epochs"], method, setting)
+        name = SGD_ARM if method.variant is None else SAM_ARM
+        sam = self._sam(method, setting, 0)
+        return DenseParams.model_validate({**training, "optimizer": name, "sam": sam})
+
+    def finetuning(self, method: Method, setting: Setting, steps: int) -> FinetuneParams:
+        """The recipe of a finetuning whose epochs have so many steps."""
+        epochs = self.task["finetune_epochs"]
+        return FinetuneParams(
+            training=TrainingParams(**self._training(epochs, method, setting)),
+            distillation=DistillationParams(weight=0.0, temperature=1.0),
+            sam=self._sam(method, setting, epochs * steps),
+        )
+
+    def prune(self, mask: Mask) -> PruneParams:
+        """How a network is pruned."""
+        chosen = {"criterion": mask.criterion, "sparsity": mask.sparsity}
+        return PruneParams.model_validate({**self.values["prune"], **chosen})
+
+    def _training(self, epochs: int, method: Method, setting: Setting) -> dict[str, Any]:
+        searched = {LR: setting.lr, WEIGHT_DECAY: setting.weight_decay}
+        return {**self.task["training"], **searched, "epochs": round(epochs * method.times)}
+
+    def _sam(self, method: Method, setting: Setting, before: int) -> SAMParams:
+        own = {"after": before} if method.variant == _LATE else {}
+        return SAMParams(variant=method.variant or "sam", rho=setting.rho or 0.0, **own)
+
+
+def _declared() -> Values:
+    found: Values = YAML(typ="safe", pure=True).load(HERE / "params.yaml")
+    return found
+
+
+def tasks() -> list[str]:
+    """The tasks that are declared."""
+    return list(_declared()["tasks"])
+
+
+def load_study(task: str) -> Study:
+    """Read the declaration. Raises ConfigError if it has no such task."""
+    values = _declared()
+    if task not in values["tasks"]:
+        raise ConfigError(f"task = {task!r}: allowed: {', '.join(values['tasks'])}")
+    return Study(task, values)

@@ -1,0 +1,255 @@
+"""The map: its search has no edge, its chains go on where they stopped, its tests are SciPy's."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sparse_sam.data import Split, TrainingData
+from sparse_sam.errors import SparseSamError
+from sparse_sam.evaluation import adjust, signed
+from sparse_sam.files import Store
+from studies.map import report, run, simulate
+from studies.map.analysis import corrected, in_detail, over_regimes
+from studies.map.cells import Images, Lab, measured_key, tried_key
+from studies.map.search import Line, Point, is_inside, neighbours, search
+from studies.map.study import Mask, Study, load_study
+
+LINES = [Line("lr", 0.05, 2.0, 1e-4), Line("rho", 0.1, 2.0, 1e-3), Line("wd", 5e-4, 4.0, 1e-6)]
+
+
+def steps(point: Point) -> list[float]:
+    """How many factors a point is from where the search begins."""
+    return [
+        float(np.log(value / line.start) / np.log(line.factor))
+        for value, line in zip(point, LINES, strict=True)
+    ]
+
+
+@given(st.lists(st.floats(-6, 6), min_size=3, max_size=3))
+def test_a_smooth_optimum_is_found_wherever_it_is(best: list[float]) -> None:
+    def score(point: Point) -> float:
+        return -sum((one - where) ** 2 for one, where in zip(steps(point), best, strict=True))
+
+    found = search(LINES, score)
+    for (at, where), line in zip(zip(steps(found.best), best, strict=True), LINES, strict=True):
+        lowest = np.log(line.floor / line.start) / np.log(line.factor)
+        assert abs(at - max(where, lowest)) < 1.0
+    assert is_inside(found, LINES)
+
+
+@given(st.integers(0, 10**6))
+def test_a_noisy_search_ends_with_nothing_better_beside_it(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    asked: list[Point] = []
+
+    def score(point: Point) -> float:
+        asked.append(point)
+        return float(-0.1 * np.square(steps(point)).sum() + draw.normal())
+
+    found = search(LINES, score)
+    assert len(asked) == len(set(asked)) == len(found.scores)  # each once
+    for point in neighbours(found.best, LINES):
+        assert found.scores[point] <= found.scores[found.best]
+    assert min(value for point in asked for value in point) >= 1e-6 * (1 - 1e-9)
+
+
+def test_there_and_back_is_the_same_value() -> None:
+    found = search(LINES, lambda point: -abs(steps(point)[0] - 3) - abs(steps(point)[2] + 3))
+    assert found.best == (0.4, 0.1, 7.813e-06)
+    line = LINES[2]
+    assert line.neighbours(7.813e-06)[-1] == 3.125e-05
+    assert line.neighbours(1.1e-06) == [4.4e-06]  # the floor has nothing below it
+
+
+def test_declared_recipes_cost_what_is_declared() -> None:
+    """At equal cost stands what takes as many gradients."""
+    for task in ("digits", "colour"):
+        study = load_study(task)
+        for method in study.arms.values():
+            point = tuple(line.start for line in study.lines(method))
+            recipe = study.finetuning(method, study.setting(method, point), steps=10)
+            epochs, plain = recipe.training.epochs, study.task["finetune_epochs"]
+            each = {None: 1, "momentum": 1, "sam": 2, "asam": 2}.get(method.variant)
+            if each is None:  # late
+                assert recipe.sam.settings == {"after": 10 * plain}
+                gradients = plain + 2 * (epochs - plain)
+            else:
+                gradients = each * epochs
+            assert gradients == method.cost * plain
+        for first, second in study.compared:
+            assert study.arms[first].cost == study.arms[second].cost
+
+
+def test_every_mask_has_an_anchor_at_or_below_it() -> None:
+    study = load_study("colour")
+    masks = list(study.masks("sgd"))
+    assert len(masks) == len(set(masks)) == 11
+    assert Mask("magnitude", 0.0) in masks
+    assert Mask("obs", 0.0) not in masks
+    assert study.anchor(Mask("obs", 0.95)) == Mask("magnitude", 0.9)
+    assert study.anchor(Mask("magnitude", 0.8)) == Mask("magnitude", 0.0)
+    assert [mask.criterion for mask in study.masks("sam")] == ["magnitude"] * 6
+
+
+@pytest.fixture
+def lab(
+    tiny_net: str, make_data: Callable[..., TrainingData], tmp_path: Path, monkeypatch: Any
+) -> Lab:
+    """The study of a small network in seconds; its results in a folder of their own."""
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    values: Any = copy.deepcopy(load_study("digits").values)
+    task = values["tasks"]["digits"]
+    task |= {"network": tiny_net, "dense_epochs": 2, "finetune_epochs": 2, "seeds": [0, 1]}
+    task["training"] |= {"batch_size": 8}
+    task |= {
+        "criteria": {"magnitude": ["sgd", "sgd_2x", "sam"], "obs": ["sgd"]},
+        "anchors": [0.0, 0.8],
+    }
+    values |= {"sparsities": [0.0, 0.8]}
+    arms = ("sgd", "sgd_2x", "late")
+    values["arms"] = {arm: values["arms"][arm] for arm in arms}
+    data = make_data()
+    assert isinstance(data.validation, Split)
+    images = Images(data, data.validation, data.train)
+    return Lab(Study("digits", values), images, Store(tmp_path / "store"))
+
+
+def rows(step: str) -> list[Mapping[str, Any]]:
+    return run.read_rows("digits", step)
+
+
+def digits(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without what depends on the time of day."""
+    return {name: value for name, value in row.items() if "seconds" not in name}
+
+
+@pytest.mark.timeout(300)
+def test_what_was_stopped_goes_on_to_the_same_digits(lab: Lab) -> None:
+    study = lab.study
+    with pytest.raises(SparseSamError, match="not at its end"):
+        run.choose(lab)
+    run.choose_dense(lab)
+    with pytest.raises(SparseSamError, match="not at its end"):
+        run.measure(lab)
+    run.choose(lab)
+    run.measure(lab)
+    regimes = [(kind, mask) for kind in study.dense for mask in study.masks(kind)]
+    assert len(regimes) == 3 + 2 + 2
+    measured = rows("measured")
+    assert len(measured) == 2 * (len(study.dense) + len(regimes) * (1 + len(study.arms)))
+    chosen = run.chosen_dense(study) | run.chosen_arms(study)
+    for row in measured:
+        if row["arm"] in study.arms:
+            anchor = study.anchor(Mask(row["criterion"], row["sparsity"]))
+            setting = chosen[row["arm"], anchor, row["seed"]]
+            assert (row["lr"], row["rho"]) == (setting.lr, setting.rho)
+            alike = {
+                one["start"]
+                for one in measured
+                if measured_key(one)[:4] == measured_key(row)[:4] and "start" in one
+            }
+            assert len(alike) == 1
+            assert row["curve"][-1][0] == row["gradient_evaluations"]
+
+    run.recheck(lab)
+    wrong = [{**row, "accuracy": row["accuracy"] + 1e-4} for row in rows("measured")]
+    run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in wrong))
+    with pytest.raises(SparseSamError, match="accuracy differ"):
+        run.recheck(lab)
+    run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in measured))
+
+    # A stop: half of the rows were never written, and another processor made one regime's start.
+    for step, key in (("tried", tried_key), ("measured", measured_key)):
+        whole = {key(row): digits(row) for row in rows(step)}
+        kept = rows(step)[::2]
+        if step == "measured":
+            kept = [{**row, "start": "of another"} if "start" in row else row for row in kept]
+        run.table("digits", step).write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+        (run.choose if step == "tried" else run.measure)(lab)
+        assert {key(row): digits(row) for row in rows(step)} == whole
+
+
+@pytest.mark.timeout(300)
+def test_the_report_says_what_the_rows_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.study.values["compared"][:] = [["late", "sgd_2x"]]
+    for step in (run.choose_dense, run.choose, run.measure):
+        step(lab)
+    monkeypatch.setattr(report, "read_rows", run.read_rows)
+    results = report.Results(lab.study)
+    assert results.seeds == [0, 1]
+    said = report.page([results])
+    pruned = [arms for (_, mask), arms in results.accuracies.items() if mask.sparsity]
+    mean = 100 * np.mean([np.subtract(arms["late"], arms["sgd_2x"]) for arms in pruned])
+    assert f"SGD, then SAM − SGD (2× epochs): {signed(mean)} [" in said
+    searches = [line for line in said.splitlines() if line.startswith("| digits | SGD |")]
+    assert searches[0].split(" | ")[2:4] == ["4", "4"]  # two seeds, two anchors: all inside
+    drawn = report.drawings([results])
+    assert set(drawn) == {"forest.svg", "heat_map-digits.svg", "curves-digits.svg"}
+    for name, drawing in drawn.items():
+        assert drawing == report.drawings([results])[name]
+    # A seed that is half done says nothing.
+    kept = [row for row in rows("measured") if (row["seed"], row["arm"]) != (1, "late")]
+    run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+    assert report.Results(lab.study).seeds == [0]
+
+
+def accuracies(draw: np.random.Generator) -> dict[Any, Any]:
+    masks = [Mask("magnitude", 0.0), Mask("magnitude", 0.5), Mask("obs", 0.5)]
+    arms = ("sam", "sgd_2x", "momentum", "sgd")
+    return {("sgd", mask): {arm: draw.normal(0.5, 0.01, 5) for arm in arms} for mask in masks}
+
+
+def test_tests_are_scipys() -> None:
+    draw = np.random.default_rng(3)
+    tasks = {"one": accuracies(draw), "two": accuracies(draw)}
+    pairs = [("sam", "sgd_2x"), ("momentum", "sgd")]
+    primary = over_regimes(tasks, pairs, 0.0)
+    by_hand = {}
+    for task, regimes in tasks.items():
+        for first, second in pairs:
+            pruned = [arms for (_, mask), arms in regimes.items() if mask.sparsity == 0.5]
+            pooled = [np.mean([arms[arm] for arms in pruned], axis=0) for arm in (first, second)]
+            tested = stats.ttest_rel(*pooled)
+            found = primary[task, (first, second)]
+            assert found.p_value == pytest.approx(tested.pvalue)
+            low, high = tested.confidence_interval(0.95)
+            assert (found.low, found.high) == pytest.approx((low, high))
+            by_hand[f"{task} {first}"] = tested.pvalue
+    holm = adjust(by_hand)
+    assert [one.holm_p_value for one in primary.values()] == pytest.approx(list(holm.values()))
+    detail = in_detail(tasks, pairs, 0.0)
+    assert len(detail) == 2 * 2 * (2 + 3)
+    alone = detail["one", pairs[0], ("sgd", Mask("obs", 0.5))]
+    arms = tasks["one"]["sgd", Mask("obs", 0.5)]
+    assert alone.p_value == pytest.approx(stats.ttest_rel(arms["sam"], arms["sgd_2x"]).pvalue)
+    assert corrected({"a": alone})["a"].holm_p_value == pytest.approx(alone.p_value)
+
+
+def test_what_counts_as_nothing_is_not_shown() -> None:
+    """SciPy's one-sided test against its edge, and the negligible tail beyond the other."""
+    draw = np.random.default_rng(5)
+    tasks = {"one": accuracies(draw)}
+    pair, regime = ("sam", "sgd"), ("sgd", Mask("obs", 0.5))
+    arms = tasks["one"][regime]
+    arms["sam"] = arms["sgd"] + 0.02 + draw.normal(0, 0.001, 5)
+    difference = arms["sam"] - arms["sgd"]
+    found = in_detail(tasks, [pair], 0.015)["one", pair, regime]
+    beyond = stats.ttest_1samp(difference, 0.015, alternative="greater").pvalue
+    assert found.p_value == pytest.approx(beyond, rel=1e-3)
+    assert in_detail(tasks, [pair], 0.03)["one", pair, regime].p_value > 0.5
+
+
+def test_choosing_once_for_all_seeds_finds_what_is_not_there() -> None:
+    """The reason for which each seed chooses for itself."""
+    worlds = {"colour": simulate.World(noise=0.6, cost=0.3)}
+    once = simulate.simulated(worlds, 0.0, 8, alone=False)
+    each = simulate.simulated(worlds, 0.0, 8, alone=True)
+    assert once["anything primary"] > each["anything primary"] + 0.3
