@@ -46,6 +46,20 @@ class Difference:
         return 1 if self.mean > 0 else -1
 
 
+def best_of(
+    accuracies: Mapping[str, Sequence[float]], scores: Mapping[str, Sequence[float]]
+) -> list[float]:
+    """Of each seed, the accuracy of the arm that did best on held-out images.
+
+    Args:
+        accuracies: on test images, by arm; one for each seed.
+        scores: on held-out images, of the arms among which is chosen; of equals, the first.
+    """
+    by_seed = zip(*scores.values(), strict=True)
+    best = (max(zip(one, scores, strict=True), key=lambda pair: pair[0])[1] for one in by_seed)
+    return [accuracies[arm][seed] for seed, arm in enumerate(best)]
+
+
 def over_regimes(
     tasks: Mapping[str, Accuracies], compared: Sequence[Pair], nothing: float
 ) -> dict[tuple[str, Pair], Difference]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_sam.files import write_json
-from studies.map.analysis import Accuracies, Regime, in_detail, over_regimes
+from studies.map.analysis import Accuracies, Regime, best_of, in_detail, over_regimes
 from studies.map.search import Line, Point, search
 from studies.map.study import HERE, RHO, Study, load_study
 
@@ -103,21 +103,28 @@ def _accuracies(
     study: Study, world: World, effect: float, draw: np.random.Generator, alone: bool
 ) -> Accuracies:
     """Shares of test images, by regime, arm and seed."""
-    worth = {}
+    worth, scores = {}, {}
     for arm, anchor in product(study.arms, study.anchors()):
         lines = study.lines(study.arms[arm])
         best = draw.uniform(-2, 2, len(lines))  # in factors, from where the search begins
         found = [_chosen(lines, best, world, draw) for _ in (study.seeds if alone else [0])]
-        worth[arm, anchor] = found if alone else found * len(study.seeds)
+        worths, of_search = zip(*(found if alone else found * len(study.seeds)), strict=True)
+        worth[arm, anchor], scores[arm, anchor] = worths, of_search
     accuracies: dict[Regime, dict[str, list[float]]] = {}
     for dense, mask in _regimes(study):
-        accuracies[dense, mask] = {
+        anchor = study.anchor(mask)
+        arms = {
             arm: [
                 (50 + one + effect * (arm == "sam") + draw.normal(0, world.noise)) / 100
-                for one in worth[arm, study.anchor(mask)]
+                for one in worth[arm, anchor]
             ]
             for arm in study.arms
         }
+        better = {
+            name: best_of(arms, {arm: scores[arm, anchor] for arm in among})
+            for name, among in study.within.items()
+        }
+        accuracies[dense, mask] = arms | better
     return accuracies
 
 
@@ -132,8 +139,11 @@ def _chosen(
     best: NDArray[np.float64],
     world: World,
     draw: np.random.Generator,
-) -> float:
-    """What the values are worth that a search by noisy accuracies finds, less than the best."""
+) -> tuple[float, float]:
+    """What the values are worth that a search by noisy accuracies finds, and what it took them for.
+
+    In points, less than the best.
+    """
 
     def worth(point: Point) -> float:
         away = [
@@ -143,7 +153,8 @@ def _chosen(
         ]
         return float(-world.cost * np.square(away).sum())
 
-    return worth(search(lines, lambda point: worth(point) + draw.normal(0, world.noise)).best)
+    found = search(lines, lambda point: worth(point) + draw.normal(0, world.noise))
+    return worth(found.best), found.scores[found.best]
 
 
 if __name__ == "__main__":

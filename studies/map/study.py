@@ -103,8 +103,14 @@ class Study:
         return {name: Method(name, **how) for name, how in self.values["arms"].items()}
 
     @property
+    def within(self) -> Mapping[str, Sequence[str]]:
+        """Names for whichever of some arms does best on held-out images, within a budget."""
+        found: Mapping[str, Sequence[str]] = self.values["within"]
+        return found
+
+    @property
     def compared(self) -> list[tuple[str, str]]:
-        """Pairs of arms: the first minus the second, which takes as many gradients."""
+        """Pairs of arms, or of names of ``within``: the first minus the second."""
         return [(first, second) for first, second in self.values["compared"]]
 
     @property
