@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-sweep setup-frameworks setup-docs setup-pictures new repro status dag gc wheel release show publish export register sweep test test-slow test-faults test-sweep test-frameworks check compare lint ui server docs docs-check docs-look pictures tutorial figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-colour study-oneshot study-map study-status study-recheck
+.PHONY: help setup setup-sweep setup-frameworks setup-docs setup-pictures new repro status dag gc wheel release show publish export register sweep test test-slow test-faults test-sweep test-frameworks check compare lint ui server docs docs-check docs-look pictures tutorial figures bench bench-compare bench-inference bench-sweep study-notebook study-lenet study-regimes study-colour study-oneshot study-map study-compression study-status study-recheck
 
 ##@ Start here
 
@@ -138,10 +138,18 @@ study-oneshot: setup ## prune in one shot by every criterion (FOLDER=…)
 	@python -m studies.oneshot.report
 
 study-map: setup ## map where SAM pays (DIGITS=… COLOUR=…; goes on)
+	@test -n "$(COLOUR)" || { echo "error: no folder of colour images: make study-map COLOUR=… (train/ and test/ in it, with a folder a class)" >&2; exit 1; }
 	@for step in choose-dense choose measure; do \
 		python -m studies.map.run $$step digits $(if $(DIGITS),--folder "$(DIGITS)") || exit; \
 		python -m studies.map.run $$step colour --folder "$(COLOUR)" || exit; \
 	done
+	@python -m studies.map.report
+
+study-compression: setup ## measure LeNets trained long (FOLDER=…; goes on)
+	@for network in lenet-300-100 lenet-5; do for step in choose measure; do \
+		python -m studies.compression.run $$step $$network $(if $(FOLDER),--folder "$(FOLDER)") || exit; \
+	done; done
+	@python -m studies.compression.report
 
 study-status: setup ## show what changed since the studies ran
 	@dvc status studies/notebook/dvc.yaml studies/lenet/dvc.yaml studies/regimes/dvc.yaml

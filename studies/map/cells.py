@@ -16,7 +16,6 @@ from sparse_sam.training import (
     SGD_ARM,
     Checkpoint,
     Dense,
-    Environment,
     Trained,
     checkpoint_hash,
     evaluate,
@@ -26,14 +25,13 @@ from sparse_sam.training import (
 )
 from studies.map.search import Found, Point, search
 from studies.map.study import DENSE, NOT_PRUNED, PRUNED, Mask, Method, Setting, Start, Study
+from studies.rows import Row, Told, machine
 
 CURVE = 1_000
 """So many validation images are looked at after every epoch; all of them at the end."""
 
-Row = dict[str, Any]
 Choice = tuple[str, Mask, int | None]
 """An arm, the anchor and the seed; or a dense training, ``NOT_PRUNED`` and None."""
-Told = Callable[[Row], None]
 Make = Callable[[Setting, int], Row]
 """What is measured of a setting, with a seed."""
 Known = Mapping[tuple[Any, ...], Row]
@@ -298,9 +296,3 @@ def _tested(make: Callable[[], Trained], split: Split, *, with_curve: bool = Fal
 
 def _rounded(loss: float | None) -> float | None:
     return None if loss is None else round(loss, 5)
-
-
-def machine() -> str:
-    """What kind of processor and torch made a row: digits are those of its kind."""
-    here = Environment.here(torch.device("cpu"), 1)
-    return f"{here.version} {here.kernels}"

@@ -25,11 +25,12 @@ from studies.map.analysis import (
     over_regimes,
     tested,
 )
-from studies.map.cells import Known, Row, measured_key, regime, searched_arm, tried_key
-from studies.map.run import chosen_arms, read_rows
+from studies.map.cells import Known, measured_key, regime, searched_arm, tried_key
+from studies.map.run import chosen_arms, table
 from studies.map.search import is_inside
 from studies.map.study import DENSE, HERE, PRUNED, Mask, Start, Study, load_study, tasks
 from studies.regimes import study as regimes
+from studies.rows import Row, read_rows
 
 NAMES = {**regimes.NAMES, "late": "SGD, then SAM", "sgd_within": "SGD (up to 2×)"}
 TITLES = {
@@ -49,7 +50,7 @@ class Results:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.rows: Mapping[Any, Row] = {
-            measured_key(row): row for row in read_rows(study.name, "measured")
+            measured_key(row): row for row in read_rows(table(study.name, "measured"))
         }
         self.seeds = [seed for seed in study.seeds if self._is_whole(seed)]
 
@@ -72,7 +73,7 @@ class Results:
     @cached_property
     def tried(self) -> Known:
         """Every row of the arms' searches."""
-        return {tried_key(row): row for row in read_rows(self.study.name, "tried")}
+        return {tried_key(row): row for row in read_rows(table(self.study.name, "tried"))}
 
     def _scores(self, arm: str, mask: Mask) -> list[float]:
         """What an arm's best values came to on held-out images, at a mask's anchor, by seed."""

@@ -7,21 +7,16 @@ any machine.
 """
 
 import argparse
-import json
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from sparse_sam.errors import SparseSamError
-from sparse_sam.files import Store, write_json, write_text
+from sparse_sam.files import Store, write_json
 from sparse_sam.tracking import open_store, repository_root
 from sparse_sam.training import SGD_ARM, run_jobs, select_device
 from studies.map import cells
@@ -29,8 +24,6 @@ from studies.map.cells import (
     Choice,
     Known,
     Lab,
-    Row,
-    Told,
     load_images,
     measured_key,
     searched_arm,
@@ -46,6 +39,7 @@ from studies.map.study import (
     Study,
     load_study,
 )
+from studies.rows import Rows, Told, check_images, machine
 
 Chosen = dict[Choice, Setting]
 PLANNED = ("method", "times", "accuracy", "gradient_evaluations", "seconds", "all_seconds")
@@ -60,31 +54,9 @@ def table(task: str, step: str) -> Path:
     return HERE / "results" / task / f"{step}.jsonl"
 
 
-def read_rows(task: str, step: str) -> list[Row]:
-    """The rows of a step, in the order in which they were made."""
-    path = table(task, step)
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines()]
-
-
-class Rows:
-    """The rows of a step by what they are of; the file is whole after each."""
-
-    def __init__(self, task: str, step: str, key: Callable[[Row], tuple[Any, ...]]) -> None:
-        self._path, self._key = table(task, step), key
-        self.by_key = {key(row): row for row in read_rows(task, step)}
-
-    def take(self, row: Row) -> None:
-        """Keep a row, in the place of one of the same."""
-        self.by_key[self._key(row)] = row
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(one, separators=(",", ":")) for one in self.by_key.values())
-        write_text(self._path, "".join(f"{line}\n" for line in lines))
-
-
 def chosen_dense(study: Study) -> Chosen:
     """What was chosen for dense trainings. Raises SparseSamError if a search is not at its end."""
-    known = Rows(study.name, "tried_dense", tried_key).by_key
+    known = Rows(table(study.name, "tried_dense"), tried_key).by_key
     return {
         (kind, NOT_PRUNED, None): study.setting(method, searched_dense(study, known, kind).best)
         for kind, method in study.dense.items()
@@ -93,7 +65,7 @@ def chosen_dense(study: Study) -> Chosen:
 
 def chosen_arms(study: Study) -> Chosen:
     """What was chosen for the arms. Raises SparseSamError if a search is not at its end."""
-    known = Rows(study.name, "tried", tried_key).by_key
+    known = Rows(table(study.name, "tried"), tried_key).by_key
     return {
         (arm, anchor, seed): study.setting(
             study.arms[arm],
@@ -125,28 +97,28 @@ def plan(lab: Lab) -> None:
         "finetuned": rows,
         "trainings": counts,
         "hours of finetuning on two cores": round(hours, 1),
-        "machine": cells.machine(),
+        "machine": machine(),
     }
     write_json(HERE / "results" / study.name / "plan.json", content)
 
 
 def choose_dense(lab: Lab) -> None:
     """Search the values of every dense training."""
-    rows = Rows(lab.study.name, "tried_dense", tried_key)
+    rows = Rows(table(lab.study.name, "tried_dense"), tried_key)
     kinds = sorted(lab.study.dense, key=lambda kind: lab.study.dense[kind].cost, reverse=True)
-    _run(partial(cells.choose_dense, lab, rows.by_key), kinds, rows)
+    rows.make(partial(cells.choose_dense, lab, rows.by_key), kinds)
 
 
 def choose(lab: Lab) -> None:
     """Search the values of every arm at every anchor, with every seed."""
     study = lab.study
     dense = chosen_dense(study)[SGD_ARM, NOT_PRUNED, None]
-    rows = Rows(study.name, "tried", tried_key)
+    rows = Rows(table(study.name, "tried"), tried_key)
     arms = sorted(study.arms, key=lambda arm: study.arms[arm].cost, reverse=True)
     jobs = [
         (arm, anchor, seed) for seed, anchor, arm in product(study.seeds, study.anchors(), arms)
     ]
-    _run(partial(_choose, lab, rows.by_key, dense), jobs, rows)
+    rows.make(partial(_choose, lab, rows.by_key, dense), jobs)
 
 
 def _choose(lab: Lab, known: Known, dense: Setting, job: tuple[str, Mask, int], told: Told) -> None:
@@ -157,8 +129,8 @@ def measure(lab: Lab) -> None:
     """Test what was chosen."""
     study = lab.study
     chosen = chosen_dense(study) | chosen_arms(study)
-    rows = Rows(study.name, "measured", measured_key)
-    _run(partial(cells.measure, lab, rows.by_key, chosen), study.starts(), rows)
+    rows = Rows(table(study.name, "measured"), measured_key)
+    rows.make(partial(cells.measure, lab, rows.by_key, chosen), study.starts())
 
 
 def recheck(lab: Lab) -> None:
@@ -167,15 +139,13 @@ def recheck(lab: Lab) -> None:
     Raises:
         SparseSamError: there are not so many rows of this kind of processor, or one differs.
     """
-    rows = Rows(lab.study.name, "measured", measured_key).by_key
+    rows = Rows(table(lab.study.name, "measured"), measured_key).by_key
     here = [
-        row
-        for row in rows.values()
-        if row["arm"] in lab.study.arms and row["machine"] == cells.machine()
+        row for row in rows.values() if row["arm"] in lab.study.arms and row["machine"] == machine()
     ]
     if len(here) < RECHECKED:
         raise SparseSamError(
-            f"{len(here)} rows were made on this kind of processor ({cells.machine()}), and "
+            f"{len(here)} rows were made on this kind of processor ({machine()}), and "
             f"{RECHECKED} are to be drawn; digits are those of a kind of processor"
         )
     for row in random.sample(here, RECHECKED):
@@ -187,17 +157,6 @@ def recheck(lab: Lab) -> None:
         if differing:
             raise SparseSamError(f"{name}: {', '.join(differing)} differ: {found} instead of {row}")
         sys.stdout.write(f"{name}: {row['accuracy']:.4f}, the same to the digit\n")
-
-
-def _run(work: Callable[[Any, Told], Any], jobs: Sequence[Any], rows: Rows) -> None:
-    """Do jobs side by side, and keep every row that they tell of."""
-    with tqdm(desc="networks", initial=len(rows.by_key), disable=None) as progress:
-
-        def take(_: Any, row: Row) -> None:
-            rows.take(row)
-            progress.update()
-
-        run_jobs(work, jobs, on_report=take)
 
 
 STEPS = {
@@ -219,7 +178,11 @@ def main() -> int:
     try:
         select_device("cpu")
         study = load_study(asked.task)
-        lab = Lab(study, load_images(study, asked.folder), open_store(repository_root()))
+        images = load_images(study, asked.folder)
+        check_images(
+            HERE / "results" / study.name / "images.json", images.training.info.fingerprint
+        )
+        lab = Lab(study, images, open_store(repository_root()))
         STEPS[asked.step](lab)
     except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")

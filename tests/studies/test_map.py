@@ -21,6 +21,7 @@ from studies.map.analysis import best_of, corrected, in_detail, over_regimes
 from studies.map.cells import Images, Lab, measured_key, tried_key
 from studies.map.search import Line, Point, is_inside, neighbours, search
 from studies.map.study import Mask, Study, load_study
+from studies.rows import read_rows
 
 LINES = [Line("lr", 0.05, 2.0, 1e-4), Line("rho", 0.1, 2.0, 1e-3), Line("wd", 5e-4, 4.0, 1e-6)]
 
@@ -125,7 +126,7 @@ def lab(
 
 
 def rows(step: str) -> list[Mapping[str, Any]]:
-    return run.read_rows("digits", step)
+    return read_rows(run.table("digits", step))
 
 
 def of(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -185,11 +186,10 @@ def test_what_was_stopped_goes_on_to_the_same_digits(lab: Lab) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_report_says_what_the_rows_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_says_what_the_rows_say(lab: Lab) -> None:
     lab.study.values["compared"][:] = [["late", "sgd_within"]]
     for step in (run.choose_dense, run.choose, run.measure):
         step(lab)
-    monkeypatch.setattr(report, "read_rows", run.read_rows)
     results = report.Results(lab.study)
     assert results.seeds == [0, 1]
     said = report.page([results])

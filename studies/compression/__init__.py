@@ -1,0 +1,1 @@
+"""Error against compression of the LeNets, trained long, with shifted images and without."""

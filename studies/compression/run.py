@@ -1,0 +1,343 @@
+"""Run the study for one network: ``python -m studies.compression.run STEP NETWORK``.
+
+``choose`` tries every arm's recipes on images held out of training, with a seed of its own.
+``measure`` then runs the best on all training images, for the seeds that are reported, and tests
+once, after the last epoch. Every network is a row of ``results/``, so what was stopped goes on, on
+any machine. With ``--folder`` the digits are read from four idx files.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from sparse_sam.data import DataParams, Split, TestData, TrainingData, read_data
+from sparse_sam.errors import SparseSamError
+from sparse_sam.files import Store
+from sparse_sam.networks import Network
+from sparse_sam.pruning import PruneParams
+from sparse_sam.sam import SAMParams
+from sparse_sam.tracking import open_store, repository_root
+from sparse_sam.training import (
+    SAM_ARM,
+    SGD_2X_ARM,
+    Checkpoint,
+    Dense,
+    DenseParams,
+    DistillationParams,
+    FinetuneParams,
+    Trained,
+    TrainingParams,
+    checkpoint_hash,
+    evaluate,
+    finetune,
+    prune,
+    select_device,
+    train_once,
+)
+from studies.rows import Row, Rows, Told, check_images, machine, read_rows
+
+HERE = Path(__file__).parent
+ARMS = (SGD_2X_ARM, SAM_ARM)
+TRAINING_IMAGES = 60_000  # of MNIST
+
+Values = Mapping[str, Any]
+Known = Mapping[tuple[Any, ...], Row]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an arm may choose.
+
+    Attributes:
+        arm: by which is finetuned.
+        lr: learning rate.
+        weight_decay: of all parameters.
+        distillation: weight of what the dense network says, from 0 to 1.
+        rho: SAM's ρ; None of SGD.
+    """
+
+    arm: str
+    lr: float
+    weight_decay: float
+    distillation: float
+    rho: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is declared of one network.
+
+    Attributes:
+        values: the whole declaration.
+        network: its name.
+    """
+
+    values: Values
+    network: str
+
+    @property
+    def own(self) -> Values:
+        """What is declared of this network alone."""
+        found: Values = self.values["networks"][self.network]
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Of what the rows depend on: rows of another declaration do not count."""
+        shared = {key: value for key, value in self.values.items() if key != "networks"}
+        shared["data"] = {**shared["data"], "source": None, "folder": None, "mirror": None}
+        text = json.dumps([shared, self.own], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def candidates(self) -> list[Recipe]:
+        """What the arms may choose from; SGD's first."""
+        rhos: dict[str, list[float | None]] = {SGD_2X_ARM: [None], SAM_ARM: self.values["rhos"]}
+        return [
+            Recipe(arm=arm, rho=rho, **one)
+            for arm in ARMS
+            for one, rho in product(self.own["candidates"], rhos[arm])
+        ]
+
+    def dense(self, shift: int) -> DenseParams:
+        """How a dense network is trained."""
+        sam = SAMParams(variant="sam", rho=0.0)  # not used
+        return DenseParams(**self._training(shift), optimizer="sgd", sam=sam)
+
+    def finetuning(self, recipe: Recipe, shift: int) -> FinetuneParams:
+        """How it is finetuned while it is pruned."""
+        changes = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        training = {**self._training(shift), **changes, "epochs": self.own["epochs"]}
+        taught = {"weight": recipe.distillation, "temperature": self.values["temperature"]}
+        return FinetuneParams(
+            training=TrainingParams(**training),
+            distillation=DistillationParams(**taught),
+            sam=SAMParams(variant="sam", rho=recipe.rho or 0.0),
+        )
+
+    def prune(self, compression: float) -> PruneParams:
+        """How it is pruned; compression counts the weights that are kept."""
+        return PruneParams.model_validate({**self.values["prune"], "sparsity": 1 - 1 / compression})
+
+    def _training(self, shift: int) -> dict[str, Any]:
+        precision = self.own["precision"]
+        return {**self.values["dense"], "precision": precision, "shift_pixels": shift}
+
+
+def load_study(network: str) -> Study:
+    """Read the declaration."""
+    return Study(YAML(typ="safe", pure=True).load(HERE / "params.yaml"), network)
+
+
+def table(study: Study, step: str) -> Path:
+    """Where the rows of ``choose`` or ``measure`` are."""
+    return HERE / "results" / f"{step}-{study.network}.jsonl"
+
+
+def rows_of(study: Study, step: str) -> list[Row]:
+    """The rows that count."""
+    return [row for row in read_rows(table(study, step)) if row["declared"] == study.digest]
+
+
+def tried_key(row: Row) -> tuple[Any, ...]:
+    """What a row of ``choose`` is of."""
+    return (row["declared"], row["shift"], *(row[name] for name in Recipe.__dataclass_fields__))
+
+
+def measured_key(row: Row) -> tuple[Any, ...]:
+    """What a row of ``measure`` is of."""
+    return tuple(row[name] for name in ("declared", "shift", "seed", "compression", "arm"))
+
+
+def best(study: Study, shift: int, arm: str) -> Recipe:
+    """The candidate of an arm with the lowest error on held-out images; the first of equals.
+
+    Raises:
+        SparseSamError: one was not tried.
+    """
+    known = {tried_key(row): row for row in rows_of(study, "choose")}
+    own = [one for one in study.candidates() if one.arm == arm]
+    keys = {one: tried_key(asdict(one) | _of(study, shift)) for one in own}
+    if not known.keys() >= set(keys.values()):
+        raise SparseSamError(
+            f"not every candidate was tried: run `python -m studies.compression.run choose "
+            f"{study.network}`"
+        )
+    return min(own, key=lambda one: float(known[keys[one]]["error"]))
+
+
+def _of(study: Study, shift: int) -> Row:
+    return {"declared": study.digest, "shift": shift}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What every row needs.
+
+    Attributes:
+        study: what was declared.
+        data: what trains.
+        tested: what is tested on: held-out images, or those of the test set.
+        store: of trained dense networks.
+    """
+
+    study: Study
+    data: TrainingData
+    tested: Split
+    store: Store
+
+    def dense(self, shift: int, seed: int) -> Checkpoint:
+        """A dense network: from the store, or trained and kept there."""
+        recipe = self.study.dense(shift)
+        task = Dense(self.data.info.fingerprint, Network.of(self.study.network), recipe, seed)
+        return train_once(task, self.data, self.store).checkpoint
+
+    def finetuned(self, dense: Checkpoint, recipe: Recipe, shift: int, compression: float) -> Row:
+        """The row of a network that was finetuned."""
+        study, begun = self.study, time.perf_counter()
+        pruning, params = study.prune(compression), study.finetuning(recipe, shift)
+        start = prune(dense, pruning, self.data)
+        done: Trained = finetune(
+            start,
+            self.data,
+            params,
+            recipe.arm,
+            lambda _: None,
+            pruning=pruning,
+            teacher=dense,
+        )
+        if done.checkpoint.masks is None:
+            raise TypeError("a finetuned network has no masks")
+        return {
+            **_of(study, shift),
+            "compression": compression,
+            **asdict(recipe),
+            "kept": done.checkpoint.masks.kept,
+            "weights": done.checkpoint.masks.total,
+            "error": self.error(done.checkpoint),
+            "gradient_evaluations": done.history[-1].gradient_evaluations,
+            "seconds": round(time.perf_counter() - begun, 1),
+            "machine": machine(),
+        }
+
+    def error(self, checkpoint: Checkpoint) -> float:
+        """In percent."""
+        return round(100 * (1 - evaluate(checkpoint.build(), self.tested).accuracy), 6)
+
+
+def choose(lab: Lab) -> None:
+    """Try every candidate that was not tried, at one compression."""
+    rows = Rows(table(lab.study, "choose"), tried_key)
+    # (A SAM step takes two gradients, but SGD takes twice the steps: none takes longest.)
+    jobs = [
+        (shift, recipe)
+        for shift, recipe in product(lab.study.values["shifts"], lab.study.candidates())
+        if tried_key(asdict(recipe) | _of(lab.study, shift)) not in rows.by_key
+    ]
+    rows.make(partial(_try, lab), jobs)
+
+
+def _try(lab: Lab, job: tuple[int, Recipe], told: Told) -> None:
+    shift, recipe = job
+    dense = lab.dense(shift, lab.study.values["choosing_seed"])
+    told(lab.finetuned(dense, recipe, shift, lab.study.own["choosing_compression"]))
+
+
+def measure(lab: Lab) -> None:
+    """Test the chosen recipes, for every compression and seed."""
+    study = lab.study
+    rows = Rows(table(study, "measure"), measured_key)
+    chosen = {
+        (shift, arm): best(study, shift, arm) for shift in study.values["shifts"] for arm in ARMS
+    }
+    jobs = list(product(study.values["seeds"], study.values["shifts"]))
+    rows.make(partial(_measure, lab, rows.by_key, chosen), jobs)
+
+
+def _measure(
+    lab: Lab,
+    known: Known,
+    chosen: Mapping[tuple[int, str], Recipe],
+    job: tuple[int, int],
+    told: Told,
+) -> None:
+    """All that begins with one dense network, where that is not known."""
+    (seed, shift), study = job, lab.study
+    missing = {at: rows for at, rows in _pairs(study, known, seed, shift) if not _is_whole(rows)}
+    if not missing:
+        return
+    dense = lab.dense(shift, seed)
+    at = {"seed": seed, "start": checkpoint_hash(dense)[:12], "dense_error": lab.error(dense)}
+    for compression, rows in missing.items():
+        for arm, row in rows.items():
+            if row is None or row["start"] != at["start"]:  # made on another processor
+                told(lab.finetuned(dense, chosen[shift, arm], shift, compression) | at)
+
+
+def _pairs(
+    study: Study, known: Known, seed: int, shift: int
+) -> Iterator[tuple[float, dict[str, Row | None]]]:
+    """Compressions, and what is known of the arms."""
+    for compression in study.own["compressions"]:
+        at = _of(study, shift) | {"seed": seed, "compression": compression}
+        yield compression, {arm: known.get(measured_key(at | {"arm": arm})) for arm in ARMS}
+
+
+def _is_whole(rows: Mapping[str, Row | None]) -> bool:
+    """Whether all arms are known, and began with the same dense network."""
+    starts = {row["start"] if row else None for row in rows.values()}
+    return len(starts) == 1 and None not in starts
+
+
+STEPS = {"choose": choose, "measure": measure}
+
+
+def load_data(values: Values, validation_images: int) -> tuple[TrainingData, TestData]:
+    """All of MNIST; so many training images are held out."""
+    share = validation_images / TRAINING_IMAGES
+    return read_data(DataParams(**values["data"], validation_fraction=share))
+
+
+def open_lab(study: Study, step: str, folder: str | None) -> Lab:
+    """The images of a step, and the store. Raises DataError."""
+    values = dict(study.values)
+    if folder:
+        values["data"] = {**values["data"], "source": "idx", "folder": folder}
+    held_out = values["validation_images"] if step == "choose" else 0
+    data, test = load_data(values, held_out)
+    tested = data.validation if held_out else test.test
+    if tested is None:
+        raise TypeError("no images are held out")
+    # (That of a step: what is held out belongs to it.)
+    check_images(HERE / "results" / f"images-{step}.json", data.info.fingerprint)
+    return Lab(study, data, tested, open_store(repository_root()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do a step."""
+    networks = load_study("").values["networks"]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("network", choices=networks)
+    parser.add_argument("--folder", help="four idx files to read instead of downloading")
+    asked = parser.parse_args(arguments)
+    try:
+        select_device("cpu")
+        STEPS[asked.step](open_lab(load_study(asked.network), asked.step, asked.folder))
+    except SparseSamError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
