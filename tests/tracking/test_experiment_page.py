@@ -18,6 +18,7 @@ from sparse_sam.tracking.publish import publish
 from sparse_sam.tracking.ui import RUNS_VIEW
 
 SUMMARY = read_json(Path(__file__).parents[2] / "metrics" / "summary.json", "")
+OUTCOME = as_tags(SUMMARY)["outcome"]
 LATER = {
     "subject": "mlpnet on digits, 3 seeds",
     "answer": "SAM is better by 9.00 points.",
@@ -33,6 +34,12 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) ->
     shutil.copy(REFERENCE, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def told(*outcomes: str) -> str:
+    """How often runs came out how."""
+    names = ("better", "worse", "equivalent", "undecided")
+    return ", ".join(f"{name} in {outcomes.count(name)}" for name in names)
 
 
 def evaluated(clone: Path, said: dict[str, str], changed: str) -> None:
@@ -63,7 +70,7 @@ def test_the_experiment_is_described_by_its_latest_run(clone: Path) -> None:
     tags = tags_of_the_experiment(clone)
     said = tags[NOTE].splitlines()
     assert said[0] == (
-        "1 run: SAM better in 0, worse in 0, equivalent in 0, undecided in 1. Latest run: "
+        f"1 run: SAM {told(OUTCOME)}. Latest run: "
         f"ρ 0.1, classifier on mnist-sample, 50 % sparse, 5 seeds. {SUMMARY['answer']}"
     )
     assert tags[NOTE].endswith(OURS)
@@ -76,7 +83,13 @@ def test_the_experiment_is_described_by_its_latest_run(clone: Path) -> None:
     assert run is not None
     assert run.info.run_id in tags[NOTE]
     assert run.data.tags["answer"] == SUMMARY["answer"]
-    assert run.data.tags[DIFFERENCE] == "−0.52 points [−0.95, −0.09], corrected p 0.058"
+    decisive = SUMMARY["comparisons"][SUMMARY["primary"]]
+    ends = (decisive["mean"], *decisive["ci95"])
+    points = [f"{100 * one:+.2f}".replace("-", "−") for one in ends]
+    shown = "{} points [{}, {}], corrected p ".format(*points)
+    assert run.data.tags[DIFFERENCE].startswith(shown)
+    p_value = float(run.data.tags[DIFFERENCE].removeprefix(shown).removeprefix("< "))
+    assert p_value == pytest.approx(decisive["holm_p_value"], abs=0.001)
     assert run.data.params == {"finetune.sam.rho": "0.05", "prune.biases": "False"}
     assert run.data.metrics["test_accuracy.dense"] == 0.9428
     assert next(iter(run.data.metrics)) == "sam_vs_sgd_2x.points"
@@ -90,7 +103,7 @@ def test_the_experiment_is_described_by_its_latest_run(clone: Path) -> None:
     publish(clone, clone)
     later = tags_of_the_experiment(clone)[NOTE]
     assert later.startswith(
-        "2 runs: SAM better in 1, worse in 0, equivalent in 0, undecided in 1. Latest run: "
+        f"2 runs: SAM {told(OUTCOME, 'better')}. Latest run: "
         "ρ 0.2, mlpnet on digits, 3 seeds. SAM is better by 9.00"
     )
 
