@@ -143,6 +143,7 @@ study-map: setup ## map where SAM pays (DIGITS=… COLOUR=…; goes on)
 		python -m studies.map.run $$step digits $(if $(DIGITS),--folder "$(DIGITS)") || exit; \
 		python -m studies.map.run $$step colour --folder "$(COLOUR)" || exit; \
 	done
+	@python -m studies.map.run check-precision colour --folder "$(COLOUR)"
 	@python -m studies.map.report
 
 study-compression: setup ## measure LeNets trained long (FOLDER=…; goes on)

@@ -1,23 +1,25 @@
 """What the study's accuracies show: the tests that its declaration names."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from sparse_sam.evaluation import ALPHA, adjust
-from studies.map.study import Mask
+from studies.map.study import Bounds, Mask
 
 Key = TypeVar("Key", bound=Hashable)
 Regime = tuple[str, Mask]
 """A dense training, and how its networks were pruned."""
 Pair = tuple[str, str]
-Accuracies = Mapping[Regime, Mapping[str, Sequence[float]]]
+Accuracies = Mapping[Regime, Mapping[str, Sequence[float] | NDArray[np.float64]]]
 """Of a task: shares of test images, by regime and arm, one for each seed in the same order."""
+
+
+Verdict = Literal["gain", "loss", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -28,94 +30,147 @@ class Difference:
         mean: the first arm's minus the second's.
         low: the lower end of its 95 % interval.
         high: the upper end.
-        p_value: of the t-test.
-        holm_p_value: corrected for all that was asked together.
+        differs: p-value that it is no larger than what luck may be worth.
+        equivalent: p-value that it matters.
+        holm_differs: corrected for all that was asked together.
+        holm_equivalent: the same.
     """
 
     mean: float
     low: float
     high: float
-    p_value: float
-    holm_p_value: float = 1.0
+    differs: float
+    equivalent: float
+    holm_differs: float = 1.0
+    holm_equivalent: float = 1.0
 
     @property
-    def shown(self) -> int:
-        """1 where a gain is shown after the correction, −1 where a loss is, 0 where neither."""
-        if self.holm_p_value >= ALPHA:
-            return 0
-        return 1 if self.mean > 0 else -1
+    def verdict(self) -> Verdict:
+        """What is shown after the correction."""
+        if self.holm_differs < ALPHA:
+            return "gain" if self.mean > 0 else "loss"
+        return "equivalent" if self.holm_equivalent < ALPHA else "undecided"
 
 
-def best_of(
-    accuracies: Mapping[str, Sequence[float]], scores: Mapping[str, Sequence[float]]
-) -> list[float]:
-    """Of each seed, the accuracy of the arm that did best on held-out images.
+@dataclass(frozen=True)
+class Task:
+    """What one task has come to.
+
+    Attributes:
+        name: of the task.
+        accuracies: on test images, by regime and arm, and by the names of what is the best of some.
+        compared: the first minus the second.
+        bounds: what luck may be worth, and what does not matter.
+    """
+
+    name: str
+    accuracies: Accuracies
+    compared: Sequence[Pair]
+    bounds: Bounds
+
+    def differences(self, pair: Pair) -> list[tuple[Regime, NDArray[np.float64]]]:
+        """Of every regime, by seed."""
+        first, second = pair
+        return [(of, np.subtract(a[first], a[second])) for of, a in self.accuracies.items()]
+
+
+def with_best(
+    accuracies: Accuracies, held_out: Accuracies, within: Mapping[str, Sequence[str]]
+) -> Accuracies:
+    """Add what is the best of some arms, at each sparsity, on held-out images.
+
+    The best is that with the highest mean over regimes and seeds; of equals, the first.
 
     Args:
-        accuracies: on test images, by arm; one for each seed.
-        scores: on held-out images, of the arms among which is chosen; of equals, the first.
+        accuracies: on test images.
+        held_out: on held-out images.
+        within: the arms among which is chosen, by what their best is called.
     """
-    by_seed = zip(*scores.values(), strict=True)
-    best = (max(zip(one, scores, strict=True), key=lambda pair: pair[0])[1] for one in by_seed)
-    return [accuracies[arm][seed] for seed, arm in enumerate(best)]
+    best = {
+        (sparsity, name): max(
+            among,
+            key=lambda arm: np.mean(
+                [arms[arm] for (_, mask), arms in held_out.items() if mask.sparsity == sparsity]
+            ),
+        )
+        for name, among in within.items()
+        for sparsity in {mask.sparsity for _, mask in accuracies}
+    }
+    return {
+        (dense, mask): {**arms, **{name: arms[best[mask.sparsity, name]] for name in within}}
+        for (dense, mask), arms in accuracies.items()
+    }
 
 
-def over_regimes(
-    tasks: Mapping[str, Accuracies], compared: Sequence[Pair], nothing: float
-) -> dict[tuple[str, Pair], Difference]:
+def over_regimes(tasks: Sequence[Task]) -> dict[tuple[str, Pair], Difference]:
     """The primary tests: for each task and pair, the mean over pruned regimes, seed by seed."""
     return corrected(
         {
-            (task, pair): tested([one for (_, mask), one in differences if mask.sparsity], nothing)
-            for task, pair, differences in _differences(tasks, compared)
+            (task.name, pair): tested(
+                [one for (_, mask), one in task.differences(pair) if mask.sparsity], task.bounds
+            )
+            for task in tasks
+            for pair in task.compared
         }
     )
 
 
-def in_detail(
-    tasks: Mapping[str, Accuracies], compared: Sequence[Pair], nothing: float
-) -> dict[tuple[str, Pair, float | Regime], Difference]:
-    """The secondary tests: every sparsity, in the mean over its regimes, and every regime."""
-    found: dict[tuple[str, Pair, float | Regime], Difference] = {}
-    for task, pair, differences in _differences(tasks, compared):
-        for sparsity in sorted({mask.sparsity for (_, mask), _ in differences}):
-            alike = [one for (_, mask), one in differences if mask.sparsity == sparsity]
-            found[task, pair, sparsity] = tested(alike, nothing)
-        for regime, one in differences:
-            found[task, pair, regime] = tested([one], nothing)
+def by_sparsity(tasks: Sequence[Task]) -> dict[tuple[str, Pair, float], Difference]:
+    """The same for every sparsity, in the mean over its regimes."""
+    found = {}
+    for task in tasks:
+        for sparsity in sorted({mask.sparsity for _, mask in task.accuracies}):
+            for pair in task.compared:
+                alike = [
+                    one for (_, mask), one in task.differences(pair) if mask.sparsity == sparsity
+                ]
+                found[task.name, pair, sparsity] = tested(alike, task.bounds)
     return corrected(found)
 
 
-def _differences(
-    tasks: Mapping[str, Accuracies], compared: Sequence[Pair]
-) -> Iterator[tuple[str, Pair, list[tuple[Regime, NDArray[np.float64]]]]]:
-    """For each task and pair: the difference of every regime, by seed."""
-    for (task, regimes), (first, second) in product(tasks.items(), compared):
-        differences = [
-            (regime, np.subtract(arms[first], arms[second])) for regime, arms in regimes.items()
-        ]
-        yield task, (first, second), differences
+def by_regime(tasks: Sequence[Task]) -> dict[tuple[str, Pair, Regime], Difference]:
+    """The same for every regime alone."""
+    return corrected(
+        {
+            (task.name, pair, of): tested([one], task.bounds)
+            for task in tasks
+            for pair in task.compared
+            for of, one in task.differences(pair)
+        }
+    )
 
 
-def tested(differences: Sequence[NDArray[np.float64]], nothing: float) -> Difference:
-    """Test whether the mean over regimes is further from 0 than ``nothing``, over seeds.
+def tested(differences: Sequence[NDArray[np.float64]], bounds: Bounds) -> Difference:
+    """Test the mean over regimes, over seeds, against what luck may be worth and what matters.
 
     A minimum-effect test (Murphy and Myors 1999): the paired t-test, with what counts as nothing in
-    the place of 0.
+    the place of 0; and two one-sided tests of equivalence (Schuirmann 1987), within the margin less
+    what luck may have hidden.
     """
     by_seed = np.mean(differences, axis=0)
     freedom, error = len(by_seed) - 1, float(stats.sem(by_seed))
     mean, reach = float(by_seed.mean()), float(stats.t.ppf(1 - ALPHA / 2, freedom)) * error
-    ends = np.array([abs(mean) - nothing, abs(mean) + nothing])
-    p_value = stats.t.sf(ends / error, freedom).sum() if error else float(ends[0] <= 0)
-    return Difference(mean, mean - reach, mean + reach, float(min(1.0, p_value)))
+    inside = bounds.margin - bounds.nothing - abs(mean)
+    if error:
+        ends = np.array([abs(mean) - bounds.nothing, abs(mean) + bounds.nothing])
+        differs = float(stats.t.sf(ends / error, freedom).sum())
+        equivalent = float(stats.t.sf(inside / error, freedom))
+    else:
+        differs, equivalent = float(abs(mean) <= bounds.nothing), float(inside <= 0)
+    return Difference(mean, mean - reach, mean + reach, min(1.0, differs), equivalent)
 
 
 def corrected(found: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    """The same, corrected (Holm) for how many there are."""
-    numbers = {str(number): key for number, key in enumerate(found)}
-    p_values = adjust({number: found[key].p_value for number, key in numbers.items()})
+    """The same, each question corrected (Holm) for how often it is asked."""
+    differs, equivalent = (
+        adjust({str(at): getattr(one, question) for at, one in enumerate(found.values())})
+        for question in ("differs", "equivalent")
+    )
     return {
-        key: replace(one, holm_p_value=float(p_values[number] or 0.0))
-        for number, (key, one) in zip(numbers, found.items(), strict=True)
+        key: replace(
+            one,
+            holm_differs=float(differs[str(at)] or 0.0),
+            holm_equivalent=float(equivalent[str(at)] or 0.0),
+        )
+        for at, (key, one) in enumerate(found.items())
     }

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ CURVE = 1_000
 """So many validation images are looked at after every epoch; all of them at the end."""
 
 Choice = tuple[str, Mask, int | None]
-"""An arm, the anchor and the seed; or a dense training, ``NOT_PRUNED`` and None."""
+"""An arm, the anchor and the reported seed; or a dense training, ``NOT_PRUNED`` and None."""
 Make = Callable[[Setting, int], Row]
 """What is measured of a setting, with a seed."""
 Known = Mapping[tuple[Any, ...], Row]
@@ -94,17 +94,19 @@ def choose_dense(lab: Lab, known: Known, kind: str, told: Told) -> Found:
 def choose_arm(
     lab: Lab, known: Known, dense: Setting, arm: str, anchor: Mask, seed: int, told: Told
 ) -> Found:
-    """Search the values of an arm at an anchor with a seed; ``told`` of every new row.
+    """Search the values of an arm at an anchor for a reported seed; ``told`` of every new row.
 
     It starts from the network that plain SGD trained with the values ``dense``.
     """
-    method, pruned = lab.study.arms[arm], list[Checkpoint]()
+    method = lab.study.arms[arm]
 
-    def make(setting: Setting, _: int) -> Row:
-        if not pruned:  # only if there is something to make
-            network = _dense(lab, SGD_ARM, dense, seed).checkpoint
-            pruned.append(prune(network, lab.study.prune(anchor), lab.images.training))
-        make = partial(_finetuned, lab, method, setting, pruned[0], anchor)
+    @cache  # and only if there is something to make
+    def pruned(choosing: int) -> Checkpoint:
+        network = _dense(lab, SGD_ARM, dense, choosing).checkpoint
+        return prune(network, lab.study.prune(anchor), lab.images.training)
+
+    def make(setting: Setting, choosing: int) -> Row:
+        make = partial(_finetuned, lab, method, setting, pruned(choosing), anchor)
         return _tested(make, lab.images.held_out)
 
     return searched_arm(lab.study, known, arm, anchor, seed, make, told)
@@ -126,7 +128,7 @@ def searched_dense(
     Raises:
         SparseSamError: one is not known, and nothing makes it.
     """
-    of, seeds = study.dense[kind], study.dense_seeds
+    of, seeds = study.dense[kind], study.choosing_dense
     return _searched(study, known, of, NOT_PRUNED, seeds, make, told)
 
 
@@ -139,8 +141,9 @@ def searched_arm(
     make: Make = _not_known,
     told: Told = _untold,
 ) -> Found:
-    """The search of an arm's values. Raises as ``searched_dense``."""
-    return _searched(study, known, study.arms[arm], anchor, [seed], make, told)
+    """The search of an arm's values for a reported seed. Raises as ``searched_dense``."""
+    choosing = [study.choosing(seed)]
+    return _searched(study, known, study.arms[arm], anchor, choosing, make, told)
 
 
 def _searched(
@@ -173,7 +176,7 @@ def timed(lab: Lab, mask: Mask, method: Method, _: Told) -> Row:
 
     With the first of the dense trainings' seeds, from a network of plain SGD.
     """
-    study, seed = lab.study, lab.study.dense_seeds[0]
+    study, seed = lab.study, lab.study.choosing_dense[0]
     plain = study.dense[SGD_ARM]
     begin = study.setting(plain, tuple(line.start for line in study.lines(plain)))
     dense = _dense(lab, SGD_ARM, begin, seed).checkpoint
@@ -207,13 +210,12 @@ def measure(
         pruned = prune(dense.checkpoint, study.prune(mask), lab.images.training)
         first = checkpoint_hash(pruned)[:12]
         row = at | mask._asdict() | {"arm": PRUNED, "start": first}
-        told(row | {"accuracy": evaluate(pruned.build(), lab.images.test).accuracy})
+        told(row | _accuracies(lab, pruned))
         for arm in study.arms:
             setting = chosen[arm, study.anchor(mask), seed]
             row = at | {**mask._asdict(), "arm": arm, "start": first, **setting._asdict()}
             if known.get(measured_key(row), {}).get("start") != first:
-                make = partial(_finetuned, lab, study.arms[arm], setting, pruned, mask)
-                told(row | _tested(make, lab.images.test, with_curve=True))
+                told(row | _reported(lab, arm, setting, pruned, mask))
 
 
 def again(lab: Lab, dense: Row, row: Row) -> Row:
@@ -227,9 +229,28 @@ def again(lab: Lab, dense: Row, row: Row) -> Row:
     study, mask = lab.study, Mask(row["criterion"], row["sparsity"])
     network = _dense(lab, dense["dense"], setting_of(dense), dense["seed"]).checkpoint
     pruned = prune(network, study.prune(mask), lab.images.training)
-    make = partial(_finetuned, lab, study.arms[row["arm"]], setting_of(row), pruned, mask)
-    done = _tested(make, lab.images.test, with_curve=True)
+    done = _reported(lab, row["arm"], setting_of(row), pruned, mask)
     return {**row, "start": checkpoint_hash(pruned)[:12], **done}
+
+
+def _reported(lab: Lab, arm: str, setting: Setting, pruned: Checkpoint, mask: Mask) -> Row:
+    """What is reported of a finetuning; one that diverges counts as what it began with."""
+    row = _tested(
+        partial(_finetuned, lab, lab.study.arms[arm], setting, pruned, mask),
+        lab.images.test,
+        lab.images.held_out,
+        with_curve=True,
+    )
+    return row | _accuracies(lab, pruned) if row["diverged"] else row
+
+
+def _accuracies(lab: Lab, checkpoint: Checkpoint) -> Row:
+    """On test images, and on those that are held out."""
+    model = checkpoint.build()
+    return {
+        "accuracy": evaluate(model, lab.images.test).accuracy,
+        "held_out": evaluate(model, lab.images.held_out).accuracy,
+    }
 
 
 def setting_of(row: Row) -> Setting:
@@ -268,7 +289,13 @@ def _finetuned(
     return finetune(start, data, recipe, name, lambda _: None, pruning=study.prune(mask))
 
 
-def _tested(make: Callable[[], Trained], split: Split, *, with_curve: bool = False) -> Row:
+def _tested(
+    make: Callable[[], Trained],
+    split: Split,
+    held_out: Split | None = None,
+    *,
+    with_curve: bool = False,
+) -> Row:
     """How well a network does, and what it took; accuracy 0 of one that diverged.
 
     With its curve: gradient evaluations, validation accuracy and training loss after every epoch.
@@ -277,15 +304,18 @@ def _tested(make: Callable[[], Trained], split: Split, *, with_curve: bool = Fal
     try:
         done = make()
     except DivergenceError:
-        return {"accuracy": 0.0, "machine": machine()}
-    last = done.history[-1]
+        return {"accuracy": 0.0, "diverged": True, "machine": machine()}
+    last, model = done.history[-1], done.checkpoint.build()
     row = {
-        "accuracy": evaluate(done.checkpoint.build(), split).accuracy,
+        "accuracy": evaluate(model, split).accuracy,
+        "diverged": False,
         "gradient_evaluations": last.gradient_evaluations,
         "seconds": round(last.seconds, 2),
         "all_seconds": round(time.perf_counter() - begun, 2),
         "machine": machine(),
     }
+    if held_out is not None:
+        row["held_out"] = evaluate(model, held_out).accuracy
     if with_curve:
         row["curve"] = [
             [one.gradient_evaluations, one.validation_accuracy, _rounded(one.train_loss)]

@@ -12,10 +12,17 @@ from matplotlib.patches import Rectangle
 
 from sparse_sam.evaluation import signed
 from studies.map.analysis import Difference, Pair, Regime
+from studies.map.study import Bounds
 from studies.regimes import figures as earlier
 
-COLOURS = {**earlier.COLOURS, "late": "#111111"}
-MARKERS = {**earlier.MARKERS, "late": "P"}
+COLOURS = {**earlier.COLOURS, "late": "#111111", "sgd_half": "#56B4E9"}
+MARKERS = {**earlier.MARKERS, "late": "P", "sgd_half": "<"}
+_VERDICT_COLOURS = {
+    "gain": "#0072B2",
+    "loss": "#B2182B",
+    "equivalent": "#111111",
+    "undecided": "#767676",
+}
 _STYLE: Any = earlier.STYLE | {
     "svg.hashsalt": "map",
     "font.size": 10,
@@ -46,16 +53,17 @@ def heat_map(detail: Detail, names: Mapping[Pair, str]) -> str:
                 points = 100 * one.mean
                 strength = 0.5 + points / _FULL_COLOUR / 2
                 corner = (place[0] - 0.47, place[1] - 0.44)
-                edge = "#111111" if one.shown else "none"
-                face = (*colours(strength)[:3], 1.0 if one.shown else earlier.MUTED)
+                shown = one.verdict in {"gain", "loss"}
+                edge = "#111111" if shown else "none"
+                face = (*colours(strength)[:3], 1.0 if shown else earlier.MUTED)
                 axes.add_patch(Rectangle(corner, 0.94, 0.88, fc=face, ec=edge, lw=1.8))
-                light = one.shown and abs(points) > 0.5 * _FULL_COLOUR
+                light = shown and abs(points) > 0.5 * _FULL_COLOUR
                 axes.text(
                     *place,
                     signed(points),
                     ha="center",
                     va="center",
-                    weight="bold" if one.shown else "normal",
+                    weight="bold" if shown else "normal",
                     color="#ffffff" if light else "#111111",
                 )
             labels = [f"{dense.upper().replace('_2X', ' 2×')}, {how}" for dense, how in lines]
@@ -69,22 +77,35 @@ def heat_map(detail: Detail, names: Mapping[Pair, str]) -> str:
     return drawn()
 
 
-def forest(tests: Mapping[str, Difference], margin: float) -> str:
-    """Differences with their 95 % intervals, and the band that does not matter."""
-    with _figure(1.2 + 0.34 * len(tests)) as (figure, drawn):
-        axes = figure.subplots()
-        axes.axvspan(-100 * margin, 100 * margin, color="#e6e6e6")
-        axes.axvline(0, color="#111111", lw=1)
-        for line, one in enumerate(tests.values()):
-            colour = "#D55E00" if one.shown else "#767676"
-            axes.plot([100 * one.low, 100 * one.high], [line, line], color=colour, lw=2.5)
-            axes.plot(100 * one.mean, line, "D", color=colour)
-        axes.set_yticks(range(len(tests)), list(tests))
-        axes.invert_yaxis()
-        axes.grid(axis="x")
-        axes.set_xlabel(
+def forest(tasks: Mapping[str, tuple[Bounds, Mapping[str, Difference]]]) -> str:
+    """Differences with their 95 % intervals; a panel a task, with the band that is not claimed."""
+    lines = sum(len(tests) for _, tests in tasks.values())
+    with _figure(1.2 + 0.4 * len(tasks) + 0.34 * lines) as (figure, drawn):
+        heights = [len(tests) for _, tests in tasks.values()]
+        grid = figure.subplots(len(tasks), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (task, (bounds, tests)) in zip(grid, tasks.items(), strict=True):
+            axes.axvspan(-100 * bounds.nothing, 100 * bounds.nothing, color="#e6e6e6")
+            axes.axvline(0, color="#111111", lw=1)
+            for line, one in enumerate(tests.values()):
+                colour = _VERDICT_COLOURS[one.verdict]
+                axes.plot([100 * one.low, 100 * one.high], [line, line], color=colour, lw=2.5)
+                axes.plot(100 * one.mean, line, "D", color=colour)
+                axes.annotate(
+                    one.verdict,
+                    (1.0, line),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(6, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=colour,
+                )
+            axes.set_yticks(range(len(tests)), list(tests))
+            axes.set_ylim(len(tests) - 0.5, -0.5)
+            axes.grid(axis="x")
+            axes.set_title(task, loc="left", weight="bold")
+        grid[-1].set_xlabel(
             "points of test accuracy: SGD is better ← 0 → SAM is better\n"
-            "(coloured: shown after correction; grey band: too small to matter)"
+            "(grey band: luck in searching may be worth so much, and nothing is claimed)"
         )
     return drawn()
 

@@ -1,6 +1,6 @@
-"""Write ``REPORT.md`` from the results: ``python -m studies.map.report``.
+"""Write ``REPORT.md`` and the figures from the results: ``python -m studies.map.report``.
 
-A seed counts when all of its regimes are there, so what is half done says nothing yet.
+Nothing is said before every seed of both tasks is there.
 """
 
 import sys
@@ -19,23 +19,36 @@ from studies.map.analysis import (
     Difference,
     Pair,
     Regime,
-    best_of,
-    corrected,
-    in_detail,
+    Task,
+    by_regime,
+    by_sparsity,
     over_regimes,
     tested,
+    with_best,
 )
 from studies.map.cells import Known, measured_key, regime, searched_arm, tried_key
 from studies.map.run import chosen_arms, table
 from studies.map.search import is_inside
-from studies.map.study import DENSE, HERE, PRUNED, Mask, Start, Study, load_study, tasks
+from studies.map.study import DENSE, HERE, PRUNED, Bounds, Start, Study, load_study, tasks
 from studies.regimes import study as regimes
 from studies.rows import Row, read_rows
 
-NAMES = {**regimes.NAMES, "late": "SGD, then SAM", "sgd_within": "SGD (up to 2×)"}
+NAMES = {
+    **regimes.NAMES,
+    "sgd_half": "SGD (½ of the epochs)",
+    "late": "SGD, then SAM",
+    "sgd_within_2x": "SGD (up to 2×)",
+    "sgd_within": "SGD (up to 1×)",
+}
 TITLES = {
     "digits": "LeNet-300-100 on 10,240 digits",
     "colour": "ResNet-20 on 4,352 colour images",
+}
+SAID = {
+    "gain": "a gain is shown",
+    "loss": "a loss is shown",
+    "equivalent": "equivalent",
+    "undecided": "undecided",
 }
 
 
@@ -44,42 +57,50 @@ class Results:
 
     Attributes:
         study: what was declared.
-        seeds: those whose every regime is there.
+        rows: by what they are of.
+        missing: how many rows are not there yet.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, step: str = "measured") -> None:
         self.study = study
         self.rows: Mapping[Any, Row] = {
-            measured_key(row): row for row in read_rows(table(study.name, "measured"))
+            measured_key(row): row for row in read_rows(table(study.name, step))
         }
-        self.seeds = [seed for seed in study.seeds if self._is_whole(seed)]
+        wanted = {
+            key
+            for seed in study.seeds
+            for dense, mask in self.regimes()
+            for key in regime(study, Start(dense, seed), mask)
+        }
+        self.missing = len(wanted - self.rows.keys())
 
     @cached_property
-    def accuracies(self) -> Accuracies:
-        """By regime and arm, ``pruned`` among them, and what is the best of some."""
-        found = {}
-        for dense, mask in self.regimes():
-            arms = {
-                arm: [self.rows[dense, seed, *mask, arm]["accuracy"] for seed in self.seeds]
-                for arm in (PRUNED, *self.study.arms)
-            }
-            better = {
-                name: best_of(arms, {arm: self._scores(arm, mask) for arm in among})
-                for name, among in self.study.within.items()
-            }
-            found[dense, mask] = arms | better
-        return found
+    def task(self) -> Task:
+        """Its accuracies, with what is the best of some arms, and what is asked of them."""
+        study = self.study
+        accuracies, held_out = self._by_arm("accuracy"), self._by_arm("held_out")
+        best_too = with_best(accuracies, held_out, study.within)
+        return Task(study.name, best_too, study.compared, study.bounds)
 
     @cached_property
     def tried(self) -> Known:
         """Every row of the arms' searches."""
         return {tried_key(row): row for row in read_rows(table(self.study.name, "tried"))}
 
-    def _scores(self, arm: str, mask: Mask) -> list[float]:
-        """What an arm's best values came to on held-out images, at a mask's anchor, by seed."""
-        anchor = self.study.anchor(mask)
-        found = [searched_arm(self.study, self.tried, arm, anchor, one) for one in self.seeds]
-        return [one.scores[one.best] for one in found]
+    @property
+    def diverged(self) -> int:
+        """How many finetunings did."""
+        return sum(row.get("diverged", False) for row in self.rows.values())
+
+    def _by_arm(self, name: str) -> Accuracies:
+        """By regime and arm, ``pruned`` among them; one for each seed."""
+        return {
+            (dense, mask): {
+                arm: [self.rows[dense, seed, *mask, arm][name] for seed in self.study.seeds]
+                for arm in (PRUNED, *self.study.arms)
+            }
+            for dense, mask in self.regimes()
+        }
 
     def regimes(self) -> Iterator[Regime]:
         """Every dense training and mask."""
@@ -90,7 +111,7 @@ class Results:
     def dense(self, kind: str) -> list[float]:
         """Test accuracies of dense networks."""
         place = (DENSE, 0.0, DENSE)
-        return [self.rows[kind, seed, *place]["accuracy"] for seed in self.seeds]
+        return [self.rows[kind, seed, *place]["accuracy"] for seed in self.study.seeds]
 
     def curve(self, sparsity: float, arm: str) -> tuple[list[float], list[float]]:
         """Gradient evaluations, and validation accuracy in the mean over regimes and seeds."""
@@ -98,33 +119,23 @@ class Results:
             [
                 [point[:2] for point in self.rows[dense, seed, *mask, arm]["curve"]]
                 for dense, mask in self.regimes()
-                for seed in self.seeds
+                for seed in self.study.seeds
                 if mask.sparsity == sparsity and "curve" in self.rows[dense, seed, *mask, arm]
             ]
         )
         gradients, accuracies = curves.mean(axis=0).T
         return gradients.tolist(), accuracies.tolist()
 
-    def _is_whole(self, seed: int) -> bool:
-        return all(
-            key in self.rows
-            for dense, mask in self.regimes()
-            for key in regime(self.study, Start(dense, seed), mask)
-        )
-
 
 def page(results: Sequence[Results]) -> str:
     """The report, in Markdown."""
-    compared = results[0].study.compared
-    nothing = float(results[0].study.values["nothing"])
-    tasks_found = {one.study.name: one.accuracies for one in results}
-    primary = over_regimes(tasks_found, compared, nothing)
-    detail = in_detail(tasks_found, compared, nothing)
+    found = [one.task for one in results]
+    primary, sparsities = over_regimes(found), by_sparsity(found)
     return "\n".join(
         [
             "# The map: where does SAM pay, if everything is searched?",
             "",
-            *_answer(results, primary, detail),
+            *_answer(results, primary),
             "",
             "![The mean over pruned regimes, with 95 % intervals](forest.svg)",
             "",
@@ -135,7 +146,7 @@ def page(results: Sequence[Results]) -> str:
                 for one in results
             ),
             "",
-            *_by_sparsity(results, detail),
+            *_by_sparsity(results, sparsities),
             "",
             "## Accuracy against compute",
             "",
@@ -143,34 +154,41 @@ def page(results: Sequence[Results]) -> str:
             "",
             *_long_enough(results),
             "",
-            *_dense(results, nothing),
+            *_dense(results),
+            "",
+            *_in_float32(results),
             "",
             *_searches(results),
+            "",
+            *_regimes(results, by_regime(found)),
             "",
         ]
     )
 
 
 def _answer(
-    results: Sequence[Results],
-    primary: Mapping[tuple[str, Pair], Difference],
-    detail: Mapping[Any, Difference],
+    results: Sequence[Results], primary: Mapping[tuple[str, Pair], Difference]
 ) -> Iterator[str]:
-    alone = [one for (_, __, of), one in detail.items() if not isinstance(of, float)]
-    gains, losses = (sum(one.shown == sign for one in alone) for sign in (1, -1))
     for (task, pair), one in primary.items():
-        yield f"- {TITLES[task]}, {_pair(pair)}: {_sentence(one)}"
+        yield f"- {TITLES.get(task, task)}, {_pair(pair)}: {_sentence(one)}"
     yield ""
-    seeds = ", ".join(f"{len(one.seeds)} with {one.study.task['network']}" for one in results)
-    yield (
-        f"Of {len(alone)} comparisons of one regime, for the same budget of gradients, {gains} show a gain and "
-        f"{losses} a loss (seeds: {seeds})."
-    )
+    for each in results:
+        bounds, name = each.study.bounds, TITLES.get(each.study.name, each.study.name)
+        yield (
+            f"- {name}: {len(each.study.seeds)} seeds; {each.diverged} finetunings diverged. No "
+            f"difference of {100 * bounds.nothing:g} points or less is claimed, since luck in "
+            f"searching may make it; {100 * bounds.margin:g} points do not matter."
+        )
 
 
 def _sentence(one: Difference) -> str:
-    said = {1: "a gain is shown", -1: "a loss is shown", 0: "no difference is shown"}[one.shown]
-    return f"{_interval(one)} points: {said} (corrected p {p_in_words(one.holm_p_value)})."
+    return f"{_interval(one)} points: {_verdict(one)}."
+
+
+def _verdict(one: Difference) -> str:
+    """In words, with the p-value that decides."""
+    p_value = one.holm_equivalent if one.verdict == "equivalent" else one.holm_differs
+    return f"{SAID[one.verdict]} (corrected p {p_in_words(p_value)})"
 
 
 def _pair(pair: Pair) -> str:
@@ -183,23 +201,24 @@ def _interval(one: Difference) -> str:
 
 
 def _primary_table(primary: Mapping[tuple[str, Pair], Difference]) -> Iterator[str]:
-    yield "| task | difference for the same budget of gradients | points, 95 % interval | corrected p |"
+    yield "| task | difference for the same budget of gradients | points, 95 % interval | shown |"
     yield "|---|---|---|---|"
     for (task, pair), one in primary.items():
-        p = p_in_words(one.holm_p_value)
-        yield f"| {TITLES[task]} | {_pair(pair)} | {_bold(one)} | {p} |"
+        yield f"| {TITLES.get(task, task)} | {_pair(pair)} | {_bold(one)} | {_verdict(one)} |"
 
 
 def _bold(one: Difference) -> str:
-    return f"**{_interval(one)}**" if one.shown else _interval(one)
+    return f"**{_interval(one)}**" if one.verdict in {"gain", "loss"} else _interval(one)
 
 
-def _by_sparsity(results: Sequence[Results], detail: Mapping[Any, Difference]) -> Iterator[str]:
+def _by_sparsity(
+    results: Sequence[Results], detail: Mapping[tuple[str, Pair, float], Difference]
+) -> Iterator[str]:
     yield "## By sparsity"
     yield ""
     for one in results:
         pairs = one.study.compared
-        yield f"### {TITLES[one.study.name]}"
+        yield f"### {TITLES.get(one.study.name, one.study.name)}"
         yield ""
         yield "| sparsity | pruned | " + " | ".join(NAMES[arm] for arm in one.study.arms) + " | "
         yield "|---" * (2 + len(one.study.arms)) + "|"
@@ -208,7 +227,7 @@ def _by_sparsity(results: Sequence[Results], detail: Mapping[Any, Difference]) -
                 np.mean(
                     [
                         arms[arm]
-                        for (_, mask), arms in one.accuracies.items()
+                        for (_, mask), arms in one.task.accuracies.items()
                         if mask.sparsity == sparsity
                     ]
                 )
@@ -228,39 +247,97 @@ def _by_sparsity(results: Sequence[Results], detail: Mapping[Any, Difference]) -
 def _long_enough(results: Sequence[Results]) -> Iterator[str]:
     yield "## Is finetuning long enough?"
     yield ""
+    yield "| task | sparsity | SGD (2× epochs) − SGD, points, 95 % interval | margin |"
+    yield "|---|---|---|---|"
     for one in results:
-        margin = 100 * one.study.values["margin"]
+        margin = 100 * one.study.bounds.margin
         for sparsity in one.study.values["sparsities"]:
             found = tested(
                 [
                     np.subtract(arms["sgd_2x"], arms["sgd"])
-                    for (_, mask), arms in one.accuracies.items()
+                    for (_, mask), arms in one.task.accuracies.items()
                     if mask.sparsity == sparsity
                 ],
-                0.0,
+                Bounds(0.0, one.study.bounds.margin),
             )
             said = "no more than" if 100 * found.mean <= margin else "MORE than"
             yield (
-                f"- {TITLES[one.study.name]}, {100 * sparsity:g} %: twice the epochs give SGD "
-                f"{_interval(found)} points, {said} the margin of {margin:g}."
+                f"| {TITLES.get(one.study.name, one.study.name)} | {100 * sparsity:g} % | "
+                f"{_interval(found)} | {said} {margin:g} |"
             )
 
 
-def _dense(results: Sequence[Results], nothing: float) -> Iterator[str]:
+def _dense(results: Sequence[Results]) -> Iterator[str]:
     yield "## Do SAM's dense networks survive pruning better?"
     yield ""
-    found = {}
+    yield (
+        "A description, without a test: two seeds chose how dense networks are trained, for all "
+        "that are reported."
+    )
+    yield ""
+    yield "| task | criterion | sparsity | SAM − SGD (2× epochs), right after pruning, points |"
+    yield "|---|---|---|---|"
     for one in results:
         for mask in one.study.masks("sam"):
-            first, second = (one.accuracies[kind, mask][PRUNED] for kind in ("sam", "sgd_2x"))
-            if mask.sparsity:
-                found[one.study.name, mask] = tested([np.subtract(first, second)], nothing)
-    yield "| task | criterion | sparsity | SAM − SGD (2× epochs), right after pruning | corrected p |"
+            first, second = (one.task.accuracies[kind, mask][PRUNED] for kind in ("sam", "sgd_2x"))
+            found = tested([np.subtract(first, second)], one.study.bounds)
+            yield (
+                f"| {TITLES.get(one.study.name, one.study.name)} | {mask.criterion} | "
+                f"{100 * mask.sparsity:g} % | {_interval(found)} |"
+            )
+
+
+def _in_float32(results: Sequence[Results]) -> Iterator[str]:
+    """The part that was computed in float32, beside the same in bfloat16."""
+    yield "## Does bfloat16 change it?"
+    yield ""
+    yield "| task | regime | difference | bfloat16, points | float32, points |"
     yield "|---|---|---|---|---|"
-    for (task, mask), difference in corrected(found).items():
-        p = p_in_words(difference.holm_p_value)
-        where = f"{TITLES[task]} | {mask.criterion} | {100 * mask.sparsity:g} %"
-        yield f"| {where} | {_bold(difference)} | {p} |"
+    for one in results:
+        study = one.study.in_float32
+        if study is None:
+            continue
+        other = Results(study, "float32")
+        for (dense, mask), pair in product(other.regimes(), study.compared):
+            both = []
+            for each in (one, other):
+                if each.missing:
+                    both.append("not computed yet")
+                    continue
+                arms = each.task.accuracies[dense, mask]
+                first, second = (arms[name] for name in pair)
+                both.append(_interval(tested([np.subtract(first, second)], study.bounds)))
+            yield (
+                f"| {TITLES.get(study.name, study.name)} | {_where((dense, mask))} | "
+                f"{_pair(pair)} | {' | '.join(both)} |"
+            )
+
+
+def _where(of: Regime) -> str:
+    dense, mask = of
+    return f"{NAMES[dense]}, {mask.criterion}, {100 * mask.sparsity:g} %"
+
+
+def _regimes(
+    results: Sequence[Results], detail: Mapping[tuple[str, Pair, Regime], Difference]
+) -> Iterator[str]:
+    yield "## Every regime"
+    yield ""
+    yield (
+        "Points with 95 % intervals of one regime alone; bold where a difference is shown after the "
+        "correction for all of them, which five seeds seldom do. (Dense training, criterion, "
+        "sparsity.)"
+    )
+    for one in results:
+        pairs = one.study.compared
+        yield ""
+        yield f"### {TITLES.get(one.study.name, one.study.name)}"
+        yield ""
+        yield "| regime | " + " | ".join(map(_pair, pairs)) + " |"
+        yield "|---" * (1 + len(pairs)) + "|"
+        for of in one.regimes():
+            found = [_bold(detail[one.study.name, pair, of]) for pair in pairs]
+            yield f"| {_where(of)} | " + " | ".join(found) + " |"
 
 
 def _searches(results: Sequence[Results]) -> Iterator[str]:
@@ -300,25 +377,27 @@ def _searches(results: Sequence[Results]) -> Iterator[str]:
 
 def drawings(results: Sequence[Results]) -> dict[str, str]:
     """The figures by the names of their files."""
-    compared = results[0].study.compared
-    nothing = float(results[0].study.values["nothing"])
-    margin = float(results[0].study.values["margin"])
-    tasks_found = {one.study.name: one.accuracies for one in results}
-    primary = over_regimes(tasks_found, compared, nothing)
-    detail = in_detail(tasks_found, compared, nothing)
-    pairs = {pair: _pair(pair) for pair in compared}
+    found = [one.task for one in results]
+    primary, detail = over_regimes(found), by_regime(found)
+    pairs = {pair: _pair(pair) for pair in results[0].study.compared}
     drawn = {
         "forest.svg": figures.forest(
-            {f"{task}: {pairs[pair]}": one for (task, pair), one in primary.items()}, margin
+            {
+                one.study.name: (
+                    one.study.bounds,
+                    {
+                        pairs[pair]: difference
+                        for (task, pair), difference in primary.items()
+                        if task == one.study.name
+                    },
+                )
+                for one in results
+            }
         )
     }
     for one in results:
         name = one.study.name
-        own = {
-            (pair, of): found
-            for (task, pair, of), found in detail.items()
-            if task == name and not isinstance(of, float)
-        }
+        own = {(pair, of): each for (task, pair, of), each in detail.items() if task == name}
         drawn[f"heat_map-{name}.svg"] = figures.heat_map(own, pairs)
         panels = {
             f"{100 * sparsity:g} % sparse": {
@@ -336,11 +415,12 @@ def _span(values: Sequence[float | None]) -> str:
 
 
 def main() -> int:
-    """Write the report of the tasks that have whole seeds."""
+    """Write the report, once every seed of both tasks is there."""
     results = [Results(load_study(task)) for task in tasks()]
-    results = [one for one in results if len(one.seeds) > 1]
-    if not results:
-        sys.stderr.write("error: no two seeds are there yet: run `make study-map`\n")
+    missing = {one.study.name: one.missing for one in results if one.missing}
+    if missing:
+        said = ", ".join(f"{number} of {task}" for task, number in missing.items())
+        sys.stderr.write(f"error: networks are missing ({said}): run `make study-map`\n")
         return 1
     write_text(HERE / "REPORT.md", page(results))
     for name, drawing in drawings(results).items():

@@ -1,9 +1,9 @@
 """Run the study: ``python -m studies.map.run STEP TASK --folder FOLDER`` (``make study-map``).
 
 The steps, in order: ``plan`` (how long all will take, and whether finetuning is long enough),
-``choose-dense``, ``choose``, ``measure``. ``recheck`` draws three networks at random and computes
-them anew. Every network that is done is a row of ``results/TASK/``, so what was stopped goes on, on
-any machine.
+``choose-dense``, ``choose``, ``measure``, and ``check-precision`` of what is to be computed in
+float32, too. ``recheck`` draws three networks at random and computes them anew. Every network that
+is done is a row of ``results/TASK/``, so what was stopped goes on, on any machine.
 """
 
 import argparse
@@ -68,29 +68,28 @@ def chosen_arms(study: Study) -> Chosen:
     known = Rows(table(study.name, "tried"), tried_key).by_key
     return {
         (arm, anchor, seed): study.setting(
-            study.arms[arm],
-            searched_arm(study, known, arm, anchor, seed).best,
+            study.arms[arm], searched_arm(study, known, arm, anchor, seed).best
         )
         for seed, anchor, arm in product(study.seeds, study.anchors(), study.arms)
     }
 
 
 def plan(lab: Lab) -> None:
-    """Finetune with every arm once, and with SGD for half and four times as long.
+    """Finetune with every arm once, and with SGD for four times as long.
 
     Where all searches begin, at 90 % sparsity. Hours are those of two cores.
     """
     study = lab.study
     mask = Mask(study.anchors()[0].criterion, 0.9)
     plain = study.arms[SGD_ARM]
-    longer = [replace(plain, times=times) for times in (0.5, 4.0)]
+    longer = [replace(plain, times=4.0)]
     work = partial(cells.timed, lab, mask)
     found = run_jobs(work, [*study.arms.values(), *longer], on_report=lambda *_: None)
     rows = [{name: row[name] for name in PLANNED} for row in found.values()]
     each = {row["method"]: row["all_seconds"] for row in rows[: len(study.arms)]}
     regimes = sum(1 for kind in study.dense for _ in study.masks(kind))
-    searches = {arm: len(study.seeds) * len(study.anchors()) * TRIED for arm in study.arms}
-    counts = {arm: searches[arm] + len(study.seeds) * regimes for arm in study.arms}
+    each_seed = len(study.anchors()) * TRIED + regimes
+    counts = dict.fromkeys(study.arms, len(study.seeds) * each_seed)
     hours = sum(each[arm] * counts[arm] for arm in study.arms) / 2 / 3600
     content = {
         "sparsity": mask.sparsity,
@@ -110,7 +109,7 @@ def choose_dense(lab: Lab) -> None:
 
 
 def choose(lab: Lab) -> None:
-    """Search the values of every arm at every anchor, with every seed."""
+    """Search the values of every arm at every anchor, for every reported seed."""
     study = lab.study
     dense = chosen_dense(study)[SGD_ARM, NOT_PRUNED, None]
     rows = Rows(table(study.name, "tried"), tried_key)
@@ -131,6 +130,17 @@ def measure(lab: Lab) -> None:
     chosen = chosen_dense(study) | chosen_arms(study)
     rows = Rows(table(study.name, "measured"), measured_key)
     rows.make(partial(cells.measure, lab, rows.by_key, chosen), study.starts())
+
+
+def check_precision(lab: Lab) -> None:
+    """Compute in float32, from the first step, the part that is declared to be."""
+    study = lab.study.in_float32
+    if study is None:
+        raise SparseSamError(f"all of {lab.study.name} is computed in float32")
+    chosen = chosen_dense(lab.study) | chosen_arms(lab.study)
+    rows = Rows(table(study.name, "float32"), measured_key)
+    there = replace(lab, study=study)
+    rows.make(partial(cells.measure, there, rows.by_key, chosen), study.starts())
 
 
 def recheck(lab: Lab) -> None:
@@ -164,6 +174,7 @@ STEPS = {
     "choose-dense": choose_dense,
     "choose": choose,
     "measure": measure,
+    "check-precision": check_precision,
     "recheck": recheck,
 }
 

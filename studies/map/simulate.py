@@ -1,32 +1,42 @@
 """Does the procedure find what is not there? ``python -m studies.map.simulate``.
 
 The whole of it, on numbers drawn at random: every arm's values are searched by noisy accuracies on
-held-out images, the chosen are tested with other noise, and the tests of the declaration are made.
-The arms differ in where their best values are, and SAM, where there is an effect, by half a point,
-whatever ρ is. It is also done the usual way, with one search for all seeds, which shows why that is
-not done here. The noise of one network, and
-what a wrong value costs, are options for each task.
+held-out images, for every seed anew, the chosen are tested with other noise, and the tests of the
+declaration are made. A value that is wrong costs the same whether it is lr, weight decay or ρ, so
+SAM, with one value more, has more to miss; SGD's lengths are equally good. SAM is better, where
+there is an effect, whatever ρ is. It is also done with one search for all seeds, and with no
+difference taken for nothing, which shows why that is not done. The noise of a network, and what a
+wrong value costs, are options for each task.
 """
 
 import argparse
 import json
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_sam.files import write_json
-from studies.map.analysis import Accuracies, Regime, best_of, in_detail, over_regimes
+from studies.map.analysis import (
+    Difference,
+    Regime,
+    Task,
+    by_regime,
+    by_sparsity,
+    over_regimes,
+    with_best,
+)
 from studies.map.search import Line, Point, search
-from studies.map.study import HERE, RHO, Study, load_study
+from studies.map.study import HERE, LR, WEIGHT_DECAY, Bounds, Study, load_study
 
 RESULT = HERE / "results" / "simulation.json"
 GUESSED = {"digits": (0.12, 0.05), "colour": (0.6, 0.3)}
 """Noise and cost, before there is a result."""
+EFFECTS = (0.0, 0.5, 1.0, 1.5)
 
 
 @dataclass(frozen=True)
@@ -34,35 +44,45 @@ class World:
     """How the accuracies of a task come about, in points.
 
     Attributes:
-        noise: standard deviation of a network's accuracy around what its values are worth, on
-            held-out images and on test images.
-        cost: what lr or weight decay costs that is wrong by one factor; by two, four times as much.
+        noise: standard deviation of a network's accuracy around what its values are worth.
+        cost: what a value costs that is wrong by one factor; by two, four times as much.
+        sampling: standard deviation that test images and held-out images add, each its own.
+        apart: standard deviation of the best lr and weight decay of an arm, around what is best for
+            all arms, in factors.
     """
 
     noise: float
     cost: float
+    sampling: float = 0.1
+    apart: float = 0.5
 
 
 def main() -> int:
     """Simulate and write what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
-    parser.add_argument("--times", type=int, default=1000)
+    parser.add_argument("--times", type=int, default=400)
     for task, (noise, cost) in GUESSED.items():
         parser.add_argument(f"--{task}", type=float, nargs=2, default=(noise, cost))
     asked = parser.parse_args()
     worlds = {task: World(*getattr(asked, task)) for task in GUESSED}
-    found = []
-    for effect, alone in product((0.0, 0.5), (True, False)):
-        found.append(simulated(worlds, effect, asked.times, alone=alone))
-        sys.stdout.write(json.dumps(found[-1]) + "\n")
-        sys.stdout.flush()
+    found = [simulated(worlds, effect, asked.times) for effect in EFFECTS]
+    found += [
+        simulated(worlds, 0.0, asked.times, alone=False),
+        simulated(worlds, 0.0, asked.times, allowed=False),
+    ]
+    sys.stdout.writelines(json.dumps(one) + "\n" for one in found)
     worlds_said = {task: asdict(world) for task, world in worlds.items()}
     write_json(RESULT, {"worlds": worlds_said, "studies": found})
     return 0
 
 
 def simulated(
-    worlds: Mapping[str, World], effect: float, times: int, *, alone: bool
+    worlds: Mapping[str, World],
+    effect: float,
+    times: int,
+    *,
+    alone: bool = True,
+    allowed: bool = True,
 ) -> dict[str, float]:
     """How often something is shown.
 
@@ -71,61 +91,77 @@ def simulated(
         effect: what SAM's best is worth more than SGD's, in points.
         times: how many studies are drawn.
         alone: every seed chooses for itself; else one search, with a seed of its own, serves all.
+        allowed: whether ``nothing`` is allowed for.
     """
     studies = [load_study(task) for task in worlds]
-    compared, nothing = studies[0].compared, studies[0].values["nothing"]
     draw = np.random.default_rng(0)
-    count: Counter[str] = Counter()
+    count: defaultdict[str, float] = defaultdict(float)
     for _ in range(times):
-        tasks = {
-            study.name: _accuracies(study, worlds[study.name], effect, draw, alone)
-            for study in studies
+        tasks = [
+            _drawn(study, worlds[study.name], effect, draw, alone, allowed) for study in studies
+        ]
+        families: dict[str, Mapping[tuple[Any, ...], Difference]] = {
+            "primary": over_regimes(tasks),
+            "sparsity": by_sparsity(tasks),
+            "regime": by_regime(tasks),
         }
-        primary = over_regimes(tasks, compared, nothing)
-        detail = in_detail(tasks, compared, nothing)
-        count["anything primary"] += any(one.shown for one in primary.values())
-        count["anything in detail"] += any(one.shown for one in detail.values())
-        for (task, pair), one in primary.items():
-            count[f"SAM's gain, {task}"] += pair[0] == "sam" and one.shown > 0
-        for (task, pair, _), one in detail.items():
-            if pair[0] == "sam":
-                count[f"details of {task}"] += 1
-                count[f"SAM's gain in a detail, {task}"] += one.shown > 0
-    shares = {name: number / times for name, number in count.items() if "detail" not in name}
-    shares["anything in detail"] = count["anything in detail"] / times
-    for task in worlds:
-        name = f"SAM's gain in a detail, {task}"
-        shares[name] = count[name] / count[f"details of {task}"]
-    return {"effect": effect, "each seed chooses": alone, "times": times, **shares}
+        for family, found in families.items():
+            shown = {key: one.verdict for key, one in found.items()}
+            count[f"a difference, {family}"] += any(
+                one in {"gain", "loss"} for one in shown.values()
+            )
+            for key, verdict in shown.items():
+                if key[1][0] == "sam":
+                    alike = sum(other[:2] == key[:2] for other in shown)
+                    count[f"SAM: {verdict}, {family}, {key[0]}"] += 1 / alike
+    shares = {name: round(number / times, 4) for name, number in sorted(count.items())}
+    return {
+        "effect": effect,
+        "each seed chooses": alone,
+        "allowed": allowed,
+        "times": times,
+    } | shares
 
 
-def _accuracies(
-    study: Study, world: World, effect: float, draw: np.random.Generator, alone: bool
-) -> Accuracies:
-    """Shares of test images, by regime, arm and seed."""
-    worth, scores = {}, {}
-    for arm, anchor in product(study.arms, study.anchors()):
-        lines = study.lines(study.arms[arm])
-        best = draw.uniform(-2, 2, len(lines))  # in factors, from where the search begins
-        found = [_chosen(lines, best, world, draw) for _ in (study.seeds if alone else [0])]
-        worths, of_search = zip(*(found if alone else found * len(study.seeds)), strict=True)
-        worth[arm, anchor], scores[arm, anchor] = worths, of_search
+def _drawn(
+    study: Study, world: World, effect: float, draw: np.random.Generator, alone: bool, allowed: bool
+) -> Task:
+    """Shares of images, by regime, arm and seed."""
+    worth = {}
+    for anchor in study.anchors():
+        shared = {name: draw.uniform(-2, 2) for name in (LR, WEIGHT_DECAY)}
+        for arm in study.arms:
+            lines = study.lines(study.arms[arm])
+            # In factors, from where the search begins.
+            best = np.array(
+                [
+                    shared[line.name] + draw.normal(0, world.apart)
+                    if line.name in shared
+                    else draw.uniform(-2, 2)
+                    for line in lines
+                ]
+            )
+            searches = len(study.seeds) if alone else 1
+            found = [_chosen(lines, best, world, draw) for _ in range(searches)]
+            worth[arm, anchor] = np.array(found)
     accuracies: dict[Regime, dict[str, list[float]]] = {}
+    held_out: dict[Regime, dict[str, list[float]]] = {}
     for dense, mask in _regimes(study):
-        anchor = study.anchor(mask)
-        arms = {
-            arm: [
-                (50 + one + effect * (arm == "sam") + draw.normal(0, world.noise)) / 100
-                for one in worth[arm, anchor]
-            ]
+        networks = {
+            arm: 50
+            + worth[arm, study.anchor(mask)]
+            + effect * (arm == "sam")
+            + draw.normal(0, world.noise, len(study.seeds))
             for arm in study.arms
         }
-        better = {
-            name: best_of(arms, {arm: scores[arm, anchor] for arm in among})
-            for name, among in study.within.items()
-        }
-        accuracies[dense, mask] = arms | better
-    return accuracies
+        for of in (accuracies, held_out):
+            of[dense, mask] = {
+                arm: list((one + draw.normal(0, world.sampling, len(one))) / 100)
+                for arm, one in networks.items()
+            }
+    bounds = study.bounds if allowed else Bounds(0.0, study.bounds.margin)
+    best_too = with_best(accuracies, held_out, study.within)
+    return Task(study.name, best_too, study.compared, bounds)
 
 
 def _regimes(study: Study) -> Iterator[Regime]:
@@ -139,22 +175,18 @@ def _chosen(
     best: NDArray[np.float64],
     world: World,
     draw: np.random.Generator,
-) -> tuple[float, float]:
-    """What the values are worth that a search by noisy accuracies finds, and what it took them for.
-
-    In points, less than the best.
-    """
+) -> float:
+    """What the values are worth that a search by noisy accuracies finds, less than the best."""
 
     def worth(point: Point) -> float:
         away = [
             np.log(value / line.start) / np.log(line.factor) - where
             for value, line, where in zip(point, lines, best, strict=True)
-            if line.name != RHO
         ]
         return float(-world.cost * np.square(away).sum())
 
-    found = search(lines, lambda point: worth(point) + draw.normal(0, world.noise))
-    return worth(found.best), found.scores[found.best]
+    noise = float(np.hypot(world.noise, world.sampling))
+    return worth(search(lines, lambda point: worth(point) + draw.normal(0, noise)).best)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,18 @@ class Setting(NamedTuple):
     rho: float | None
 
 
+class Bounds(NamedTuple):
+    """Differences that are not claimed, as shares.
+
+    Attributes:
+        nothing: what luck in choosing may be worth; no smaller difference is claimed.
+        margin: below it a difference does not matter.
+    """
+
+    nothing: float
+    margin: float
+
+
 @dataclass(frozen=True)
 class Method:
     """A way of training, of dense networks or of pruned ones.
@@ -71,7 +83,7 @@ class Method:
     name: str
     variant: str | None
     times: float
-    cost: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -114,16 +126,41 @@ class Study:
         return [(first, second) for first, second in self.values["compared"]]
 
     @property
-    def dense_seeds(self) -> Sequence[int]:
+    def choosing_dense(self) -> Sequence[int]:
         """The seeds with which the values of dense trainings are chosen; none is reported."""
-        found: list[int] = self.values["dense_seeds"]
+        found: list[int] = self.values["choosing_seeds"]["dense"]
         return found
+
+    def choosing(self, seed: int) -> int:
+        """The seed with which a reported seed's values are chosen; it is not reported."""
+        first: int = self.values["choosing_seeds"]["arms"]
+        return first + seed
 
     @property
     def seeds(self) -> Sequence[int]:
-        """The seeds that are reported; with each of them its arms' values are chosen, too."""
+        """The seeds that are reported."""
         found: list[int] = self.task["seeds"]
         return found
+
+    @property
+    def bounds(self) -> Bounds:
+        """What luck may be worth, and what does not matter."""
+        return Bounds(self.task["nothing"], self.task["margin"])
+
+    @property
+    def in_float32(self) -> "Study | None":
+        """The part that is also computed in float32; None where all of it is."""
+        part = self.task.get("float32")
+        if part is None:
+            return None
+        task = {
+            **self.task,
+            "training": {**self.task["training"], "precision": "float32"},
+            "criteria": {part["criterion"]: part["dense"]},
+        }
+        changed = {"sparsities": part["sparsities"], "tasks": {self.name: task}}
+        dense = {kind: self.values["dense"][kind] for kind in part["dense"]}
+        return Study(self.name, {**self.values, **changed, "dense": dense})
 
     def data(self, folder: str | None) -> DataParams:
         """Where its images come from."""
@@ -151,8 +188,10 @@ class Study:
         return [Mask(next(iter(self.task["criteria"])), one) for one in self.task["anchors"]]
 
     def anchor(self, mask: Mask) -> Mask:
-        """The anchor whose values a mask takes: that of the next lower sparsity, or of its own."""
-        return max(one for one in self.anchors() if one.sparsity <= mask.sparsity)
+        """The anchor whose values a mask takes: of its sparsity or the next higher, or the last."""
+        anchors = self.anchors()
+        above = [one for one in anchors if one.sparsity >= mask.sparsity]
+        return min(above) if above else max(anchors)
 
     def starts(self) -> list[Start]:
         """The chains of the reported cells, those that take longest first within a seed."""

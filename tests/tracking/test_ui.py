@@ -111,7 +111,7 @@ def test_the_address_that_is_printed_lists_the_runs(
         assert f"00000000:{port:04X}" not in addresses  # ... and nowhere else
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(120) == 0
         if server.stdout:
             server.stdout.close()
     for _ in range(50):
