@@ -70,7 +70,7 @@ class Recipe:
     lr: float
     weight_decay: float
     distillation: float
-    rho: float | None
+    rho: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,7 @@ class Study:
 
     def candidates(self) -> list[Recipe]:
         """What the arms may choose from; SGD's first."""
-        rhos: dict[str, list[float | None]] = {SGD_2X_ARM: [None], SAM_ARM: self.values["rhos"]}
-        return [
-            Recipe(arm=arm, rho=rho, **one)
-            for arm in ARMS
-            for one, rho in product(self.own["candidates"], rhos[arm])
-        ]
+        return [Recipe(arm=arm, **one) for arm in ARMS for one in self.own["candidates"][arm]]
 
     def dense(self, shift: int) -> DenseParams:
         """How a dense network is trained."""
