@@ -110,7 +110,11 @@ class Study:
 
     def finetuning(self, recipe: Recipe, shift: int) -> FinetuneParams:
         """How it is finetuned while it is pruned."""
-        changes = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        changes = {
+            "lr": recipe.lr,
+            "weight_decay": recipe.weight_decay,
+            **self.values["finetuning"],
+        }
         training = {**self._training(shift), **changes, "epochs": self.own["epochs"]}
         taught = {"weight": recipe.distillation, "temperature": self.values["temperature"]}
         return FinetuneParams(
