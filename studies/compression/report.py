@@ -16,7 +16,6 @@ from sparse_sam.evaluation import ARM_COLOURS, compare_paired, signed
 from sparse_sam.files import write_text
 from sparse_sam.training import SAM_ARM, SGD_2X_ARM
 from studies.compression.run import (
-    ARMS,
     HERE,
     Study,
     best,
@@ -25,13 +24,11 @@ from studies.compression.run import (
     rows_of,
     tried_key,
 )
+from studies.lenet.report import MARGIN, NAMES, TITLES, cell
+from studies.lenet.run import ARMS
 from studies.rows import Row
 
 REPORT, FIGURE = HERE / "REPORT.md", HERE / "errors.svg"
-TITLES = {"lenet-300-100": "LeNet-300-100", "lenet-5": "LeNet-5 (20-50-500-10)"}
-NAMES = {SGD_2X_ARM: "SGD (2× epochs)", SAM_ARM: "SAM"}
-MARGIN = 0.1
-"""The difference in error that counts as none, in points: ten of 10,000 test images."""
 
 
 class Published(NamedTuple):
@@ -132,7 +129,7 @@ def condition(shift: int) -> str:
 def _condition(one: Results, shift: int) -> Iterator[str]:
     yield f"### Images {condition(shift)}"
     yield ""
-    dense = _cell(one.dense_errors(shift))
+    dense = cell(one.dense_errors(shift))
     yield f"Test error in %: the mean over seeds, then each seed. The dense networks have {dense}."
     yield ""
     yield (
@@ -150,7 +147,7 @@ def _condition(one: Results, shift: int) -> Iterator[str]:
         below = [NAMES[arm] for arm in ARMS if outside and by_arm[arm].mean() <= outside.error]
         yield (
             f"| {compression:g} | {100 / compression:.3g} % | {_outside(outside)} | "
-            f"{_cell(by_arm[SGD_2X_ARM])} | {_cell(by_arm[SAM_ARM])} | "
+            f"{cell(by_arm[SGD_2X_ARM])} | {cell(by_arm[SAM_ARM])} | "
             f"{(' and '.join(below) or 'neither') if outside else ''} | "
             f"{signed(compared['mean'])} [{signed(low)}, {signed(high)}] |"
         )
@@ -183,10 +180,6 @@ def _tried(one: Results) -> Iterator[str]:
             f"{row['weight_decay']:g} | {row['distillation']:g} | {rho} | {error} | "
             f"{row['gradient_evaluations']:,} |"
         )
-
-
-def _cell(values: NDArray[np.float64]) -> str:
-    return f"{values.mean():.2f} ({' '.join(f'{value:.2f}' for value in values)})"
 
 
 def draw(found: Sequence[Results]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from sparse_sam.data import DataParams, Split, TestData, TrainingData, read_data
+from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import Store
 from sparse_sam.networks import Network
@@ -28,8 +28,6 @@ from sparse_sam.pruning import PruneParams
 from sparse_sam.sam import SAMParams
 from sparse_sam.tracking import open_store, repository_root
 from sparse_sam.training import (
-    SAM_ARM,
-    SGD_2X_ARM,
     Checkpoint,
     Dense,
     DenseParams,
@@ -44,11 +42,10 @@ from sparse_sam.training import (
     select_device,
     train_once,
 )
+from studies.lenet.run import ARMS, load_data
 from studies.rows import Row, Rows, Told, check_images, machine, read_rows
 
 HERE = Path(__file__).parent
-ARMS = (SGD_2X_ARM, SAM_ARM)
-TRAINING_IMAGES = 60_000  # of MNIST
 
 Values = Mapping[str, Any]
 Known = Mapping[tuple[Any, ...], Row]
@@ -300,19 +297,13 @@ def _is_whole(rows: Mapping[str, Row | None]) -> bool:
 STEPS = {"choose": choose, "measure": measure}
 
 
-def load_data(values: Values, validation_images: int) -> tuple[TrainingData, TestData]:
-    """All of MNIST; so many training images are held out."""
-    share = validation_images / TRAINING_IMAGES
-    return read_data(DataParams(**values["data"], validation_fraction=share))
-
-
 def open_lab(study: Study, step: str, folder: str | None) -> Lab:
     """The images of a step, and the store. Raises DataError."""
     values = dict(study.values)
     if folder:
         values["data"] = {**values["data"], "source": "idx", "folder": folder}
     held_out = values["validation_images"] if step == "choose" else 0
-    data, test = load_data(values, held_out)
+    data, test = load_data(values["data"], held_out)
     tested = data.validation if held_out else test.test
     if tested is None:
         raise TypeError("no images are held out")

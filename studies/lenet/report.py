@@ -100,14 +100,14 @@ def _network(study: Study) -> Iterator[str]:
     yield "|---|---|---|---|---|"
     known, source = published[1]
     dense = dense_errors(study)
-    yield f"| 1 | {known} {source} | {_cell(dense)} | | |"
+    yield f"| 1 | {known} {source} | {cell(dense)} | | |"
     for compression in compressions(study):
         sgd, sam = (errors(study, arm, compression) for arm in NAMES)
         compared = compare_paired(sam.tolist(), sgd.tolist(), MARGIN)
         low, high = compared["ci95"]
         outside = "{} {}".format(*published[compression]) if compression in published else ""
         yield (
-            f"| {compression:g} | {outside} | {_cell(sgd)} | {_cell(sam)} | "
+            f"| {compression:g} | {outside} | {cell(sgd)} | {cell(sam)} | "
             f"{compared['mean']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )
     yield ""
@@ -153,7 +153,8 @@ def _against_published(study: Study) -> Iterator[str]:
         yield ""
 
 
-def _cell(values: NDArray[np.float64]) -> str:
+def cell(values: NDArray[np.float64]) -> str:
+    """The mean of all seeds, then each."""
     return f"{values.mean():.2f} ({' '.join(f'{value:.2f}' for value in values)})"
 
 

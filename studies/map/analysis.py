@@ -1,6 +1,6 @@
 """What the study's accuracies show: the tests that its declaration names."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -68,10 +68,22 @@ class Task:
     compared: Sequence[Pair]
     bounds: Bounds
 
-    def differences(self, pair: Pair) -> list[tuple[Regime, NDArray[np.float64]]]:
-        """Of every regime, by seed."""
+    @property
+    def sparsities(self) -> set[float]:
+        """Of its regimes."""
+        return {mask.sparsity for _, mask in self.accuracies}
+
+    def difference(self, pair: Pair, of: Regime) -> NDArray[np.float64]:
+        """Of one regime, by seed."""
         first, second = pair
-        return [(of, np.subtract(a[first], a[second])) for of, a in self.accuracies.items()]
+        return np.subtract(self.accuracies[of][first], self.accuracies[of][second])
+
+    def over(self, pair: Pair, sparsities: Container[float], bounds: Bounds) -> Difference:
+        """The mean over the regimes of these sparsities, tested."""
+        return tested(
+            [self.difference(pair, of) for of in self.accuracies if of[1].sparsity in sparsities],
+            bounds,
+        )
 
 
 def with_best(
@@ -106,9 +118,7 @@ def over_regimes(tasks: Sequence[Task]) -> dict[tuple[str, Pair], Difference]:
     """The primary tests: for each task and pair, the mean over pruned regimes, seed by seed."""
     return corrected(
         {
-            (task.name, pair): tested(
-                [one for (_, mask), one in task.differences(pair) if mask.sparsity], task.bounds
-            )
+            (task.name, pair): task.over(pair, task.sparsities - {0.0}, task.bounds)
             for task in tasks
             for pair in task.compared
         }
@@ -117,25 +127,24 @@ def over_regimes(tasks: Sequence[Task]) -> dict[tuple[str, Pair], Difference]:
 
 def by_sparsity(tasks: Sequence[Task]) -> dict[tuple[str, Pair, float], Difference]:
     """The same for every sparsity, in the mean over its regimes."""
-    found = {}
-    for task in tasks:
-        for sparsity in sorted({mask.sparsity for _, mask in task.accuracies}):
-            for pair in task.compared:
-                alike = [
-                    one for (_, mask), one in task.differences(pair) if mask.sparsity == sparsity
-                ]
-                found[task.name, pair, sparsity] = tested(alike, task.bounds)
-    return corrected(found)
+    return corrected(
+        {
+            (task.name, pair, sparsity): task.over(pair, {sparsity}, task.bounds)
+            for task in tasks
+            for pair in task.compared
+            for sparsity in sorted(task.sparsities)
+        }
+    )
 
 
 def by_regime(tasks: Sequence[Task]) -> dict[tuple[str, Pair, Regime], Difference]:
     """The same for every regime alone."""
     return corrected(
         {
-            (task.name, pair, of): tested([one], task.bounds)
+            (task.name, pair, of): tested([task.difference(pair, of)], task.bounds)
             for task in tasks
             for pair in task.compared
-            for of, one in task.differences(pair)
+            for of in task.accuracies
         }
     )
 

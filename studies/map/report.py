@@ -29,7 +29,7 @@ from studies.map.analysis import (
 from studies.map.cells import Known, measured_key, regime, searched_arm, tried_key
 from studies.map.run import chosen_arms, table
 from studies.map.search import is_inside
-from studies.map.study import DENSE, HERE, PRUNED, Bounds, Start, Study, load_study, tasks
+from studies.map.study import HERE, PRUNED, Bounds, Start, Study, load_study, tasks
 from studies.regimes import study as regimes
 from studies.rows import Row, read_rows
 
@@ -88,6 +88,11 @@ class Results:
         return {tried_key(row): row for row in read_rows(table(self.study.name, "tried"))}
 
     @property
+    def title(self) -> str:
+        """What the task is called."""
+        return TITLES.get(self.study.name, self.study.name)
+
+    @property
     def diverged(self) -> int:
         """How many finetunings did."""
         return sum(row.get("diverged", False) for row in self.rows.values())
@@ -107,11 +112,6 @@ class Results:
         for dense in self.study.dense:
             for mask in self.study.masks(dense):
                 yield dense, mask
-
-    def dense(self, kind: str) -> list[float]:
-        """Test accuracies of dense networks."""
-        place = (DENSE, 0.0, DENSE)
-        return [self.rows[kind, seed, *place]["accuracy"] for seed in self.study.seeds]
 
     def curve(self, sparsity: float, arm: str) -> tuple[list[float], list[float]]:
         """Gradient evaluations, and validation accuracy in the mean over regimes and seeds."""
@@ -173,7 +173,7 @@ def _answer(
         yield f"- {TITLES.get(task, task)}, {_pair(pair)}: {_sentence(one)}"
     yield ""
     for each in results:
-        bounds, name = each.study.bounds, TITLES.get(each.study.name, each.study.name)
+        bounds, name = each.study.bounds, each.title
         yield (
             f"- {name}: {len(each.study.seeds)} seeds; {each.diverged} finetunings diverged. No "
             f"difference of {100 * bounds.nothing:g} points or less is claimed, since luck in "
@@ -217,8 +217,7 @@ def _by_sparsity(
     yield "## By sparsity"
     yield ""
     for one in results:
-        pairs = one.study.compared
-        yield f"### {TITLES.get(one.study.name, one.study.name)}"
+        yield f"### {one.title}"
         yield ""
         yield "| sparsity | pruned | " + " | ".join(NAMES[arm] for arm in one.study.arms) + " | "
         yield "|---" * (2 + len(one.study.arms)) + "|"
@@ -236,11 +235,8 @@ def _by_sparsity(
             cells = " | ".join(f"{100 * mean:.2f}" for mean in means)
             yield f"| {100 * sparsity:g} % | {cells} |"
         yield ""
-        yield "| sparsity | " + " | ".join(map(_pair, pairs)) + " |"
-        yield "|---" * (1 + len(pairs)) + "|"
-        for sparsity in one.study.values["sparsities"]:
-            found = [_bold(detail[one.study.name, pair, sparsity]) for pair in pairs]
-            yield f"| {100 * sparsity:g} % | " + " | ".join(found) + " |"
+        places = {at: f"{100 * at:g} %" for at in one.study.values["sparsities"]}
+        yield from _by_pair("sparsity", one, places, detail)
         yield ""
 
 
@@ -252,18 +248,11 @@ def _long_enough(results: Sequence[Results]) -> Iterator[str]:
     for one in results:
         margin = 100 * one.study.bounds.margin
         for sparsity in one.study.values["sparsities"]:
-            found = tested(
-                [
-                    np.subtract(arms["sgd_2x"], arms["sgd"])
-                    for (_, mask), arms in one.task.accuracies.items()
-                    if mask.sparsity == sparsity
-                ],
-                Bounds(0.0, one.study.bounds.margin),
-            )
+            bounds = Bounds(0.0, one.study.bounds.margin)
+            found = one.task.over(("sgd_2x", "sgd"), {sparsity}, bounds)
             said = "no more than" if 100 * found.mean <= margin else "MORE than"
             yield (
-                f"| {TITLES.get(one.study.name, one.study.name)} | {100 * sparsity:g} % | "
-                f"{_interval(found)} | {said} {margin:g} |"
+                f"| {one.title} | {100 * sparsity:g} % | {_interval(found)} | {said} {margin:g} |"
             )
 
 
@@ -282,7 +271,7 @@ def _dense(results: Sequence[Results]) -> Iterator[str]:
             first, second = (one.task.accuracies[kind, mask][PRUNED] for kind in ("sam", "sgd_2x"))
             found = tested([np.subtract(first, second)], one.study.bounds)
             yield (
-                f"| {TITLES.get(one.study.name, one.study.name)} | {mask.criterion} | "
+                f"| {one.title} | {mask.criterion} | "
                 f"{100 * mask.sparsity:g} % | {_interval(found)} |"
             )
 
@@ -298,19 +287,14 @@ def _in_float32(results: Sequence[Results]) -> Iterator[str]:
         if study is None:
             continue
         other = Results(study, "float32")
-        for (dense, mask), pair in product(other.regimes(), study.compared):
+        for of, pair in product(other.regimes(), study.compared):
             both = []
             for each in (one, other):
                 if each.missing:
                     both.append("not computed yet")
                     continue
-                arms = each.task.accuracies[dense, mask]
-                first, second = (arms[name] for name in pair)
-                both.append(_interval(tested([np.subtract(first, second)], study.bounds)))
-            yield (
-                f"| {TITLES.get(study.name, study.name)} | {_where((dense, mask))} | "
-                f"{_pair(pair)} | {' | '.join(both)} |"
-            )
+                both.append(_interval(tested([each.task.difference(pair, of)], study.bounds)))
+            yield (f"| {one.title} | {_where(of)} | {_pair(pair)} | {' | '.join(both)} |")
 
 
 def _where(of: Regime) -> str:
@@ -329,15 +313,25 @@ def _regimes(
         "sparsity.)"
     )
     for one in results:
-        pairs = one.study.compared
         yield ""
-        yield f"### {TITLES.get(one.study.name, one.study.name)}"
+        yield f"### {one.title}"
         yield ""
-        yield "| regime | " + " | ".join(map(_pair, pairs)) + " |"
-        yield "|---" * (1 + len(pairs)) + "|"
-        for of in one.regimes():
-            found = [_bold(detail[one.study.name, pair, of]) for pair in pairs]
-            yield f"| {_where(of)} | " + " | ".join(found) + " |"
+        yield from _by_pair("regime", one, {of: _where(of) for of in one.regimes()}, detail)
+
+
+def _by_pair(
+    head: str,
+    one: Results,
+    places: Mapping[Any, str],
+    detail: Mapping[tuple[str, Pair, Any], Difference],
+) -> Iterator[str]:
+    """A table of differences: a line a place, a column a pair of arms."""
+    pairs = one.study.compared
+    yield f"| {head} | " + " | ".join(map(_pair, pairs)) + " |"
+    yield "|---" * (1 + len(pairs)) + "|"
+    for place, name in places.items():
+        found = [_bold(detail[one.study.name, pair, place]) for pair in pairs]
+        yield f"| {name} | " + " | ".join(found) + " |"
 
 
 def _searches(results: Sequence[Results]) -> Iterator[str]:

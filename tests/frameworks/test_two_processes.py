@@ -1,16 +1,14 @@
 """Two processes under torchrun: the same five steps as DistributedDataParallel in a plain loop."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from cases import assert_same, distance
 from torch import Tensor
 from two_processes import FRAMEWORKS, RUNS
+
+from tests.processes import spawned
 
 pytestmark = pytest.mark.frameworks
 
@@ -19,26 +17,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("ranks")
-    source = str(HERE.parents[1] / "src")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"),
-            *("2", str(HERE / "two_processes.py"), str(folder)),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([source, *sys.path]),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return spawned(HERE / "two_processes.py", 2, tmp_path_factory.mktemp("ranks"))
 
 
 def learnt(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,5 @@
 """Two processes under torchrun: whose ε it is, and that all workers stay the same network."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +11,14 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from sparse_sam.sam.build import build_sam
+from tests.processes import spawned
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("ranks")
-    source = HERE.parents[1] / "src"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *(str(HERE / "ddp_worker.py"), str(folder)),
-    ]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return spawned(HERE / "ddp_worker.py", 2, tmp_path_factory.mktemp("ranks"))
 
 
 def halves(step: int) -> list[tuple[Tensor, Tensor]]:

@@ -15,36 +15,19 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from sparse_sam.sam import SAM, VARIANTS
+from tests.processes import spawned
 
 HERE = Path(__file__).parent
 
 
-def spawned(count: int, folder: Path) -> list[Any]:
-    source = HERE.parents[1] / "src"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(count), str(HERE / "fsdp_worker.py"), str(folder)),
-    ]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(count)]
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return spawned(2, tmp_path_factory.mktemp("two"))
+    return spawned(HERE / "fsdp_worker.py", 2, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return spawned(3, tmp_path_factory.mktemp("three"))
+    return spawned(HERE / "fsdp_worker.py", 3, tmp_path_factory.mktemp("three"))
 
 
 def check_same(one: list[Tensor], other: list[Tensor]) -> None:

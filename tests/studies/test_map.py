@@ -280,7 +280,10 @@ def test_tests_are_scipys() -> None:
     for task in tasks:
         for first, second in PAIRS:
             pruned = [arms for (_, mask), arms in task.accuracies.items() if mask.sparsity == 0.5]
-            pooled = [np.mean([arms[arm] for arms in pruned], axis=0) for arm in (first, second)]
+            pooled = [
+                np.mean([np.asarray(arms[arm]) for arms in pruned], axis=0)
+                for arm in (first, second)
+            ]
             by_scipy = stats.ttest_rel(*pooled)
             found = primary[task.name, (first, second)]
             assert found.differs == pytest.approx(by_scipy.pvalue)
