@@ -16,6 +16,8 @@ Row = dict[str, Any]
 Key = Callable[[Row], tuple[Any, ...]]
 Told = Callable[[Row], None]
 
+CPU = torch.device("cpu")
+
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, in the order in which they were made; none if there is no file."""
@@ -41,15 +43,17 @@ class Rows:
         lines = (json.dumps(one, separators=(",", ":")) for one in self.by_key.values())
         write_text(self._path, "".join(f"{line}\n" for line in lines))
 
-    def make(self, work: Callable[[Any, Told], Any], jobs: Sequence[Any]) -> None:
-        """Do jobs side by side, and keep every row that they tell of."""
+    def make(
+        self, work: Callable[[Any, Told], Any], jobs: Sequence[Any], *, side_by_side: bool = True
+    ) -> None:
+        """Do jobs, as ``run_jobs`` does, and keep every row that they tell of."""
         with tqdm(desc="networks", initial=len(self.by_key), disable=None) as progress:
 
             def take(_: Any, row: Row) -> None:
                 self.take(row)
                 progress.update()
 
-            run_jobs(work, jobs, on_report=take)
+            run_jobs(work, jobs, on_report=take, side_by_side=side_by_side)
 
 
 def check_images(path: Path, fingerprint: str) -> None:
@@ -69,7 +73,7 @@ def check_images(path: Path, fingerprint: str) -> None:
         )
 
 
-def machine() -> str:
+def machine(device: torch.device = CPU) -> str:
     """What kind of processor and torch made a row: digits are those of its kind."""
-    here = Environment.here(torch.device("cpu"), 1)
+    here = Environment.here(device, 1)
     return f"{here.version} {here.kernels}"

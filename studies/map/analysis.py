@@ -17,8 +17,8 @@ Regime = tuple[str, Mask]
 Pair = tuple[str, str]
 Accuracies = Mapping[Regime, Mapping[str, Sequence[float] | NDArray[np.float64]]]
 """Of a task: shares of test images, by regime and arm, one for each seed in the same order."""
-
-
+Best = Mapping[tuple[float, str], str]
+"""What arm is the best of some, by sparsity and what the best is called."""
 Verdict = Literal["gain", "loss", "equivalent", "undecided"]
 
 
@@ -86,19 +86,16 @@ class Task:
         )
 
 
-def with_best(
-    accuracies: Accuracies, held_out: Accuracies, within: Mapping[str, Sequence[str]]
-) -> Accuracies:
-    """Add what is the best of some arms, at each sparsity, on held-out images.
+def best_within(held_out: Accuracies, within: Mapping[str, Sequence[str]]) -> Best:
+    """The arm of some that does best on held-out images, at each sparsity.
 
-    The best is that with the highest mean over regimes and seeds; of equals, the first.
+    It has the highest mean over regimes and seeds; of equals, it is the first.
 
     Args:
-        accuracies: on test images.
         held_out: on held-out images.
         within: the arms among which is chosen, by what their best is called.
     """
-    best = {
+    return {
         (sparsity, name): max(
             among,
             key=lambda arm: np.mean(
@@ -106,10 +103,17 @@ def with_best(
             ),
         )
         for name, among in within.items()
-        for sparsity in {mask.sparsity for _, mask in accuracies}
+        for sparsity in sorted({mask.sparsity for _, mask in held_out})
     }
+
+
+def with_best(accuracies: Accuracies, best: Best) -> Accuracies:
+    """Accuracies on test images, and with them those of what is the best of some arms."""
     return {
-        (dense, mask): {**arms, **{name: arms[best[mask.sparsity, name]] for name in within}}
+        (dense, mask): {
+            **arms,
+            **{name: arms[arm] for (at, name), arm in best.items() if at == mask.sparsity},
+        }
         for (dense, mask), arms in accuracies.items()
     }
 

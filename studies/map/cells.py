@@ -25,7 +25,7 @@ from sparse_sam.training import (
 )
 from studies.map.search import Found, Point, search
 from studies.map.study import DENSE, NOT_PRUNED, PRUNED, Mask, Method, Setting, Start, Study
-from studies.rows import Row, Told, machine
+from studies.rows import CPU, Row, Told, machine
 
 CURVE = 1_000
 """So many validation images are looked at after every epoch; all of them at the end."""
@@ -61,14 +61,24 @@ class Lab:
     images: Images
     store: Store
 
+    @property
+    def device(self) -> torch.device:
+        """Where networks are trained and tested: where the images are."""
+        return self.images.test.labels.device
 
-def load_images(study: Study, folder: str | None) -> Images:
-    """Read a task's images. Raises DataError."""
+    def pruned(self, dense: Checkpoint, mask: Mask) -> Checkpoint:
+        """A dense network, pruned; on the CPU, where the library prunes."""
+        return prune(dense, self.study.prune(mask), self.images.training.to(CPU))
+
+
+def load_images(study: Study, folder: str | None, device: torch.device = CPU) -> Images:
+    """Read a task's images, onto a device. Raises DataError."""
     data, test = read_data(study.data(folder))
     if data.validation is None:
         raise TypeError("the study's sources hold images out")
     curve = data.validation.part(torch.arange(CURVE))
-    return Images(replace(data, validation=curve), data.validation, test.test)
+    training = replace(data, validation=curve).to(device)
+    return Images(training, data.validation.to(device), test.test.to(device))
 
 
 def tried_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -102,8 +112,7 @@ def choose_arm(
 
     @cache  # and only if there is something to make
     def pruned(choosing: int) -> Checkpoint:
-        network = _dense(lab, SGD_ARM, dense, choosing).checkpoint
-        return prune(network, lab.study.prune(anchor), lab.images.training)
+        return lab.pruned(_dense(lab, SGD_ARM, dense, choosing).checkpoint, anchor)
 
     def make(setting: Setting, choosing: int) -> Row:
         make = partial(_finetuned, lab, method, setting, pruned(choosing), anchor)
@@ -181,7 +190,7 @@ def timed(lab: Lab, mask: Mask, method: Method, _: Told) -> Row:
     begin = study.setting(plain, tuple(line.start for line in study.lines(plain)))
     dense = _dense(lab, SGD_ARM, begin, seed).checkpoint
     setting = study.setting(method, tuple(line.start for line in study.lines(method)))
-    start = prune(dense, study.prune(mask), lab.images.training)
+    start = lab.pruned(dense, mask)
     row = _tested(partial(_finetuned, lab, method, setting, start, mask), lab.images.held_out)
     return {"method": method.name, "times": method.times, **row}
 
@@ -207,7 +216,7 @@ def measure(
     dense = _dense(lab, kind, setting, seed)
     told(row | _tested(lambda: dense, lab.images.test, with_curve=True))
     for mask in missing:
-        pruned = prune(dense.checkpoint, study.prune(mask), lab.images.training)
+        pruned = lab.pruned(dense.checkpoint, mask)
         first = checkpoint_hash(pruned)[:12]
         row = at | mask._asdict() | {"arm": PRUNED, "start": first}
         told(row | _accuracies(lab, pruned))
@@ -226,9 +235,9 @@ def again(lab: Lab, dense: Row, row: Row) -> Row:
         dense: the row of the dense network that it begins with.
         row: of a finetuned network.
     """
-    study, mask = lab.study, Mask(row["criterion"], row["sparsity"])
+    mask = Mask(row["criterion"], row["sparsity"])
     network = _dense(lab, dense["dense"], setting_of(dense), dense["seed"]).checkpoint
-    pruned = prune(network, study.prune(mask), lab.images.training)
+    pruned = lab.pruned(network, mask)
     done = _reported(lab, row["arm"], setting_of(row), pruned, mask)
     return {**row, "start": checkpoint_hash(pruned)[:12], **done}
 
@@ -246,7 +255,7 @@ def _reported(lab: Lab, arm: str, setting: Setting, pruned: Checkpoint, mask: Ma
 
 def _accuracies(lab: Lab, checkpoint: Checkpoint) -> Row:
     """On test images, and on those that are held out."""
-    model = checkpoint.build()
+    model = checkpoint.build().to(lab.device)
     return {
         "accuracy": evaluate(model, lab.images.test).accuracy,
         "held_out": evaluate(model, lab.images.held_out).accuracy,
@@ -300,19 +309,19 @@ def _tested(
 
     With its curve: gradient evaluations, validation accuracy and training loss after every epoch.
     """
-    begun = time.perf_counter()
+    begun, device = time.perf_counter(), split.labels.device
     try:
         done = make()
     except DivergenceError:
-        return {"accuracy": 0.0, "diverged": True, "machine": machine()}
-    last, model = done.history[-1], done.checkpoint.build()
+        return {"accuracy": 0.0, "diverged": True, "machine": machine(device)}
+    last, model = done.history[-1], done.checkpoint.build().to(device)
     row = {
         "accuracy": evaluate(model, split).accuracy,
         "diverged": False,
         "gradient_evaluations": last.gradient_evaluations,
         "seconds": round(last.seconds, 2),
         "all_seconds": round(time.perf_counter() - begun, 2),
-        "machine": machine(),
+        "machine": machine(device),
     }
     if held_out is not None:
         row["held_out"] = evaluate(model, held_out).accuracy

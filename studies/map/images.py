@@ -1,4 +1,4 @@
-"""The study's images: ``data.source`` of its two tasks.
+"""The study's images: ``data.source`` of its tasks.
 
 Training images are a part of those there are, since two cores train on no more in a day; others of
 them validate, and so many that a choice is not one of noise. All test images test.
@@ -18,6 +18,12 @@ COLOUR, DIGITS = 4_352, 10_240
 def colour(params: DataParams) -> RawData:
     """Photographs of 32 × 32 pixels in class folders, ``train`` and ``test``."""
     return _part(load_raw(params.model_copy(update={"source": "image-folder"})), COLOUR)
+
+
+def whole(params: DataParams) -> RawData:
+    """The same, all of them but those that are held out."""
+    raw = load_raw(params.model_copy(update={"source": "image-folder"}))
+    return _part(raw, len(raw.train_labels) - VALIDATION)
 
 
 def digits(params: DataParams) -> RawData:

@@ -1,8 +1,10 @@
-"""Write ``REPORT.md`` and the figures from the results: ``python -m studies.map.report``.
+"""Write ``REPORT.md`` and the figures from the results: ``python -m studies.map.report [TASK]``.
 
-Nothing is said before every seed of both tasks is there.
+Nothing is said before every seed of its tasks is there: those that are reported together, or one
+that has a page of its own (``TASK/REPORT.md``).
 """
 
+import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from sparse_sam.errors import ConfigError
 from sparse_sam.evaluation import p_in_words, signed
 from sparse_sam.files import write_text
 from studies.map import figures
 from studies.map.analysis import (
     Accuracies,
+    Best,
     Difference,
     Pair,
     Regime,
     Task,
+    best_within,
     by_regime,
     by_sparsity,
     over_regimes,
@@ -43,6 +48,7 @@ NAMES = {
 TITLES = {
     "digits": "LeNet-300-100 on 10,240 digits",
     "colour": "ResNet-20 on 4,352 colour images",
+    "whole": "ResNet-20 on 45,000 colour images",
 }
 SAID = {
     "gain": "a gain is shown",
@@ -77,10 +83,22 @@ class Results:
     @cached_property
     def task(self) -> Task:
         """Its accuracies, with what is the best of some arms, and what is asked of them."""
-        study = self.study
-        accuracies, held_out = self._by_arm("accuracy"), self._by_arm("held_out")
-        best_too = with_best(accuracies, held_out, study.within)
-        return Task(study.name, best_too, study.compared, study.bounds)
+        study, accuracies = self.study, with_best(self._by_arm("accuracy"), self.best)
+        return Task(study.name, accuracies, study.compared, study.bounds)
+
+    @cached_property
+    def best(self) -> Best:
+        """For how long SGD does best on held-out images, within each budget."""
+        return best_within(self._by_arm("held_out"), self.study.within)
+
+    def accuracy(self, sparsity: float, arm: str) -> float:
+        """On test images, in the mean over regimes and seeds."""
+        of_arm = [
+            np.mean(arms[arm])
+            for (_, mask), arms in self.task.accuracies.items()
+            if mask.sparsity == sparsity
+        ]
+        return float(np.mean(of_arm))
 
     @cached_property
     def tried(self) -> Known:
@@ -145,6 +163,8 @@ def page(results: Sequence[Results]) -> str:
                 f"![Every regime: {one.study.name}](heat_map-{one.study.name}.svg)"
                 for one in results
             ),
+            "",
+            *_what_to_use(results, sparsities),
             "",
             *_by_sparsity(results, sparsities),
             "",
@@ -211,6 +231,50 @@ def _bold(one: Difference) -> str:
     return f"**{_interval(one)}**" if one.verdict in {"gain", "loss"} else _interval(one)
 
 
+def _what_to_use(
+    results: Sequence[Results], found: Mapping[tuple[str, Pair, float], Difference]
+) -> Iterator[str]:
+    yield "## What to use"
+    yield ""
+    yield (
+        "For a sparsity and a budget, in gradient evaluations for each that SGD's own epochs take. "
+        "Something else than SGD is named where a gain over SGD for the same budget is shown after "
+        "the correction for every sparsity, and then the largest. SGD's epochs are those that do "
+        "best on held-out images."
+    )
+    yield ""
+    yield "| task | sparsity | budget | SGD | use | test accuracy, % | against SGD: points, 95 % interval |"
+    yield "|---" * 7 + "|"
+    for one in results:
+        study = one.study
+        for sparsity, (name, among) in product(
+            study.values["sparsities"], reversed(list(study.within.items()))
+        ):
+            budget = max(study.arms[arm].cost for arm in among)
+            others = {
+                first: found[study.name, (first, second), sparsity]
+                for first, second in study.compared
+                if second == name
+            }
+            used = best_gain(others)
+            against = "; ".join(
+                f"{NAMES[arm]} {_interval(each)}, {SAID[each.verdict]}"
+                for arm, each in others.items()
+            )
+            yield (
+                f"| {one.title} | {100 * sparsity:g} % | {budget:g}× | "
+                f"{NAMES[one.best[sparsity, name]]}: {100 * one.accuracy(sparsity, name):.2f} | "
+                f"{NAMES[used or one.best[sparsity, name]]} | "
+                f"{100 * one.accuracy(sparsity, used or name):.2f} | {against} |"
+            )
+
+
+def best_gain(others: Mapping[str, Difference]) -> str | None:
+    """The arm with the largest gain that is shown; None if none is."""
+    gains = {arm: one.mean for arm, one in others.items() if one.verdict == "gain"}
+    return max(gains, key=gains.__getitem__) if gains else None
+
+
 def _by_sparsity(
     results: Sequence[Results], detail: Mapping[tuple[str, Pair, float], Difference]
 ) -> Iterator[str]:
@@ -222,16 +286,7 @@ def _by_sparsity(
         yield "| sparsity | pruned | " + " | ".join(NAMES[arm] for arm in one.study.arms) + " | "
         yield "|---" * (2 + len(one.study.arms)) + "|"
         for sparsity in one.study.values["sparsities"]:
-            means = [
-                np.mean(
-                    [
-                        arms[arm]
-                        for (_, mask), arms in one.task.accuracies.items()
-                        if mask.sparsity == sparsity
-                    ]
-                )
-                for arm in (PRUNED, *one.study.arms)
-            ]
+            means = [one.accuracy(sparsity, arm) for arm in (PRUNED, *one.study.arms)]
             cells = " | ".join(f"{100 * mean:.2f}" for mean in means)
             yield f"| {100 * sparsity:g} % | {cells} |"
         yield ""
@@ -278,6 +333,8 @@ def _dense(results: Sequence[Results]) -> Iterator[str]:
 
 def _in_float32(results: Sequence[Results]) -> Iterator[str]:
     """The part that was computed in float32, beside the same in bfloat16."""
+    if not any(one.study.in_float32 for one in results):
+        return
     yield "## Does bfloat16 change it?"
     yield ""
     yield "| task | regime | difference | bfloat16, points | float32, points |"
@@ -408,17 +465,26 @@ def _span(values: Sequence[float | None]) -> str:
     return f"{min(known):g} to {max(known):g}" if known else ""
 
 
-def main() -> int:
-    """Write the report, once every seed of both tasks is there."""
-    results = [Results(load_study(task)) for task in tasks()]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report, once every seed of its tasks is there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    parser.add_argument("task", nargs="?", help="one that has a page of its own")
+    alone = parser.parse_args(arguments).task
+    try:
+        results = [Results(load_study(task)) for task in ([alone] if alone else tasks())]
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     missing = {one.study.name: one.missing for one in results if one.missing}
     if missing:
         said = ", ".join(f"{number} of {task}" for task, number in missing.items())
         sys.stderr.write(f"error: networks are missing ({said}): run `make study-map`\n")
         return 1
-    write_text(HERE / "REPORT.md", page(results))
+    folder = HERE / (alone or "")
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "REPORT.md", page(results))
     for name, drawing in drawings(results).items():
-        write_text(HERE / name, drawing)
+        write_text(folder / name, drawing)
     return 0
 
 

@@ -15,6 +15,8 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import torch
+
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import Store, write_json
 from sparse_sam.tracking import open_store, repository_root
@@ -84,28 +86,37 @@ def plan(lab: Lab) -> None:
     plain = study.arms[SGD_ARM]
     longer = [replace(plain, times=4.0)]
     work = partial(cells.timed, lab, mask)
-    found = run_jobs(work, [*study.arms.values(), *longer], on_report=lambda *_: None)
+    methods = [*study.arms.values(), *longer]
+    at_once = _side_by_side(lab)
+    found = run_jobs(work, methods, on_report=lambda *_: None, side_by_side=at_once)
     rows = [{name: row[name] for name in PLANNED} for row in found.values()]
     each = {row["method"]: row["all_seconds"] for row in rows[: len(study.arms)]}
     regimes = sum(1 for kind in study.dense for _ in study.masks(kind))
     each_seed = len(study.anchors()) * TRIED + regimes
     counts = dict.fromkeys(study.arms, len(study.seeds) * each_seed)
-    hours = sum(each[arm] * counts[arm] for arm in study.arms) / 2 / 3600
+    hours = sum(each[arm] * counts[arm] for arm in study.arms) / 3600
+    workers = 2 if at_once else 1
     content = {
         "sparsity": mask.sparsity,
         "finetuned": rows,
         "trainings": counts,
-        "hours of finetuning on two cores": round(hours, 1),
-        "machine": machine(),
+        f"hours of finetuning on {'two cores' if at_once else 'a GPU'}": round(hours / workers, 1),
+        "machine": machine(lab.device),
     }
     write_json(HERE / "results" / study.name / "plan.json", content)
+
+
+def _side_by_side(lab: Lab) -> bool:
+    """Whether cells are computed in processes of their own: a GPU takes one after the other."""
+    return lab.device.type == "cpu"
 
 
 def choose_dense(lab: Lab) -> None:
     """Search the values of every dense training."""
     rows = Rows(table(lab.study.name, "tried_dense"), tried_key)
     kinds = sorted(lab.study.dense, key=lambda kind: lab.study.dense[kind].cost, reverse=True)
-    rows.make(partial(cells.choose_dense, lab, rows.by_key), kinds)
+    work = partial(cells.choose_dense, lab, rows.by_key)
+    rows.make(work, kinds, side_by_side=_side_by_side(lab))
 
 
 def choose(lab: Lab) -> None:
@@ -117,7 +128,8 @@ def choose(lab: Lab) -> None:
     jobs = [
         (arm, anchor, seed) for seed, anchor, arm in product(study.seeds, study.anchors(), arms)
     ]
-    rows.make(partial(_choose, lab, rows.by_key, dense), jobs)
+    work = partial(_choose, lab, rows.by_key, dense)
+    rows.make(work, jobs, side_by_side=_side_by_side(lab))
 
 
 def _choose(lab: Lab, known: Known, dense: Setting, job: tuple[str, Mask, int], told: Told) -> None:
@@ -128,8 +140,13 @@ def measure(lab: Lab) -> None:
     """Test what was chosen."""
     study = lab.study
     chosen = chosen_dense(study) | chosen_arms(study)
-    rows = Rows(table(study.name, "measured"), measured_key)
-    rows.make(partial(cells.measure, lab, rows.by_key, chosen), study.starts())
+    _measure(lab, chosen, "measured")
+
+
+def _measure(lab: Lab, chosen: Chosen, step: str) -> None:
+    rows = Rows(table(lab.study.name, step), measured_key)
+    work = partial(cells.measure, lab, rows.by_key, chosen)
+    rows.make(work, lab.study.starts(), side_by_side=_side_by_side(lab))
 
 
 def check_precision(lab: Lab) -> None:
@@ -138,9 +155,7 @@ def check_precision(lab: Lab) -> None:
     if study is None:
         raise SparseSamError(f"all of {lab.study.name} is computed in float32")
     chosen = chosen_dense(lab.study) | chosen_arms(lab.study)
-    rows = Rows(table(study.name, "float32"), measured_key)
-    there = replace(lab, study=study)
-    rows.make(partial(cells.measure, there, rows.by_key, chosen), study.starts())
+    _measure(replace(lab, study=study), chosen, "float32")
 
 
 def recheck(lab: Lab) -> None:
@@ -150,12 +165,11 @@ def recheck(lab: Lab) -> None:
         SparseSamError: there are not so many rows of this kind of processor, or one differs.
     """
     rows = Rows(table(lab.study.name, "measured"), measured_key).by_key
-    here = [
-        row for row in rows.values() if row["arm"] in lab.study.arms and row["machine"] == machine()
-    ]
+    kind = machine(lab.device)
+    here = [row for row in rows.values() if row["arm"] in lab.study.arms and row["machine"] == kind]
     if len(here) < RECHECKED:
         raise SparseSamError(
-            f"{len(here)} rows were made on this kind of processor ({machine()}), and "
+            f"{len(here)} rows were made on this kind of processor ({kind}), and "
             f"{RECHECKED} are to be drawn; digits are those of a kind of processor"
         )
     for row in random.sample(here, RECHECKED):
@@ -185,11 +199,14 @@ def main() -> int:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("task", help="a task of params.yaml")
     parser.add_argument("--folder", help="where its images are; digits are downloaded without")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     try:
-        select_device("cpu")
+        if asked.device != "cpu" and not torch.cuda.is_available():
+            raise SparseSamError("--device cuda: torch finds no GPU here; allowed: cpu")
+        device = select_device(asked.device)
         study = load_study(asked.task)
-        images = load_images(study, asked.folder)
+        images = load_images(study, asked.folder, device)
         check_images(
             HERE / "results" / study.name / "images.json", images.training.info.fingerprint
         )

@@ -25,6 +25,7 @@ from studies.map.analysis import (
     Difference,
     Regime,
     Task,
+    best_within,
     by_regime,
     by_sparsity,
     over_regimes,
@@ -160,7 +161,7 @@ def _drawn(
                 for arm, one in networks.items()
             }
     bounds = study.bounds if allowed else Bounds(0.0, study.bounds.margin)
-    best_too = with_best(accuracies, held_out, study.within)
+    best_too = with_best(accuracies, best_within(held_out, study.within))
     return Task(study.name, best_too, study.compared, bounds)
 
 

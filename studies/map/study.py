@@ -252,8 +252,8 @@ def _declared() -> Values:
 
 
 def tasks() -> list[str]:
-    """The tasks that are declared."""
-    return list(_declared()["tasks"])
+    """The tasks that are reported together."""
+    return [name for name, task in _declared()["tasks"].items() if not task.get("alone")]
 
 
 def load_study(task: str) -> Study:
