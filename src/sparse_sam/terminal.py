@@ -2,7 +2,8 @@
 
 On a terminal the line is drawn over again and again: what is done, how far it is, and how long the
 rest takes. In a pipe and in CI there is a plain line for whatever begins, and one a minute of what
-takes long. Nothing that happens here ends a command: who looks away loses no result.
+takes long. Nothing that happens here ends a command: who looks away loses no result. Work that
+takes long also gives signs of life (``beat``), to whoever listens.
 """
 
 import math
@@ -13,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, Self, TextIO
 
@@ -29,6 +30,23 @@ _PLAIN_SECONDS = 60.0
 _SOONEST_SECONDS = 1.0
 """Of work that has taken less, nothing is known yet."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+_listeners: list[Callable[[], None]] = []
+
+
+def beat() -> None:
+    """Say that a step is done; costs next to nothing where nobody listens."""
+    for listener in _listeners:
+        listener()
+
+
+@contextmanager
+def heard_by(listener: Callable[[], None]) -> Iterator[None]:
+    """Within it, ``listener`` is told of every beat of this process."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def is_live(stream: TextIO) -> bool:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from sparse_sam.networks.modes import in_evaluation_mode
+from sparse_sam.terminal import beat
 
 BATCHNORM_BATCH = 250
 """How many images statistics are taken of at once."""
@@ -91,6 +92,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
                 size = size or len(batch)
                 if len(batch) == size:
                     model(batch)
+                beat()
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum

@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sparse_sam.terminal import beat
+
 _CHUNK = 8192
 """So many columns are solved for at once."""
 
@@ -44,6 +46,7 @@ class Fisher:
             part = self.gradients[:, start : start + _CHUNK]
             solved = torch.linalg.solve_triangular(lower, part, upper=False)
             found[start : start + _CHUNK] = solved.square_().sum(0)
+            beat()
         # Rounding may take what is nearly 0 below it.
         least = torch.finfo(found.dtype).eps
         return (1 - found).clamp_min_(least) / self.damping

@@ -15,6 +15,7 @@ from sparse_sam.data import Split, derive_seed
 from sparse_sam.errors import DivergenceError, MaskError
 from sparse_sam.pruning.borrowing import Kept, as_input, asked, drawing, in_full
 from sparse_sam.pruning.masks import Masked, attached_masks
+from sparse_sam.terminal import beat
 
 _BYTES_AT_ONCE, _EXAMPLES_AT_ONCE = 2**28, 64
 
@@ -122,6 +123,7 @@ class Weights:
                 found[row : row + len(part), column : column + own.shape[1]] = own
                 column += own.shape[1]
             row += len(part)
+            beat()
         # (A sum that is finite says the same, and needs no memory.)
         if not found.sum().isfinite() and not found.isfinite().all():
             raise DivergenceError(
@@ -159,6 +161,7 @@ class Weights:
                 )
                 rows.append(own)
                 kept.put_back()  # every image is shown to the network as it was
+                beat()
         return [torch.stack(one) for one in zip(*rows, strict=True)]
 
     def _logits(self, image: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ from .experiment import initial_checkpoint as initial_checkpoint
 from .experiment import origin_of as origin_of
 from .experiment import prune as prune
 from .experiment import train_dense as train_dense
-from .heartbeat import beat as beat
 from .jobs import prepare_workers as prepare_workers
 from .jobs import run_jobs as run_jobs
 from .kept import KIND as KIND

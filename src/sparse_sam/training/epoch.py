@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sparse_sam.data import Augmentation, Scale, TrainingData, batch_order, derive_seed
 from sparse_sam.errors import DivergenceError
+from sparse_sam.terminal import beat
 from sparse_sam.training.devices import products_in
 from sparse_sam.training.distillation import Taught, Teacher
-from sparse_sam.training.heartbeat import beat
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.untrained import UntrainedTensor, UntrainedTensors
 

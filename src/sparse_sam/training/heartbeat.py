@@ -1,6 +1,6 @@
-"""Signs of life of long work, and who is told when they stay away.
+"""Who is told when signs of life stay away.
 
-Work that takes long calls ``beat`` whenever a step is done. Whoever waits for it listens, and a
+Work that takes long calls ``terminal.beat`` whenever a step is done. Whoever waits listens, and a
 ``Watchdog`` names the job that has been silent for long: on a machine that nobody has tried yet,
 standing still without a word is the worst of all faults.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 from sparse_sam.errors import ConfigError, StalledError
+from sparse_sam.terminal import heard_by
 
 _VARIABLE = "SPARSE_SAM_STALL_SECONDS"
 _STALL_SECONDS = 600.0
@@ -20,24 +21,6 @@ _FIRST_WARNING = 0.1
 """At which share of that time a silent job is named for the first time."""
 _LONGEST_PAUSE = 1.0
 """A longer time between two looks is one in which this process itself was stopped."""
-
-_listeners: list[Callable[[], None]] = []
-
-
-def beat() -> None:
-    """Say that a step is done; costs next to nothing where nobody listens."""
-    for listener in _listeners:
-        listener()
-
-
-@contextmanager
-def heard_by(listener: Callable[[], None]) -> Iterator[None]:
-    """Within it, ``listener`` is told of every beat of this process."""
-    _listeners.append(listener)
-    try:
-        yield
-    finally:
-        _listeners.remove(listener)
 
 
 def stall_seconds() -> float:

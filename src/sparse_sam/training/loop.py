@@ -16,6 +16,7 @@ from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import Sparsifier, attached_masks, check_pruned_weights_are_zero
+from sparse_sam.terminal import beat
 from sparse_sam.training.distillation import Teacher
 from sparse_sam.training.epoch import (
     Batches,
@@ -26,7 +27,6 @@ from sparse_sam.training.epoch import (
     steps_per_epoch,
     training_loss,
 )
-from sparse_sam.training.heartbeat import beat
 from sparse_sam.training.optimizers import check_holds
 from sparse_sam.training.params import TrainingParams
 from sparse_sam.training.registry import LEARNING_RATES

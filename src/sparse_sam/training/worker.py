@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
-from sparse_sam.training.heartbeat import heard_by
+from sparse_sam.terminal import heard_by
 
 SHOW_WHERE: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """The signal that makes a worker write to stderr what it is doing; None where there is none."""

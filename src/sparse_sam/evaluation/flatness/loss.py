@@ -13,7 +13,8 @@ from sparse_sam.data import Split
 from sparse_sam.errors import DivergenceError
 from sparse_sam.networks import in_evaluation_mode
 from sparse_sam.pruning import attached_masks
-from sparse_sam.training import beat, layer_by_layer
+from sparse_sam.terminal import beat
+from sparse_sam.training import layer_by_layer
 
 Vector = list[Tensor]
 """One tensor a trainable parameter, in the order of ``weights``."""
