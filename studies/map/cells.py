@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from sparse_sam.data import Split, TrainingData, read_data
 from sparse_sam.errors import DivergenceError, SparseSamError
 from sparse_sam.files import Store
+from sparse_sam.pruning import obs_paths_kept
 from sparse_sam.training import (
     SAM_ARM,
     SGD_ARM,
@@ -68,7 +69,11 @@ class Lab:
 
     def pruned(self, dense: Checkpoint, mask: Mask) -> Checkpoint:
         """A dense network, pruned; on the CPU, where the library prunes."""
-        return prune(dense, self.study.prune(mask), self.images.training.to(CPU))
+        return prune(dense, self.study.prune(mask), self._on_cpu)
+
+    @cached_property
+    def _on_cpu(self) -> TrainingData:
+        return self.images.training.to(CPU)
 
 
 def load_images(study: Study, folder: str | None, device: torch.device = CPU) -> Images:
@@ -215,8 +220,9 @@ def measure(
     row = at | {**NOT_PRUNED._asdict(), "arm": DENSE, **setting._asdict()}
     dense = _dense(lab, kind, setting, seed)
     told(row | _tested(lambda: dense, lab.images.test, with_curve=True))
-    for mask in missing:
-        pruned = lab.pruned(dense.checkpoint, mask)
+    with obs_paths_kept():
+        pruned_by = {mask: lab.pruned(dense.checkpoint, mask) for mask in missing}
+    for mask, pruned in pruned_by.items():
         first = checkpoint_hash(pruned)[:12]
         row = at | mask._asdict() | {"arm": PRUNED, "start": first}
         told(row | _accuracies(lab, pruned))

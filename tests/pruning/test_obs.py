@@ -24,7 +24,7 @@ from sparse_sam.pruning.masks import (
     plain_parameters,
     plain_state,
 )
-from sparse_sam.pruning.obs import OBS, OBSSelection
+from sparse_sam.pruning.obs import OBS, OBSSelection, obs_paths_kept
 from sparse_sam.pruning.pruner import Pruner
 from tests import sample_networks
 from tests.every_network import small
@@ -384,3 +384,41 @@ def test_no_stage_of_global_pruning_is_done_twice(monkeypatch: pytest.MonkeyPatc
     to_choose = len(asked)
     Pruner("obs", "global").prune(model, 0.7, seen)
     assert len(asked) <= 2 * to_choose + 1
+
+
+def test_a_network_pruned_to_many_sparsities_is_walked_once_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+    ask = Weights.gradients
+
+    def counted(self: Weights, split: Split, examples: Tensor, columns: Tensor) -> Tensor:
+        asked.append(len(columns))
+        return ask(self, split, examples, columns)
+
+    monkeypatch.setattr(Weights, "gradients", counted)
+    seen, sparsities = evidence(), (0.5, 0.9, 0.7)
+
+    def pruned(sparsity: float, change: float = 1.0) -> dict[str, Tensor]:
+        model = convolutions()
+        with torch.no_grad():
+            model[0].weight.mul_(change)
+        Pruner("obs", "global").prune(model, sparsity, seen)
+        return every_bit(model)
+
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+        return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+    alone = [pruned(sparsity) for sparsity in sparsities]
+    changed, walked = pruned(0.9, 1.1), len(asked)
+    asked.clear()
+    with obs_paths_kept():
+        assert all(same(pruned(at), one) for at, one in zip(sparsities, alone, strict=True))
+        # What is not of this network, these images and this seed is walked anew.
+        once = len(asked)
+        assert once < walked / 2
+        assert same(pruned(0.9, 1.1), changed)
+        assert not same(changed, alone[1])
+    asked.clear()
+    assert same(pruned(0.5), alone[0])
+    assert len(asked) > once / 2  # nothing is kept outside

@@ -19,6 +19,7 @@ from .masks import pruned_part as pruned_part
 from .masks import tighten as tighten
 from .obs import OBS as OBS
 from .obs import OBSSelection as OBSSelection
+from .obs import obs_paths_kept as obs_paths_kept
 from .params import Asked as Asked
 from .params import PruneParams as PruneParams
 from .prunable import prunable_parameters as prunable_parameters

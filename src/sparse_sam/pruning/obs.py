@@ -8,6 +8,8 @@ taken anew. A weight's score is when it went.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -103,9 +105,13 @@ class OBS(OBSSelection):
     def scores(  # noqa: D102
         self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence
     ) -> dict[str, Tensor]:
-        self._known.clear()
-        self._known.append(self._walked(model, weights, evidence))
-        return self._known[0].order()
+        begin, kept = self._path(model, weights, evidence), _KEPT.get()
+        known = next((one for one in kept or () if begin.begins_as(one)), None)
+        found = known or self._walked(model, weights, evidence)
+        if kept is not None:
+            kept[:] = [found]
+        self._known[:] = [found]
+        return found.order()
 
     def compensated(  # noqa: D102
         self,
@@ -123,6 +129,23 @@ class OBS(OBSSelection):
             path.take_over(known)
         path.walk(int(kept.sum()), to_the_end=False)
         return path.weights.shaped(path.values)
+
+
+_KEPT: "ContextVar[list[_Path] | None]" = ContextVar("kept", default=None)
+
+
+@contextmanager
+def obs_paths_kept() -> Iterator[None]:
+    """Within it ``obs`` keeps its last way: a network pruned to many sparsities is walked once.
+
+    It goes the same way to every sparsity, so masks and weights are the same, to the bit. What is
+    kept takes some bytes a weight, and the network.
+    """
+    token = _KEPT.set([])
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 class _Path:
@@ -155,7 +178,7 @@ class _Path:
     def take_over(self, other: "_Path") -> None:
         """Begin where another path is that came from here and let nothing go that is to stay."""
         stays = other.gone[self.stays]
-        if not self._begins_as(other) or not stays.all():
+        if not self.begins_as(other) or not stays.all():
             return
         for left, values in reversed(other._stages_done):  # noqa: SLF001
             if len(self.values) - left < stays.min():
@@ -164,13 +187,14 @@ class _Path:
                 self._moved = True
                 return
 
-    def _begins_as(self, other: "_Path") -> bool:
-        """Whether the same network was to be pruned, by the same images."""
+    def begins_as(self, other: "_Path") -> bool:
+        """Whether the same network was to be pruned, by the same images and settings."""
         mine, others = self._began, other._began  # noqa: SLF001
         return (
             self.weights.parameters.keys() == other.weights.parameters.keys()
             and self._train is other._train  # noqa: SLF001
             and self._seed == other._seed  # noqa: SLF001
+            and self._how == other._how  # noqa: SLF001
             and mine.keys() == others.keys()
             and all(torch.equal(mine[name], one) for name, one in others.items())
         )
