@@ -1,5 +1,6 @@
 """The examples of docs/pruning.md run as they stand."""
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparse_sam.data.tensors import Split
+from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.detaching import detach
 from sparse_sam.pruning.masks import attached_masks
+from sparse_sam.pruning.pruner import Pruner
 from tests.pruning.loops import CLASSES, SHAPE, Residual, same
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text(encoding="utf-8")
@@ -59,6 +63,7 @@ def test_every_block_of_code_is_an_example_that_is_tested() -> None:
         "average",
         "second order",
         "second order at once",
+        "second order to several sparsities",
     }
     assert PAGE.count("```python") == len(EXAMPLES) + 1  # the parts, which other tests take up
 
@@ -91,6 +96,22 @@ def test_the_examples_of_second_order_prune(name: str, capsys: pytest.CaptureFix
     assert share_of_zeros(model) == pytest.approx(0.9, abs=1e-3)
     # The others were updated.
     assert any(((one != before[name]) & (one != 0)).any() for name, one in model.named_parameters())
+
+
+def test_the_example_of_several_sparsities_prunes_to_each_as_alone() -> None:
+    torch.manual_seed(0)
+    model, name = Residual(), "second order to several sparsities"
+    inputs, labels = torch.randn(40, *SHAPE), torch.randint(0, CLASSES, (40,))
+    found = run_example(name, copy.deepcopy(model), inputs=inputs, labels=labels)["pruned"]
+    assert len(found) == 3
+    for sparsity, network in found.items():
+        detach(network)
+        assert share_of_zeros(network) == pytest.approx(sparsity, abs=1e-3)
+        alone = copy.deepcopy(model)
+        evidence = Evidence(seed=0, train=Split(inputs, labels))
+        Pruner("obs", "global").prune(alone, sparsity, evidence)
+        detach(alone)
+        assert all(map(torch.equal, network.parameters(), alone.parameters()))
 
 
 def test_the_example_that_resumes_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
