@@ -399,9 +399,12 @@ def test_a_network_pruned_to_many_sparsities_is_walked_once_to_the_same_bits(
     monkeypatch.setattr(Weights, "gradients", counted)
     seen, sparsities = evidence(), (0.5, 0.9, 0.7)
 
-    def pruned(sparsity: float, change: float = 1.0) -> dict[str, Tensor]:
+    def pruned(
+        sparsity: float, change: float = 1.0, other: nn.Module | None = None
+    ) -> dict[str, Tensor]:
         model = convolutions()
         with torch.no_grad():
+            model[2] = other or model[2]
             model[0].weight.mul_(change)
         Pruner("obs", "global").prune(model, sparsity, seen)
         return every_bit(model)
@@ -410,7 +413,8 @@ def test_a_network_pruned_to_many_sparsities_is_walked_once_to_the_same_bits(
         return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
     alone = [pruned(sparsity) for sparsity in sparsities]
-    changed, walked = pruned(0.9, 1.1), len(asked)
+    walked = len(asked)
+    changed, tanh = pruned(0.9, 1.1), pruned(0.9, other=nn.Tanh())
     asked.clear()
     with obs_paths_kept():
         assert all(same(pruned(at), one) for at, one in zip(sparsities, alone, strict=True))
@@ -419,6 +423,10 @@ def test_a_network_pruned_to_many_sparsities_is_walked_once_to_the_same_bits(
         assert once < walked / 2
         assert same(pruned(0.9, 1.1), changed)
         assert not same(changed, alone[1])
+        # So is one that computes something else with the same weights.
+        assert same(pruned(0.9, other=nn.Tanh()), tanh)
+        assert same(pruned(0.9), alone[1])
+        assert not same(tanh, alone[1])
     asked.clear()
     assert same(pruned(0.5), alone[0])
     assert len(asked) > once / 2  # nothing is kept outside

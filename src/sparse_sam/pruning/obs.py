@@ -73,18 +73,16 @@ class OBSSelection:
     def scores(  # noqa: D102
         self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence
     ) -> dict[str, Tensor]:
-        return self._walked(model, weights, evidence).order()
+        path = self._path(model, weights, evidence)
+        self._walk(path)
+        return path.order()
 
     def pooled(self, blocks: Tensor) -> Tensor:  # noqa: D102
         return blocks.mean(dim=1)
 
-    def _walked(
-        self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence
-    ) -> "_Path":
-        path = self._path(model, weights, evidence)
+    def _walk(self, path: "_Path") -> None:
         path.left = path.values != 0  # what is 0 is not missed
         path.walk(round(self.until * len(path.left)), to_the_end=True)
-        return path
 
     def _path(self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence) -> "_Path":
         train = evidence.train_for(self.name)
@@ -105,13 +103,21 @@ class OBS(OBSSelection):
     def scores(  # noqa: D102
         self, model: nn.Module, weights: Mapping[str, Tensor], evidence: Evidence
     ) -> dict[str, Tensor]:
-        begin, kept = self._path(model, weights, evidence), _KEPT.get()
-        known = next((one for one in kept or () if begin.begins_as(one)), None)
-        found = known or self._walked(model, weights, evidence)
-        if kept is not None:
-            kept[:] = [found]
-        self._known[:] = [found]
-        return found.order()
+        path, kept = self._path(model, weights, evidence), _KEPT.get()
+        if kept is None:
+            self._walk(path)
+        else:
+            # Networks with the same weights may still compute other things.
+            gradient = path.first_gradient()
+            for known, its_gradient in kept:
+                if path.begins_as(known) and torch.equal(gradient, its_gradient):
+                    path = known
+                    break
+            else:
+                self._walk(path)
+                kept[:] = [(path, gradient)]
+        self._known[:] = [path]
+        return path.order()
 
     def compensated(  # noqa: D102
         self,
@@ -131,7 +137,7 @@ class OBS(OBSSelection):
         return path.weights.shaped(path.values)
 
 
-_KEPT: "ContextVar[list[_Path] | None]" = ContextVar("kept", default=None)
+_KEPT: "ContextVar[list[tuple[_Path, Tensor]] | None]" = ContextVar("kept", default=None)
 
 
 @contextmanager
@@ -196,8 +202,14 @@ class _Path:
             and self._seed == other._seed  # noqa: SLF001
             and self._how == other._how  # noqa: SLF001
             and mine.keys() == others.keys()
-            and all(torch.equal(mine[name], one) for name, one in others.items())
+            and all(_is_same(mine[name], one) for name, one in others.items())
         )
+
+    def first_gradient(self) -> Tensor:
+        """Of one image, where the path begins."""
+        columns = torch.arange(len(self.values), device=self.values.device)
+        with self.weights.borrowed():
+            return self.weights.gradients(self._train, torch.zeros(1, dtype=torch.int64), columns)
 
     @torch.no_grad()
     def walk(self, least: int, *, to_the_end: bool) -> None:
@@ -296,6 +308,11 @@ class _Path:
 
     def _damping(self, norms: Tensor, blocks: Sequence[Tensor]) -> float:
         return damping_of(norms, sum(map(len, blocks)), self._how.damping)
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    like = one.device == other.device and one.dtype == other.dtype
+    return like and torch.equal(one, other)
 
 
 class _NoGradientsError(Exception):
