@@ -67,6 +67,11 @@ class Lab:
         """Where networks are trained and tested: where the images are."""
         return self.images.test.labels.device
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether cells are computed in processes of their own: a GPU takes one after the other."""
+        return self.device.type == "cpu"
+
     def pruned(self, dense: Checkpoint, mask: Mask) -> Checkpoint:
         """A dense network, pruned; on the CPU, where the library prunes."""
         return prune(dense, self.study.prune(mask), self._on_cpu)

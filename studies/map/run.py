@@ -87,28 +87,24 @@ def plan(lab: Lab) -> None:
     longer = [replace(plain, times=4.0)]
     work = partial(cells.timed, lab, mask)
     methods = [*study.arms.values(), *longer]
-    at_once = _side_by_side(lab)
-    found = run_jobs(work, methods, on_report=lambda *_: None, side_by_side=at_once)
+    found = run_jobs(work, methods, on_report=lambda *_: None, side_by_side=lab.side_by_side)
     rows = [{name: row[name] for name in PLANNED} for row in found.values()]
     each = {row["method"]: row["all_seconds"] for row in rows[: len(study.arms)]}
     regimes = sum(1 for kind in study.dense for _ in study.masks(kind))
     each_seed = len(study.anchors()) * TRIED + regimes
     counts = dict.fromkeys(study.arms, len(study.seeds) * each_seed)
     hours = sum(each[arm] * counts[arm] for arm in study.arms) / 3600
-    workers = 2 if at_once else 1
+    workers = 2 if lab.side_by_side else 1
     content = {
         "sparsity": mask.sparsity,
         "finetuned": rows,
         "trainings": counts,
-        f"hours of finetuning on {'two cores' if at_once else 'a GPU'}": round(hours / workers, 1),
+        f"hours of finetuning on {'two cores' if lab.side_by_side else 'a GPU'}": round(
+            hours / workers, 1
+        ),
         "machine": machine(lab.device),
     }
     write_json(HERE / "results" / study.name / "plan.json", content)
-
-
-def _side_by_side(lab: Lab) -> bool:
-    """Whether cells are computed in processes of their own: a GPU takes one after the other."""
-    return lab.device.type == "cpu"
 
 
 def choose_dense(lab: Lab) -> None:
@@ -116,7 +112,7 @@ def choose_dense(lab: Lab) -> None:
     rows = Rows(table(lab.study.name, "tried_dense"), tried_key)
     kinds = sorted(lab.study.dense, key=lambda kind: lab.study.dense[kind].cost, reverse=True)
     work = partial(cells.choose_dense, lab, rows.by_key)
-    rows.make(work, kinds, side_by_side=_side_by_side(lab))
+    rows.make(work, kinds, side_by_side=lab.side_by_side)
 
 
 def choose(lab: Lab) -> None:
@@ -129,7 +125,7 @@ def choose(lab: Lab) -> None:
         (arm, anchor, seed) for seed, anchor, arm in product(study.seeds, study.anchors(), arms)
     ]
     work = partial(_choose, lab, rows.by_key, dense)
-    rows.make(work, jobs, side_by_side=_side_by_side(lab))
+    rows.make(work, jobs, side_by_side=lab.side_by_side)
 
 
 def _choose(lab: Lab, known: Known, dense: Setting, job: tuple[str, Mask, int], told: Told) -> None:
@@ -146,7 +142,7 @@ def measure(lab: Lab) -> None:
 def _measure(lab: Lab, chosen: Chosen, step: str) -> None:
     rows = Rows(table(lab.study.name, step), measured_key)
     work = partial(cells.measure, lab, rows.by_key, chosen)
-    rows.make(work, lab.study.starts(), side_by_side=_side_by_side(lab))
+    rows.make(work, lab.study.starts(), side_by_side=lab.side_by_side)
 
 
 def check_precision(lab: Lab) -> None:

@@ -370,15 +370,21 @@ def test_what_was_found_for_the_scores_changes_no_bit(scope: str) -> None:
     assert not all(torch.equal(other[name], one) for name, one in alone.items())
 
 
-def test_no_stage_of_global_pruning_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows whenever gradients are taken: of how many weights."""
+    found: list[int] = []
     ask = Weights.gradients
 
     def counted(self: Weights, split: Split, examples: Tensor, columns: Tensor) -> Tensor:
-        asked.append(len(columns))
+        found.append(len(columns))
         return ask(self, split, examples, columns)
 
     monkeypatch.setattr(Weights, "gradients", counted)
+    return found
+
+
+def test_no_stage_of_global_pruning_is_done_twice(asked: list[int]) -> None:
     model, seen = convolutions(), evidence()
     Pruner("obs", "global").masks(model, 0.7, seen)
     to_choose = len(asked)
@@ -387,16 +393,8 @@ def test_no_stage_of_global_pruning_is_done_twice(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_network_pruned_to_many_sparsities_is_walked_once_to_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch,
+    asked: list[int],
 ) -> None:
-    asked: list[int] = []
-    ask = Weights.gradients
-
-    def counted(self: Weights, split: Split, examples: Tensor, columns: Tensor) -> Tensor:
-        asked.append(len(columns))
-        return ask(self, split, examples, columns)
-
-    monkeypatch.setattr(Weights, "gradients", counted)
     seen, sparsities = evidence(), (0.5, 0.9, 0.7)
 
     def pruned(
