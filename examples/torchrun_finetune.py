@@ -15,6 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+# Before the processes join. DDP would import it later; then its functions' defaults hold the group,
+# so that gloo's threads outlive `destroy_process_group` and can abort Python as it ends.
+import torch.distributed.nn.functional
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn

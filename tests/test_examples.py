@@ -27,12 +27,28 @@ TOLERANCE = 1e-4
 step more or less of that is learnt on. Weights are up to 0.5; seen: 3e-7."""
 
 
-def torchrun(processes: int, *arguments: str | Path) -> str:
+AT_THE_END = """\
+import os, runpy, sys
+from pathlib import Path
+import torch.distributed as dist
+destroy = dist.destroy_process_group
+def watched():
+    destroy()
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    left = [name for name in names if "gloo" in name]
+    assert not left, left
+dist.destroy_process_group = watched
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def torchrun(processes: int, *arguments: str | Path, within: Path | None = None) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    script = ROOT / "examples" / "torchrun_finetune.py"
+    script = [*filter(None, [within]), ROOT / "examples" / "torchrun_finetune.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(processes), str(script), *map(str, arguments)],
+        [*command, str(processes), *map(str, [*script, *arguments])],
         env=environment | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -96,6 +112,16 @@ def test_masks_hold_and_it_has_learnt(dense: Path, two: tuple[Path, str]) -> Non
     assert said.startswith("90.0")
     accuracy = float(said.split(" sparse, ")[1].split("%")[0])
     assert accuracy > 85  # of 357 digits by other writers
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="threads are named in Linux's /proc"
+)
+def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path: Path) -> None:
+    # One that lets go of a tensor while Python ends, aborts it: "terminate called without …".
+    watch = tmp_path / "watch.py"
+    watch.write_text(AT_THE_END, encoding="utf-8")
+    torchrun(2, tmp_path / "two.safetensors", "--epochs", 1, within=watch)
 
 
 def test_the_pipeline_takes_its_weights_over(two: tuple[Path, str]) -> None:

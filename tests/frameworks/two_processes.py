@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before the group: docs/sam.md
 from cases import CLIP, STEPS, batches, network, plain, state
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before the group: docs/sam.md
 from sam_cases import batches, flat, perceptron, weights
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
