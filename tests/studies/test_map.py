@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -16,6 +17,7 @@ from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.evaluation import adjust, signed
 from sparse_sam.files import Store
+from sparse_sam.training import on_threads
 from studies.map import analysis, cells, report, run, simulate
 from studies.map.analysis import (
     Difference,
@@ -160,8 +162,25 @@ def digits(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if "seconds" not in name}
 
 
+def _check_recheck_has_one_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the workers had that made the rows: large sums have other digits on two."""
+    seen = []
+
+    def again(_: Lab, __: Any, row: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return row
+
+    with monkeypatch.context() as patch, on_threads(2):
+        patch.setattr(Lab, "side_by_side", False)  # in this process
+        patch.setattr(cells, "again", again)
+        run.recheck(lab)
+    assert seen == [1] * run.RECHECKED
+
+
 @pytest.mark.timeout(300)
-def test_what_was_stopped_goes_on_to_the_same_digits(lab: Lab) -> None:
+def test_what_was_stopped_goes_on_to_the_same_digits(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = lab.study
     with pytest.raises(SparseSamError, match="not at its end"):
         run.choose(lab)
@@ -189,6 +208,7 @@ def test_what_was_stopped_goes_on_to_the_same_digits(lab: Lab) -> None:
             assert row["curve"][-1][0] == row["gradient_evaluations"]
 
     run.recheck(lab)
+    _check_recheck_has_one_thread(lab, monkeypatch)
     wrong = [{**row, "accuracy": row["accuracy"] + 1e-4} for row in rows("measured")]
     run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in wrong))
     with pytest.raises(SparseSamError, match="accuracy differ"):
