@@ -21,6 +21,7 @@ from sparse_sam.training.taken_over import take_over
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "torchrun_finetune.py"
 SHAPE = (1, 8, 8)
 TOLERANCE = 1e-4
 """How far a weight may be from that of a single process: sums in float32 have another order, and a
@@ -43,12 +44,22 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def torchrun(processes: int, *arguments: str | Path, within: Path | None = None) -> str:
+NETWORK = """
+model = torch.nn.Linear(4, 3)
+loader = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(3)]
+"""
+"""What the page's example has from elsewhere."""
+
+
+def torchrun(processes: int, *arguments: str | Path) -> str:
+    return run_script(processes, EXAMPLE, *arguments)
+
+
+def run_script(processes: int, *script: str | Path) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    script = [*filter(None, [within]), ROOT / "examples" / "torchrun_finetune.py"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(processes), *map(str, [*script, *arguments])],
+        [*command, str(processes), *map(str, script)],
         env=environment | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -117,11 +128,18 @@ def test_masks_hold_and_it_has_learnt(dense: Path, two: tuple[Path, str]) -> Non
 @pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="threads are named in Linux's /proc"
 )
-def test_no_thread_of_the_group_is_left_when_python_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["example", "page"])
+def test_no_thread_of_the_group_is_left_when_python_ends(what: str, tmp_path: Path) -> None:
     # One that lets go of a tensor while Python ends, aborts it: "terminate called without …".
-    watch = tmp_path / "watch.py"
+    watch, script = tmp_path / "watch.py", tmp_path / "page.py"
     watch.write_text(AT_THE_END, encoding="utf-8")
-    torchrun(2, tmp_path / "two.safetensors", "--epochs", 1, within=watch)
+    if what == "example":
+        run_script(2, watch, EXAMPLE, tmp_path / "two.safetensors", "--epochs", 1)
+        return
+    page = (ROOT / "docs" / "sam.md").read_text(encoding="utf-8")
+    code = page.split("<!-- example: ddp -->\n```python\n")[1].split("```\n")[0]
+    script.write_text(code.replace("\ncuda =", f"\n{NETWORK}\ncuda =", 1), encoding="utf-8")
+    run_script(2, watch, script)
 
 
 def test_the_pipeline_takes_its_weights_over(two: tuple[Path, str]) -> None:
