@@ -17,6 +17,7 @@ from sparse_sam.networks.build import build_model
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.training.origin import Origin
 from sparse_sam.training.taken_over import take_over
+from tests.pages import examples, page_of
 
 pytestmark = pytest.mark.slow
 
@@ -136,8 +137,7 @@ def test_no_thread_of_the_group_is_left_when_python_ends(what: str, tmp_path: Pa
     if what == "example":
         run_script(2, watch, EXAMPLE, tmp_path / "two.safetensors", "--epochs", 1)
         return
-    page = (ROOT / "docs" / "sam.md").read_text(encoding="utf-8")
-    code = page.split("<!-- example: ddp -->\n```python\n")[1].split("```\n")[0]
+    code = examples(page_of("sam.md"))["ddp"]
     script.write_text(code.replace("\ncuda =", f"\n{NETWORK}\ncuda =", 1), encoding="utf-8")
     run_script(2, watch, script)
 

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 import torch
 
-PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-EXAMPLES: dict[str, str] = dict(
-    re.findall(r"<!-- example: ([a-z ]+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL)
-)
+from tests.pages import examples, page_of
+
+PAGE = page_of("export.md")
+EXAMPLES = examples(PAGE)
 
 
 @pytest.fixture

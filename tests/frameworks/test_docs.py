@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.pages import examples, page_of
+
 pytestmark = pytest.mark.frameworks
 
-PAGE = (Path(__file__).parents[2] / "docs" / "frameworks.md").read_text(encoding="utf-8")
-EXAMPLES: dict[str, str] = dict(
-    re.findall(r"<!-- example: ([a-z ]+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL)
-)
+PAGE = page_of("frameworks.md")
+EXAMPLES = examples(PAGE)
 
 
 class WithLoss(nn.Module):

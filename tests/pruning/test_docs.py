@@ -1,7 +1,6 @@
 """The examples of docs/pruning.md run as they stand."""
 
 import copy
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from sparse_sam.pruning.criteria import Evidence
 from sparse_sam.pruning.detaching import detach
 from sparse_sam.pruning.masks import attached_masks
 from sparse_sam.pruning.pruner import Pruner
+from tests.pages import examples, page_of
 from tests.pruning.loops import CLASSES, SHAPE, Residual, same
 
-PAGE = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text(encoding="utf-8")
-EXAMPLES: dict[str, str] = dict(
-    re.findall(r"<!-- example: ([a-z ]+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL)
-)
+PAGE = page_of("pruning.md")
+EXAMPLES = examples(PAGE)
 BATCHES, EPOCHS = 6, 2
 
 

@@ -44,6 +44,7 @@ from sparse_sam.pruning import (
     tighten,
 )
 from sparse_sam.sam import GSAM, SAM, VARIANTS, MomentumSAM, build_sam
+from tests.pages import examples, page_of
 
 STEPS = 5
 MOMENTUM: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
@@ -585,8 +586,7 @@ NOT_PLAIN: list[tuple[str, str, Callable[[nn.Sequential], nn.Module]]] = [
 def example(folder: Path) -> dict[str, bool]:
     """The example of docs/sam.md, but for the group of processes, of which there is one."""
     rank = dist.get_rank()
-    page = (Path(__file__).parents[2] / "docs" / "sam.md").read_text(encoding="utf-8")
-    code = page.split("<!-- example: fsdp -->\n```python\n")[1].split("```\n")[0]
+    code = examples(page_of("sam.md"))["fsdp"]
     model = with_batchnorm()
     loader = [(x.chunk(2)[rank], y.chunk(2)[rank]) for x, y in batches(6)]
     names = {"model": model, "loader": loader, "folder": folder / "example"}

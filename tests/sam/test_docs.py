@@ -1,7 +1,6 @@
 """The examples of docs/sam.md run as they stand."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +10,10 @@ from torch import nn
 
 from sparse_sam.sam.build import variant_settings
 from sparse_sam.sam.registry import VARIANTS
+from tests.pages import examples, page_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "sam.md").read_text(encoding="utf-8")
-EXAMPLES: dict[str, str] = dict(
-    re.findall(r"<!-- example: ([a-z ]+) -->\n```python\n(.*?)```\n", PAGE, flags=re.DOTALL)
-)
+PAGE = page_of("sam.md")
+EXAMPLES = examples(PAGE)
 
 
 def run_example(name: str, model: nn.Module) -> dict[str, Any]:
