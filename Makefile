@@ -140,12 +140,12 @@ study-oneshot: setup ## prune in one shot by every criterion (FOLDER=…)
 study-map: setup ## map where SAM pays (DIGITS=… COLOUR=…; goes on)
 	@test -n "$(COLOUR)" || { echo "error: no folder of colour images: make study-map COLOUR=… (train/ and test/ in it, with a folder a class)" >&2; exit 1; }
 ifeq ($(DEVICE),cuda)
-	@for step in plan choose-dense choose measure; do \
+	@for step in plan choose-dense choose measure control; do \
 		python -m studies.map.run $$step whole --folder "$(COLOUR)" --device cuda || exit; \
 	done
 	@python -m studies.map.report whole
 else
-	@for step in choose-dense choose measure; do \
+	@for step in choose-dense choose measure control; do \
 		python -m studies.map.run $$step digits $(if $(DIGITS),--folder "$(DIGITS)") || exit; \
 		python -m studies.map.run $$step colour --folder "$(COLOUR)" || exit; \
 	done

@@ -1,7 +1,7 @@
 """Results as rows of a file, one for each network: what was stopped goes on, on any machine."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ Key = Callable[[Row], tuple[Any, ...]]
 Told = Callable[[Row], None]
 
 CPU = torch.device("cpu")
+_OTHERS = {"fingerprint": "other images", "declared": "another declaration"}
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -57,20 +58,26 @@ class Rows:
 
 
 def check_images(path: Path, fingerprint: str) -> None:
-    """Keep the fingerprint of the images beside the rows, so that no others are mixed with them.
+    """Keep the fingerprint of the images beside the rows. Raises as ``check_kept``."""
+    check_kept(path, {"fingerprint": fingerprint})
+
+
+def check_kept(path: Path, made_of: Mapping[str, str]) -> None:
+    """Keep beside the rows what they are made of, so that no others are mixed with them.
 
     Raises:
-        SparseSamError: the rows are of other images.
+        SparseSamError: the rows are of something else.
     """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"fingerprint": fingerprint})
-    kept = read_json(path)["fingerprint"]
-    if kept != fingerprint:
-        raise SparseSamError(
-            f"{path}: the rows beside it are of other images (fingerprint {kept}, and here "
-            f"{fingerprint}): give the same, or remove the folder to begin anew"
-        )
+        write_json(path, dict(made_of))
+    kept = read_json(path)
+    for name, value in made_of.items():
+        if kept.get(name) != value:
+            raise SparseSamError(
+                f"{path}: the rows beside it are of {_OTHERS[name]} ({name} {kept.get(name)}, and "
+                f"here {value}): give the same, or remove the folder to begin anew"
+            )
 
 
 def machine(device: torch.device = CPU) -> str:

@@ -17,8 +17,8 @@ Regime = tuple[str, Mask]
 Pair = tuple[str, str]
 Accuracies = Mapping[Regime, Mapping[str, Sequence[float] | NDArray[np.float64]]]
 """Of a task: shares of test images, by regime and arm, one for each seed in the same order."""
-Best = Mapping[tuple[float, str], str]
-"""What arm is the best of some, by sparsity and what the best is called."""
+Best = Mapping[tuple[Regime, str], str]
+"""What arm is the best of some, by regime and what the best is called."""
 Verdict = Literal["gain", "loss", "equivalent", "undecided"]
 
 
@@ -78,43 +78,69 @@ class Task:
         first, second = pair
         return np.subtract(self.accuracies[of][first], self.accuracies[of][second])
 
+    def by_seed(self, pair: Pair, sparsities: Container[float]) -> NDArray[np.float64]:
+        """The mean over the regimes of these sparsities, by seed."""
+        found = [
+            self.difference(pair, of) for of in self.accuracies if of[1].sparsity in sparsities
+        ]
+        return np.asarray(np.mean(found, axis=0))
+
     def over(self, pair: Pair, sparsities: Container[float], bounds: Bounds) -> Difference:
         """The mean over the regimes of these sparsities, tested."""
-        return tested(
-            [self.difference(pair, of) for of in self.accuracies if of[1].sparsity in sparsities],
-            bounds,
-        )
+        return tested([self.by_seed(pair, sparsities)], bounds)
 
 
-def best_within(held_out: Accuracies, within: Mapping[str, Sequence[str]]) -> Best:
-    """The arm of some that does best on held-out images, at each sparsity.
+def best_within(judged: Accuracies, within: Mapping[str, Sequence[str]]) -> Best:
+    """The arm of some that does best in the mean over seeds, for each regime; of equals, the first.
 
-    It has the highest mean over regimes and seeds; of equals, it is the first.
+    Of each seed alone it would be the arm whose search was lucky: who may take the best of three
+    searches finds better values than who has one.
 
     Args:
-        held_out: on held-out images.
+        judged: by what: accuracies that are not those of the networks that are reported.
         within: the arms among which is chosen, by what their best is called.
     """
     return {
-        (sparsity, name): max(
-            among,
-            key=lambda arm: np.mean(
-                [arms[arm] for (_, mask), arms in held_out.items() if mask.sparsity == sparsity]
-            ),
-        )
+        (of, name): max(among, key=lambda arm: float(np.mean(arms[arm])))
+        for of, arms in judged.items()
         for name, among in within.items()
-        for sparsity in sorted({mask.sparsity for _, mask in held_out})
     }
 
 
 def with_best(accuracies: Accuracies, best: Best) -> Accuracies:
     """Accuracies on test images, and with them those of what is the best of some arms."""
+    names = dict.fromkeys(name for _, name in best)
     return {
-        (dense, mask): {
+        of: {
             **arms,
-            **{name: arms[arm] for (at, name), arm in best.items() if at == mask.sparsity},
+            **{name: arms[best[of, name]] for name in names},
         }
-        for (dense, mask), arms in accuracies.items()
+        for of, arms in accuracies.items()
+    }
+
+
+def pooled(accuracies: Accuracies) -> Accuracies:
+    """Every accuracy replaced by the mean over the regimes of its sparsity, seed by seed."""
+    alike: dict[float, list[Regime]] = {}
+    for of in accuracies:
+        alike.setdefault(of[1].sparsity, []).append(of)
+    return {
+        of: {
+            arm: np.mean([accuracies[one][arm] for one in alike[of[1].sparsity]], axis=0)
+            for arm in arms
+        }
+        for of, arms in accuracies.items()
+    }
+
+
+def not_below(accuracies: Accuracies, held_out: Accuracies, start: str) -> Accuracies:
+    """What did worse on held-out images than what it began with counts as that."""
+    return {
+        of: {
+            arm: np.where(np.less(held_out[of][arm], held_out[of][start]), arms[start], values)
+            for arm, values in arms.items()
+        }
+        for of, arms in accuracies.items()
     }
 
 

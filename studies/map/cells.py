@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sparse_sam.data import Split, TrainingData, read_data
-from sparse_sam.errors import DivergenceError, SparseSamError
+from sparse_sam.errors import DivergenceError, FrozenWeightError, SparseSamError
 from sparse_sam.files import Store
 from sparse_sam.pruning import obs_paths_kept
 from sparse_sam.training import (
@@ -24,15 +24,21 @@ from sparse_sam.training import (
     prune,
     train_once,
 )
-from studies.map.search import Found, Point, search
+from studies.map.search import Found, Line, Point, search
 from studies.map.study import DENSE, NOT_PRUNED, PRUNED, Mask, Method, Setting, Start, Study
 from studies.rows import CPU, Row, Told, machine
 
 CURVE = 1_000
 """So many validation images are looked at after every epoch; all of them at the end."""
 
-Choice = tuple[str, Mask, int | None]
-"""An arm, the anchor and the reported seed; or a dense training, ``NOT_PRUNED`` and None."""
+SAM_DENSE, CONTROL_DENSE, CONTROL = "sam", "sgd_2x", "sgd_2x as sam"
+"""SAM's dense training, SGD's of as many gradients, and that with SAM's values."""
+
+Choice = tuple[str, str, Mask, int | None]
+"""An arm, the dense training, the anchor and the reported seed.
+
+Or of a dense training: its name, twice, ``NOT_PRUNED`` and None.
+"""
 Make = Callable[[Setting, int], Row]
 """What is measured of a setting, with a seed."""
 Known = Mapping[tuple[Any, ...], Row]
@@ -93,7 +99,7 @@ def load_images(study: Study, folder: str | None, device: torch.device = CPU) ->
 
 def tried_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a row of the search is of."""
-    names = ("method", "criterion", "sparsity", "lr", "weight_decay", "rho", "seed")
+    names = ("method", "dense", "criterion", "sparsity", "lr", "weight_decay", "rho", "seed")
     return tuple(row[name] for name in names)
 
 
@@ -112,23 +118,42 @@ def choose_dense(lab: Lab, known: Known, kind: str, told: Told) -> Found:
 
 
 def choose_arm(
-    lab: Lab, known: Known, dense: Setting, arm: str, anchor: Mask, seed: int, told: Told
-) -> Found:
+    lab: Lab,
+    known: Known,
+    chosen: Mapping[Choice, Setting],
+    job: tuple[str, Mask, int],
+    told: Told,
+) -> None:
     """Search the values of an arm at an anchor for a reported seed; ``told`` of every new row.
 
-    It starts from the network that plain SGD trained with the values ``dense``.
+    For the networks of every dense training, one after the other.
+
+    Args:
+        lab: what is needed.
+        known: the rows of the searches.
+        chosen: the values of the dense trainings.
+        job: the arm, the anchor, and the seed.
+        told: takes rows.
     """
+    (arm, anchor, seed), done = job, dict(known)
     method = lab.study.arms[arm]
 
     @cache  # and only if there is something to make
-    def pruned(choosing: int) -> Checkpoint:
-        return lab.pruned(_dense(lab, SGD_ARM, dense, choosing).checkpoint, anchor)
+    def pruned(kind: str, choosing: int) -> Checkpoint:
+        setting = chosen[kind, kind, NOT_PRUNED, None]
+        return lab.pruned(_dense(lab, kind, setting, choosing).checkpoint, anchor)
 
-    def make(setting: Setting, choosing: int) -> Row:
-        make = partial(_finetuned, lab, method, setting, pruned(choosing), anchor)
+    def make(kind: str, setting: Setting, choosing: int) -> Row:
+        start = pruned(kind, choosing)
+        make = partial(_finetuned, lab, method, setting, start, anchor)
         return _tested(make, lab.images.held_out)
 
-    return searched_arm(lab.study, known, arm, anchor, seed, make, told)
+    def keep(row: Row) -> None:
+        done[tried_key(row)] = row
+        told(row)
+
+    for kind in lab.study.searched_of:
+        searched_arm(lab.study, done, (arm, kind, anchor, seed), partial(make, kind), keep)
 
 
 def _not_known(_: Setting, __: int) -> Row:
@@ -148,29 +173,41 @@ def searched_dense(
         SparseSamError: one is not known, and nothing makes it.
     """
     of, seeds = study.dense[kind], study.choosing_dense
-    return _searched(study, known, of, NOT_PRUNED, seeds, make, told)
+    at = {"dense": kind, **NOT_PRUNED._asdict()}
+    return _searched(study, known, of, at, seeds, study.lines(of), make, told)
 
 
 def searched_arm(
     study: Study,
     known: Known,
-    arm: str,
-    anchor: Mask,
-    seed: int,
+    choice: Choice,
     make: Make = _not_known,
     told: Told = _untold,
 ) -> Found:
-    """The search of an arm's values for a reported seed. Raises as ``searched_dense``."""
-    choosing = [study.choosing(seed)]
-    return _searched(study, known, study.arms[arm], anchor, choosing, make, told)
+    """The search of an arm's values for a reported seed. Raises as ``searched_dense``.
+
+    It begins where it is declared to, of networks of the first dense training; of those of others
+    it begins where that came to.
+    """
+    arm, kind, anchor, seed = choice
+    if seed is None:
+        raise TypeError("arms are searched for a reported seed")
+    method, choosing = study.arms[arm], [study.choosing(seed)]
+    lines, first = study.lines(method), study.searched_of[0]
+    if kind != first:
+        begin = searched_arm(study, known, (arm, first, anchor, seed)).best
+        lines = study.lines_from(method, begin)
+    at = {"dense": kind, **anchor._asdict()}
+    return _searched(study, known, method, at, choosing, lines, make, told)
 
 
 def _searched(
     study: Study,
     known: Known,
     method: Method,
-    mask: Mask,
+    at: Row,
     seeds: Sequence[int],
+    lines: Sequence[Line],
     make: Make,
     told: Told,
 ) -> Found:
@@ -179,7 +216,7 @@ def _searched(
     def score(point: Point) -> float:
         setting, accuracies = study.setting(method, point), []
         for seed in seeds:
-            row = {"method": method.name, **mask._asdict(), **setting._asdict(), "seed": seed}
+            row = {"method": method.name, **at, **setting._asdict(), "seed": seed}
             done = known.get(tried_key(row))
             if done is None:
                 done = row | make(setting, seed)
@@ -187,7 +224,7 @@ def _searched(
             accuracies.append(done["accuracy"])
         return sum(accuracies) / len(accuracies)
 
-    return search(study.lines(method), score)
+    return search(lines, score)
 
 
 def timed(lab: Lab, mask: Mask, method: Method, _: Told) -> Row:
@@ -211,17 +248,18 @@ def measure(
     """Test every network that begins with one dense network, where that is not known.
 
     The arms of a mask begin with the same pruned network, to the bit. If it is another than that
-    of the rows that are known, since they were made on another processor, these are made anew.
+    of the rows that are known, since they were made on another processor, these are made anew; and
+    so are rows of other values than the chosen.
     """
     study = lab.study
     missing = [
-        mask for mask in study.masks(start.dense) if not _is_whole(study, known, start, mask)
+        mask for mask in study.masks(start.dense) if not is_whole(study, known, chosen, start, mask)
     ]
     if not missing:
         return
     kind, seed = start
     at = {"dense": kind, "seed": seed}
-    setting = chosen[kind, NOT_PRUNED, None]
+    setting = chosen[kind, kind, NOT_PRUNED, None]
     row = at | {**NOT_PRUNED._asdict(), "arm": DENSE, **setting._asdict()}
     dense = _dense(lab, kind, setting, seed)
     told(row | _tested(lambda: dense, lab.images.test, with_curve=True))
@@ -232,10 +270,24 @@ def measure(
         row = at | mask._asdict() | {"arm": PRUNED, "start": first}
         told(row | _accuracies(lab, pruned))
         for arm in study.arms:
-            setting = chosen[arm, study.anchor(mask), seed]
+            setting = chosen[arm, kind, study.anchor(mask), seed]
             row = at | {**mask._asdict(), "arm": arm, "start": first, **setting._asdict()}
-            if known.get(measured_key(row), {}).get("start") != first:
+            done = known.get(measured_key(row))
+            if done is None or done["start"] != first or setting_of(done) != setting:
                 told(row | _reported(lab, arm, setting, pruned, mask))
+
+
+def control(lab: Lab, chosen: Mapping[Choice, Setting], seed: int, told: Told) -> None:
+    """Prune networks that SGD (2×) trained with the learning rate and weight decay of SAM's.
+
+    What SAM's networks gain beside these, right after pruning, is not due to these values.
+    """
+    values = chosen[SAM_DENSE, SAM_DENSE, NOT_PRUNED, None]._replace(rho=None)
+    dense = _dense(lab, CONTROL_DENSE, values, seed).checkpoint
+    for mask in lab.study.masks(SAM_DENSE):
+        if mask.sparsity and mask.criterion == lab.study.anchors()[0].criterion:
+            row = {"dense": CONTROL, "seed": seed, **mask._asdict(), "arm": PRUNED}
+            told(row | _accuracies(lab, lab.pruned(dense, mask)) | {"machine": machine(lab.device)})
 
 
 def again(lab: Lab, dense: Row, row: Row) -> Row:
@@ -284,10 +336,20 @@ def regime(study: Study, start: Start, mask: Mask) -> Iterator[tuple[Any, ...]]:
         yield (*start, *mask, arm)
 
 
-def _is_whole(study: Study, known: Known, start: Start, mask: Mask) -> bool:
-    """Whether all arms of a regime are known, and began with the same network."""
+def is_whole(
+    study: Study, known: Known, chosen: Mapping[Choice, Setting], start: Start, mask: Mask
+) -> bool:
+    """Whether all arms of a regime are known, with the chosen values, from one network."""
     keys = list(regime(study, start, mask))
-    return all(key in known for key in keys) and len({known[key]["start"] for key in keys}) == 1
+    return (
+        all(key in known for key in keys)
+        and len({known[key]["start"] for key in keys}) == 1
+        and all(
+            setting_of(known[*start, *mask, arm])
+            == chosen[arm, start.dense, study.anchor(mask), start.seed]
+            for arm in study.arms
+        )
+    )
 
 
 def _dense(lab: Lab, kind: str, setting: Setting, seed: int) -> Trained:
@@ -323,7 +385,7 @@ def _tested(
     begun, device = time.perf_counter(), split.labels.device
     try:
         done = make()
-    except DivergenceError:
+    except (DivergenceError, FrozenWeightError):
         return {"accuracy": 0.0, "diverged": True, "machine": machine(device)}
     last, model = done.history[-1], done.checkpoint.build().to(device)
     row = {

@@ -6,14 +6,16 @@ that has a page of its own (``TASK/REPORT.md``).
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from sparse_sam.errors import ConfigError
+from sparse_sam.errors import SparseSamError
 from sparse_sam.evaluation import p_in_words, signed
 from sparse_sam.files import write_text
 from studies.map import figures
@@ -27,16 +29,37 @@ from studies.map.analysis import (
     best_within,
     by_regime,
     by_sparsity,
+    not_below,
     over_regimes,
+    pooled,
     tested,
     with_best,
 )
-from studies.map.cells import Known, measured_key, regime, searched_arm, tried_key
-from studies.map.run import chosen_arms, table
-from studies.map.search import is_inside
-from studies.map.study import HERE, PRUNED, Bounds, Start, Study, load_study, tasks
+from studies.map.cells import (
+    CONTROL,
+    SAM_DENSE,
+    Known,
+    is_whole,
+    measured_key,
+    searched_arm,
+    tried_key,
+)
+from studies.map.run import Chosen, choices, chosen_arms, chosen_dense, table
+from studies.map.search import Found, neighbours
+from studies.map.study import (
+    HERE,
+    NOT_PRUNED,
+    PRUNED,
+    WEIGHT_DECAY,
+    Bounds,
+    Mask,
+    Start,
+    Study,
+    load_study,
+    tasks,
+)
 from studies.regimes import study as regimes
-from studies.rows import Row, read_rows
+from studies.rows import Row, check_kept, read_rows
 
 NAMES = {
     **regimes.NAMES,
@@ -56,6 +79,8 @@ SAID = {
     "equivalent": "equivalent",
     "undecided": "undecided",
 }
+COLLAPSED = 0.005
+"""A finetuning that ends so far below what it began with is counted as having collapsed."""
 
 
 class Results:
@@ -64,32 +89,76 @@ class Results:
     Attributes:
         study: what was declared.
         rows: by what they are of.
-        missing: how many rows are not there yet.
+        missing: how many rows are not there yet, or have other values than the chosen.
+
+    Raises:
+        SparseSamError: the rows are of another declaration.
     """
 
     def __init__(self, study: Study, step: str = "measured") -> None:
         self.study = study
+        kept = table(study.name, step).with_name("images.json")
+        if kept.is_file():
+            check_kept(kept, {"declared": load_study(study.name).digest})
         self.rows: Mapping[Any, Row] = {
             measured_key(row): row for row in read_rows(table(study.name, step))
         }
-        wanted = {
-            key
-            for seed in study.seeds
-            for dense, mask in self.regimes()
-            for key in regime(study, Start(dense, seed), mask)
+        each = 1 + len(study.arms)
+        self.missing = sum(
+            each for seed in study.seeds for of in self.regimes() if not self._is_whole(seed, of)
+        )
+
+    def _is_whole(self, seed: int, of: Regime) -> bool:
+        (dense, mask), chosen = of, self.chosen
+        start = Start(dense, seed)
+        return bool(chosen) and is_whole(self.study, self.rows, chosen, start, mask)
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """The values of everything; none if a search is not at its end."""
+        try:
+            return chosen_dense(self.study) | chosen_arms(self.study)
+        except SparseSamError:
+            return {}
+
+    @cached_property
+    def searches(self) -> Mapping[Any, Found]:
+        """What every search of an arm's values came to."""
+        return {
+            choice: searched_arm(self.study, self.tried, choice) for choice in choices(self.study)
         }
-        self.missing = len(wanted - self.rows.keys())
 
     @cached_property
     def task(self) -> Task:
         """Its accuracies, with what is the best of some arms, and what is asked of them."""
-        study, accuracies = self.study, with_best(self._by_arm("accuracy"), self.best)
+        study, accuracies = self.study, with_best(self.by_arm("accuracy"), self.best)
         return Task(study.name, accuracies, study.compared, study.bounds)
 
     @cached_property
     def best(self) -> Best:
-        """For how long SGD does best on held-out images, within each budget."""
-        return best_within(self._by_arm("held_out"), self.study.within)
+        """For how long SGD does best in the searches, within each budget, for each regime."""
+        study = self.study
+        judged = {
+            (dense, mask): {
+                arm: [
+                    found.scores[found.best]
+                    for seed in study.seeds
+                    for found in [self.searches[arm, dense, study.anchor(mask), seed]]
+                ]
+                for arm in study.arms
+            }
+            for dense, mask in self.regimes()
+        }
+        return best_within(judged, study.within)
+
+    def usual(self, sparsity: float, name: str) -> str:
+        """The arm that is the best of some in most regimes."""
+        found = Counter(
+            arm
+            for ((_, mask), of), arm in self.best.items()
+            if (mask.sparsity, of) == (sparsity, name)
+        )
+        return found.most_common(1)[0][0]
 
     def accuracy(self, sparsity: float, arm: str) -> float:
         """On test images, in the mean over regimes and seeds."""
@@ -115,7 +184,32 @@ class Results:
         """How many finetunings did."""
         return sum(row.get("diverged", False) for row in self.rows.values())
 
-    def _by_arm(self, name: str) -> Accuracies:
+    @property
+    def control(self) -> Mapping[Mask, list[float]]:
+        """Accuracies of SGD's networks with SAM's values, right after pruning, by seed."""
+        rows = {measured_key(row): row for row in read_rows(table(self.study.name, "control"))}
+        found = {}
+        for mask in self.study.masks(SAM_DENSE):
+            of_seeds = [rows.get((CONTROL, seed, *mask, PRUNED)) for seed in self.study.seeds]
+            if all(of_seeds):
+                found[mask] = [row["accuracy"] for row in of_seeds if row]
+        return found
+
+    @property
+    def machines(self) -> str:
+        """How many rows each kind of processor made; none made only a part of a regime."""
+        found = Counter(row["machine"] for row in self.rows.values() if "machine" in row)
+        return ", ".join(f"{name} ({count:,} networks)" for name, count in found.most_common())
+
+    def collapsed(self, arm: str, regimes: Sequence[Regime]) -> int:
+        """How many finetunings with an arm ended far below what they began with."""
+        accuracies = self.by_arm("accuracy")
+        return sum(
+            int(np.sum(np.subtract(accuracies[of][PRUNED], accuracies[of][arm]) > COLLAPSED))
+            for of in regimes
+        )
+
+    def by_arm(self, name: str) -> Accuracies:
         """By regime and arm, ``pruned`` among them; one for each seed."""
         return {
             (dense, mask): {
@@ -131,17 +225,20 @@ class Results:
             for mask in self.study.masks(dense):
                 yield dense, mask
 
-    def curve(self, sparsity: float, arm: str) -> tuple[list[float], list[float]]:
-        """Gradient evaluations, and validation accuracy in the mean over regimes and seeds."""
-        curves = np.array(
-            [
-                [point[:2] for point in self.rows[dense, seed, *mask, arm]["curve"]]
-                for dense, mask in self.regimes()
-                for seed in self.study.seeds
-                if mask.sparsity == sparsity and "curve" in self.rows[dense, seed, *mask, arm]
-            ]
-        )
-        gradients, accuracies = curves.mean(axis=0).T
+    def curve(self, sparsity: float, arm: str) -> tuple[list[float], list[float]] | None:
+        """Gradient evaluations, and validation accuracy in the mean over regimes and seeds.
+
+        Of what did not diverge; None if all did.
+        """
+        curves = [
+            [point[:2] for point in self.rows[dense, seed, *mask, arm]["curve"]]
+            for dense, mask in self.regimes()
+            for seed in self.study.seeds
+            if mask.sparsity == sparsity and "curve" in self.rows[dense, seed, *mask, arm]
+        ]
+        if not curves:
+            return None
+        gradients, accuracies = np.array(curves).mean(axis=0).T
         return gradients.tolist(), accuracies.tolist()
 
 
@@ -163,6 +260,8 @@ def page(results: Sequence[Results]) -> str:
                 f"![Every regime: {one.study.name}](heat_map-{one.study.name}.svg)"
                 for one in results
             ),
+            "",
+            *_sensitivity(results),
             "",
             *_what_to_use(results, sparsities),
             "",
@@ -190,25 +289,27 @@ def _answer(
     results: Sequence[Results], primary: Mapping[tuple[str, Pair], Difference]
 ) -> Iterator[str]:
     for (task, pair), one in primary.items():
-        yield f"- {TITLES.get(task, task)}, {_pair(pair)}: {_sentence(one)}"
+        margin = next(each.study.bounds.margin for each in results if each.study.name == task)
+        said = _verdict(one, margin)
+        yield f"- {TITLES.get(task, task)}, {_pair(pair)}: {_interval(one)} points: {said}."
     yield ""
     for each in results:
         bounds, name = each.study.bounds, each.title
         yield (
             f"- {name}: {len(each.study.seeds)} seeds; {each.diverged} finetunings diverged. No "
             f"difference of {100 * bounds.nothing:g} points or less is claimed, since luck in "
-            f"searching may make it; {100 * bounds.margin:g} points do not matter."
+            f"searching may make it; less than {100 * bounds.margin:g} points do not matter. So "
+            f"equivalent means: beyond doubt within ± {100 * (bounds.margin - bounds.nothing):g} "
+            f"points. Made on: {each.machines}."
         )
 
 
-def _sentence(one: Difference) -> str:
-    return f"{_interval(one)} points: {_verdict(one)}."
-
-
-def _verdict(one: Difference) -> str:
+def _verdict(one: Difference, margin: float | None = None) -> str:
     """In words, with the p-value that decides."""
     p_value = one.holm_equivalent if one.verdict == "equivalent" else one.holm_differs
-    return f"{SAID[one.verdict]} (corrected p {p_in_words(p_value)})"
+    small = one.verdict in {"gain", "loss"} and margin is not None and abs(one.mean) < margin
+    said = SAID[one.verdict] + (", smaller than what matters" if small else "")
+    return f"{said} (corrected p {p_in_words(p_value)})"
 
 
 def _pair(pair: Pair) -> str:
@@ -231,6 +332,64 @@ def _bold(one: Difference) -> str:
     return f"**{_interval(one)}**" if one.verdict in {"gain", "loss"} else _interval(one)
 
 
+def _sensitivity(results: Sequence[Results]) -> Iterator[str]:
+    """The primary differences, if something were done otherwise; without tests."""
+    yield "## Does it hang on how it was done?"
+    yield ""
+    yield (
+        "The same means over pruned regimes, points with 95 % intervals, without a test. A "
+        "finetuning has collapsed if it ends more than half a point below what it began with."
+    )
+    for one in results:
+        study = one.study
+        yield ""
+        yield f"### {one.title}"
+        yield ""
+        yield "| what is done otherwise | " + " | ".join(map(_pair, study.compared)) + " |"
+        yield "|---" * (1 + len(study.compared)) + "|"
+        for name, task in _otherwise(one).items():
+            pruned = task.sparsities - {0.0}
+            found = [_interval(task.over(pair, pruned, study.bounds)) for pair in study.compared]
+            yield f"| {name} | " + " | ".join(found) + " |"
+        spans = []
+        for pair in study.compared:
+            each = 100 * one.task.by_seed(pair, one.task.sparsities - {0.0})
+            means = (each.sum() - each) / (len(each) - 1)
+            spans.append(f"{signed(means.min())} to {signed(means.max())}")
+        yield (
+            "| one seed is left out: the least mean, and the largest | " + " | ".join(spans) + " |"
+        )
+        yield ""
+        starts = [of for of in one.regimes() if of[1].sparsity]
+        yield "| | " + " | ".join(NAMES[arm] for arm in study.arms) + " |"
+        yield "|---" * (1 + len(study.arms)) + "|"
+        counts = [one.collapsed(arm, starts) for arm in study.arms]
+        of_all = len(starts) * len(study.seeds)
+        yield f"| collapsed, of {of_all} | " + " | ".join(map(str, counts)) + " |"
+
+
+def _otherwise(one: Results) -> dict[str, Task]:
+    """Variations of how a task's accuracies are compared, by what is done otherwise."""
+    study, task = one.study, one.task
+    accuracies, held_out = one.by_arm("accuracy"), one.by_arm("held_out")
+    longest = {
+        name: max(among, key=lambda arm: study.arms[arm].cost)
+        for name, among in study.within.items()
+    }
+    always = {(of, name): arm for of in accuracies for name, arm in longest.items()}
+    searched = {of: arms for of, arms in task.accuracies.items() if of[1] in study.anchors()}
+    of_reported = with_best(accuracies, best_within(pooled(held_out), study.within))
+    raised = with_best(not_below(accuracies, held_out, PRUNED), one.best)
+    found = {
+        "nothing": task.accuracies,
+        "only regimes whose values were searched in themselves": searched,
+        "SGD has as many gradients, and no choice of fewer": with_best(accuracies, always),
+        "SGD's length is chosen by the reported networks' held-out accuracy, as declared first": of_reported,
+        "what does worse on held-out images than what it began with counts as that": raised,
+    }
+    return {name: replace(task, accuracies=each) for name, each in found.items()}
+
+
 def _what_to_use(
     results: Sequence[Results], found: Mapping[tuple[str, Pair, float], Difference]
 ) -> Iterator[str]:
@@ -239,8 +398,8 @@ def _what_to_use(
     yield (
         "For a sparsity and a budget, in gradient evaluations for each that SGD's own epochs take. "
         "Something else than SGD is named where a gain over SGD for the same budget is shown after "
-        "the correction for every sparsity, and then the largest. SGD's epochs are those that do "
-        "best on held-out images."
+        "the correction for every sparsity, and then the largest. SGD's epochs are those that did "
+        "best in its searches; what is named is what most regimes have."
     )
     yield ""
     yield "| task | sparsity | budget | SGD | use | test accuracy, % | against SGD: points, 95 % interval |"
@@ -263,8 +422,8 @@ def _what_to_use(
             )
             yield (
                 f"| {one.title} | {100 * sparsity:g} % | {budget:g}× | "
-                f"{NAMES[one.best[sparsity, name]]}: {100 * one.accuracy(sparsity, name):.2f} | "
-                f"{NAMES[used or one.best[sparsity, name]]} | "
+                f"{NAMES[one.usual(sparsity, name)]}: {100 * one.accuracy(sparsity, name):.2f} | "
+                f"{NAMES[used or one.usual(sparsity, name)]} | "
                 f"{100 * one.accuracy(sparsity, used or name):.2f} | {against} |"
             )
 
@@ -305,29 +464,59 @@ def _long_enough(results: Sequence[Results]) -> Iterator[str]:
         for sparsity in one.study.values["sparsities"]:
             bounds = Bounds(0.0, one.study.bounds.margin)
             found = one.task.over(("sgd_2x", "sgd"), {sparsity}, bounds)
-            said = "no more than" if 100 * found.mean <= margin else "MORE than"
+            said = _compared(100 * found.low, 100 * found.high, margin)
             yield (
                 f"| {one.title} | {100 * sparsity:g} % | {_interval(found)} | {said} {margin:g} |"
             )
+
+
+def _compared(low: float, high: float, margin: float) -> str:
+    """Where an interval lies."""
+    if high <= margin:
+        return "no more than"
+    return "MORE than" if low > margin else "undecided:"
 
 
 def _dense(results: Sequence[Results]) -> Iterator[str]:
     yield "## Do SAM's dense networks survive pruning better?"
     yield ""
     yield (
-        "A description, without a test: two seeds chose how dense networks are trained, for all "
-        "that are reported."
+        "Right after pruning, before any finetuning: a description, without a test, since two seeds "
+        "chose how dense networks are trained, for all that are reported. The last column gives "
+        "SGD (2× epochs) the learning rate and weight decay of SAM: what is left is due to SAM, and "
+        "not to these values."
     )
     yield ""
-    yield "| task | criterion | sparsity | SAM − SGD (2× epochs), right after pruning, points |"
-    yield "|---|---|---|---|"
+    yield (
+        "| task | sparsity | SGD (2× epochs), % | SAM − SGD (2× epochs), points | "
+        "with SAM's learning rate and weight decay: SGD, % | SAM − SGD, points |"
+    )
+    yield "|---" * 6 + "|"
     for one in results:
-        for mask in one.study.masks("sam"):
-            first, second = (one.task.accuracies[kind, mask][PRUNED] for kind in ("sam", "sgd_2x"))
-            found = tested([np.subtract(first, second)], one.study.bounds)
+        control = one.control
+        for mask in one.study.masks(SAM_DENSE):
+            if not mask.sparsity or mask.criterion != one.study.anchors()[0].criterion:
+                continue
+            of_sam, of_sgd = (
+                one.task.accuracies[kind, mask][PRUNED] for kind in (SAM_DENSE, "sgd_2x")
+            )
+            cells = []
+            for other in (of_sgd, control.get(mask)):
+                if other is None:
+                    cells.append("not computed yet | ")
+                    continue
+                found = tested([np.subtract(of_sam, other)], one.study.bounds)
+                cells.append(f"{100 * np.mean(other):.2f} | {_interval(found)}")
+            yield f"| {one.title} | {100 * mask.sparsity:g} % | {' | '.join(cells)} |"
+    yield ""
+    yield "| task | dense training | lr | ρ | weight decay |"
+    yield "|---" * 5 + "|"
+    for one in results:
+        for kind in one.study.dense:
+            values = one.chosen[kind, kind, NOT_PRUNED, None]
+            rho = "" if values.rho is None else f"{values.rho:g}"
             yield (
-                f"| {one.title} | {mask.criterion} | "
-                f"{100 * mask.sparsity:g} % | {_interval(found)} |"
+                f"| {one.title} | {NAMES[kind]} | {values.lr:g} | {rho} | {values.weight_decay:g} |"
             )
 
 
@@ -366,7 +555,7 @@ def _regimes(
     yield ""
     yield (
         "Points with 95 % intervals of one regime alone; bold where a difference is shown after the "
-        "correction for all of them, which five seeds seldom do. (Dense training, criterion, "
+        "correction for all of them, which so few seeds seldom do. (Dense training, criterion, "
         "sparsity.)"
     )
     for one in results:
@@ -394,18 +583,27 @@ def _by_pair(
 def _searches(results: Sequence[Results]) -> Iterator[str]:
     yield "## What was searched"
     yield ""
-    yield "| task | arm | values searched | inside | at a floor | networks | gradients | chosen lr | chosen ρ | chosen weight decay |"
-    yield "|---" * 10 + "|"
+    yield (
+        "A search goes on until no value has a better one beside it, a factor of "
+        f"{results[0].study.lines(next(iter(results[0].study.arms.values())))[0].factor:g} away in "
+        f"lr and ρ, and of {_factor(results[0], WEIGHT_DECAY):g} in weight decay, or none, where "
+        "that would fall below its floor. Beside many there is one as good."
+    )
+    yield ""
+    yield "| task | arm | searches | with one as good beside it | at a floor | networks | diverged | gradients of the others | chosen lr | chosen ρ | chosen weight decay |"
+    yield "|---" * 11 + "|"
     for one in results:
         known = one.tried
-        chosen = chosen_arms(one.study)
         for arm, method in one.study.arms.items():
-            found = [
-                searched_arm(one.study, known, arm, anchor, seed)
-                for seed, anchor in product(one.study.seeds, one.study.anchors())
-            ]
             lines = one.study.lines(method)
-            inside = sum(is_inside(each, lines) for each in found)
+            found = [each for (name, *_), each in one.searches.items() if name == arm]
+            as_good = sum(
+                any(
+                    each.scores[near] == each.scores[each.best]
+                    for near in neighbours(each.best, lines)
+                )
+                for each in found
+            )
             floors = sum(
                 any(
                     not value / line.factor >= line.floor
@@ -415,15 +613,21 @@ def _searches(results: Sequence[Results]) -> Iterator[str]:
             )
             rows = [row for key, row in known.items() if key[0] == arm]
             gradients = sum(row.get("gradient_evaluations", 0) for row in rows)
-            values = [setting for (name, *_), setting in chosen.items() if name == arm]
+            diverged = sum(row["diverged"] for row in rows)
+            values = [setting for (name, *_), setting in one.chosen.items() if name == arm]
             spans = [
                 _span([getattr(each, name) for each in values])
                 for name in ("lr", "rho", "weight_decay")
             ]
             yield (
-                f"| {one.study.name} | {NAMES[arm]} | {len(found)} | {inside} | {floors} | "
-                f"{len(rows)} | {gradients:,} | " + " | ".join(spans) + " |"
+                f"| {one.title} | {NAMES[arm]} | {len(found)} | {as_good} | {floors} | "
+                f"{len(rows)} | {diverged} | {gradients:,} | " + " | ".join(spans) + " |"
             )
+
+
+def _factor(one: Results, name: str) -> float:
+    lines = one.study.lines(next(iter(one.study.arms.values())))
+    return next(line.factor for line in lines if line.name == name)
 
 
 def drawings(results: Sequence[Results]) -> dict[str, str]:
@@ -452,7 +656,9 @@ def drawings(results: Sequence[Results]) -> dict[str, str]:
         drawn[f"heat_map-{name}.svg"] = figures.heat_map(own, pairs)
         panels = {
             f"{100 * sparsity:g} % sparse": {
-                arm: one.curve(sparsity, arm) for arm in one.study.arms
+                arm: curve
+                for arm in one.study.arms
+                if (curve := one.curve(sparsity, arm)) is not None
             }
             for sparsity in one.study.values["sparsities"]
         }
@@ -471,19 +677,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("task", nargs="?", help="one that has a page of its own")
     alone = parser.parse_args(arguments).task
     try:
+        if alone in tasks():
+            raise SparseSamError(
+                f"task = {alone!r}: is reported together with the others, whose answers are corrected "
+                "together; leave it out"
+            )
         results = [Results(load_study(task)) for task in ([alone] if alone else tasks())]
-    except ConfigError as error:
+        missing = {one.study.name: one.missing for one in results if one.missing}
+        if missing:
+            said = ", ".join(f"{number} of {task}" for task, number in missing.items())
+            raise SparseSamError(f"networks are missing ({said}): run `make study-map`")
+        said, drawn = page(results), drawings(results)
+    except SparseSamError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
-    missing = {one.study.name: one.missing for one in results if one.missing}
-    if missing:
-        said = ", ".join(f"{number} of {task}" for task, number in missing.items())
-        sys.stderr.write(f"error: networks are missing ({said}): run `make study-map`\n")
         return 1
     folder = HERE / (alone or "")
     folder.mkdir(exist_ok=True)
-    write_text(folder / "REPORT.md", page(results))
-    for name, drawing in drawings(results).items():
+    write_text(folder / "REPORT.md", said)
+    for name, drawing in drawn.items():
         write_text(folder / name, drawing)
     return 0
 

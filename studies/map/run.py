@@ -1,9 +1,10 @@
 """Run the study: ``python -m studies.map.run STEP TASK --folder FOLDER`` (``make study-map``).
 
 The steps, in order: ``plan`` (how long all will take, and whether finetuning is long enough),
-``choose-dense``, ``choose``, ``measure``, and ``check-precision`` of what is to be computed in
-float32, too. ``recheck`` draws three networks at random and computes them anew. Every network that
-is done is a row of ``results/TASK/``, so what was stopped goes on, on any machine.
+``choose-dense``, ``choose``, ``measure``, ``control`` (SGD's dense networks with the values of
+SAM's), and ``check-precision`` of what is to be computed in float32, too. ``recheck`` draws three
+networks at random and computes them anew. Every network that is done is a row of
+``results/TASK/``, so what was stopped goes on, on any machine.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from studies.map.study import (
     Study,
     load_study,
 )
-from studies.rows import Row, Rows, Told, check_images, machine
+from studies.rows import Row, Rows, Told, check_kept, machine
 
 Chosen = dict[Choice, Setting]
 PLANNED = ("method", "times", "accuracy", "gradient_evaluations", "seconds", "all_seconds")
@@ -50,6 +51,8 @@ RECHECKED = 3
 """So many networks are drawn."""
 TRIED = 10
 """About so many settings are tried in a search."""
+TRIED_FROM_THERE = 7
+"""And in one that begins where another ended."""
 
 
 def table(task: str, step: str) -> Path:
@@ -61,19 +64,29 @@ def chosen_dense(study: Study) -> Chosen:
     """What was chosen for dense trainings. Raises SparseSamError if a search is not at its end."""
     known = Rows(table(study.name, "tried_dense"), tried_key).by_key
     return {
-        (kind, NOT_PRUNED, None): study.setting(method, searched_dense(study, known, kind).best)
+        (kind, kind, NOT_PRUNED, None): study.setting(
+            method, searched_dense(study, known, kind).best
+        )
         for kind, method in study.dense.items()
     }
+
+
+def choices(study: Study) -> list[Choice]:
+    """Every search of an arm's values."""
+    return [
+        (arm, kind, anchor, seed)
+        for seed, kind, anchor, arm in product(
+            study.seeds, study.searched_of, study.anchors(), study.arms
+        )
+    ]
 
 
 def chosen_arms(study: Study) -> Chosen:
     """What was chosen for the arms. Raises SparseSamError if a search is not at its end."""
     known = Rows(table(study.name, "tried"), tried_key).by_key
     return {
-        (arm, anchor, seed): study.setting(
-            study.arms[arm], searched_arm(study, known, arm, anchor, seed).best
-        )
-        for seed, anchor, arm in product(study.seeds, study.anchors(), study.arms)
+        choice: study.setting(study.arms[choice[0]], searched_arm(study, known, choice).best)
+        for choice in choices(study)
     }
 
 
@@ -92,7 +105,8 @@ def plan(lab: Lab) -> None:
     rows = [{name: row[name] for name in PLANNED} for row in found.values()]
     each = {row["method"]: row["all_seconds"] for row in rows[: len(study.arms)]}
     regimes = sum(1 for kind in study.dense for _ in study.masks(kind))
-    each_seed = len(study.anchors()) * TRIED + regimes
+    searched = len(study.anchors()) * (TRIED + TRIED_FROM_THERE * (len(study.searched_of) - 1))
+    each_seed = searched + regimes
     counts = dict.fromkeys(study.arms, len(study.seeds) * each_seed)
     hours = sum(each[arm] * counts[arm] for arm in study.arms) / 3600
     workers = 2 if lab.side_by_side else 1
@@ -119,18 +133,14 @@ def choose_dense(lab: Lab) -> None:
 def choose(lab: Lab) -> None:
     """Search the values of every arm at every anchor, for every reported seed."""
     study = lab.study
-    dense = chosen_dense(study)[SGD_ARM, NOT_PRUNED, None]
+    dense = chosen_dense(study)
     rows = Rows(table(study.name, "tried"), tried_key)
     arms = sorted(study.arms, key=lambda arm: study.arms[arm].cost, reverse=True)
     jobs = [
         (arm, anchor, seed) for seed, anchor, arm in product(study.seeds, study.anchors(), arms)
     ]
-    work = partial(_choose, lab, rows.by_key, dense)
+    work = partial(cells.choose_arm, lab, rows.by_key, dense)
     rows.make(work, jobs, side_by_side=lab.side_by_side)
-
-
-def _choose(lab: Lab, known: Known, dense: Setting, job: tuple[str, Mask, int], told: Told) -> None:
-    cells.choose_arm(lab, known, dense, *job, told)
 
 
 def measure(lab: Lab) -> None:
@@ -153,6 +163,15 @@ def check_precision(lab: Lab) -> None:
         raise SparseSamError(f"all of {lab.study.name} is computed in float32")
     chosen = chosen_dense(lab.study) | chosen_arms(lab.study)
     _measure(replace(lab, study=study), chosen, "float32")
+
+
+def control(lab: Lab) -> None:
+    """Train SGD's dense networks with the values of SAM's, and prune them."""
+    rows = Rows(table(lab.study.name, "control"), measured_key)
+    known = {row["seed"] for row in rows.by_key.values()}
+    jobs = [seed for seed in lab.study.seeds if seed not in known]
+    work = partial(cells.control, lab, chosen_dense(lab.study))
+    rows.make(work, jobs, side_by_side=lab.side_by_side)
 
 
 def recheck(lab: Lab) -> None:
@@ -193,6 +212,7 @@ STEPS = {
     "choose-dense": choose_dense,
     "choose": choose,
     "measure": measure,
+    "control": control,
     "check-precision": check_precision,
     "recheck": recheck,
 }
@@ -212,9 +232,11 @@ def main() -> int:
         device = select_device(asked.device)
         study = load_study(asked.task)
         images = load_images(study, asked.folder, device)
-        check_images(
-            HERE / "results" / study.name / "images.json", images.training.info.fingerprint
-        )
+        made_of = {
+            "fingerprint": images.training.info.fingerprint,
+            "declared": study.digest,
+        }
+        check_kept(HERE / "results" / study.name / "images.json", made_of)
         lab = Lab(study, images, open_store(repository_root()))
         STEPS[asked.step](lab)
     except SparseSamError as error:

@@ -3,10 +3,14 @@
 The whole of it, on numbers drawn at random: every arm's values are searched by noisy accuracies on
 held-out images, for every seed anew, the chosen are tested with other noise, and the tests of the
 declaration are made. A value that is wrong costs the same whether it is lr, weight decay or ρ, so
-SAM, with one value more, has more to miss; SGD's lengths are equally good. SAM is better, where
-there is an effect, whatever ρ is. It is also done with one search for all seeds, and with no
-difference taken for nothing, which shows why that is not done. The noise of a network, and what a
-wrong value costs, are options for each task.
+SAM, with one value more, has more to miss; SGD's lengths are equally good, and its searches choose
+among them. A regime that takes the values of an anchor has a best of its own, somewhere near. SAM
+is better, where there is an effect, whatever ρ is.
+
+It is also done with one search for all seeds, and with no difference taken for nothing, which shows
+why that is not done. What is said is how often something is shown, and SAM's mean difference: where
+there is no effect, that is what the search costs it. The noise of a network, what a wrong value
+costs, and how far regimes are from their anchors are options for each task.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -35,8 +40,8 @@ from studies.map.search import Line, Point, search
 from studies.map.study import HERE, LR, WEIGHT_DECAY, Bounds, Study, load_study
 
 RESULT = HERE / "results" / "simulation.json"
-GUESSED = {"digits": (0.12, 0.05), "colour": (0.6, 0.3)}
-"""Noise and cost, before there is a result."""
+GUESSED = {"digits": (0.12, 0.05, 0.5), "colour": (0.6, 0.3, 0.5)}
+"""Noise, cost, and how far regimes are from their anchors, before there is a result."""
 EFFECTS = (0.0, 0.5, 1.0, 1.5)
 
 
@@ -47,6 +52,8 @@ class World:
     Attributes:
         noise: standard deviation of a network's accuracy around what its values are worth.
         cost: what a value costs that is wrong by one factor; by two, four times as much.
+        moved: standard deviation of the best values of an arm in a regime, around those at the
+            anchor whose values it takes, in factors.
         sampling: standard deviation that test images and held-out images add, each its own.
         apart: standard deviation of the best lr and weight decay of an arm, around what is best for
             all arms, in factors.
@@ -54,6 +61,7 @@ class World:
 
     noise: float
     cost: float
+    moved: float = 0.0
     sampling: float = 0.1
     apart: float = 0.5
 
@@ -62,8 +70,10 @@ def main() -> int:
     """Simulate and write what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--times", type=int, default=400)
-    for task, (noise, cost) in GUESSED.items():
-        parser.add_argument(f"--{task}", type=float, nargs=2, default=(noise, cost))
+    for task, guessed in GUESSED.items():
+        parser.add_argument(
+            f"--{task}", type=float, nargs=3, default=guessed, metavar=("NOISE", "COST", "MOVED")
+        )
     asked = parser.parse_args()
     worlds = {task: World(*getattr(asked, task)) for task in GUESSED}
     found = [simulated(worlds, effect, asked.times) for effect in EFFECTS]
@@ -115,6 +125,9 @@ def simulated(
                 if key[1][0] == "sam":
                     alike = sum(other[:2] == key[:2] for other in shown)
                     count[f"SAM: {verdict}, {family}, {key[0]}"] += 1 / alike
+        for (task, (first, _)), one in over_regimes(tasks).items():
+            if first == "sam":
+                count[f"SAM: points, mean, {task}"] += 100 * one.mean
     shares = {name: round(number / times, 4) for name, number in sorted(count.items())}
     return {
         "effect": effect,
@@ -128,8 +141,9 @@ def _drawn(
     study: Study, world: World, effect: float, draw: np.random.Generator, alone: bool, allowed: bool
 ) -> Task:
     """Shares of images, by regime, arm and seed."""
-    worth = {}
-    for anchor in study.anchors():
+    seeds = len(study.seeds)
+    found, judged = {}, {}
+    for kind, anchor in product(study.searched_of, study.anchors()):
         shared = {name: draw.uniform(-2, 2) for name in (LR, WEIGHT_DECAY)}
         for arm in study.arms:
             lines = study.lines(study.arms[arm])
@@ -142,26 +156,25 @@ def _drawn(
                     for line in lines
                 ]
             )
-            searches = len(study.seeds) if alone else 1
-            found = [_chosen(lines, best, world, draw) for _ in range(searches)]
-            worth[arm, anchor] = np.array(found)
+            searched = [_chosen(lines, best, world, draw) for _ in range(seeds if alone else 1)]
+            away, scores = (np.array(each) for each in zip(*searched, strict=True))
+            found[arm, kind, anchor] = np.broadcast_to(away, (seeds, len(lines)))
+            judged[arm, kind, anchor] = np.broadcast_to(scores, seeds)
     accuracies: dict[Regime, dict[str, list[float]]] = {}
-    held_out: dict[Regime, dict[str, list[float]]] = {}
+    of_search: dict[Regime, dict[str, list[float]]] = {}
     for dense, mask in _regimes(study):
-        networks = {
-            arm: 50
-            + worth[arm, study.anchor(mask)]
-            + effect * (arm == "sam")
-            + draw.normal(0, world.noise, len(study.seeds))
-            for arm in study.arms
-        }
-        for of in (accuracies, held_out):
-            of[dense, mask] = {
-                arm: list((one + draw.normal(0, world.sampling, len(one))) / 100)
-                for arm, one in networks.items()
-            }
+        at = (dense, study.anchor(mask))
+        accuracies[dense, mask], of_search[dense, mask] = {}, {}
+        for arm in study.arms:
+            away = found[arm, *at]
+            if mask not in study.anchors():
+                away = away + draw.normal(0, world.moved, away.shape[1])
+            noise = draw.normal(0, np.hypot(world.noise, world.sampling), seeds)
+            points = 50 + effect * (arm == "sam") + noise - world.cost * np.square(away).sum(axis=1)
+            accuracies[dense, mask][arm] = list(points / 100)
+            of_search[dense, mask][arm] = list(judged[arm, *at])
     bounds = study.bounds if allowed else Bounds(0.0, study.bounds.margin)
-    best_too = with_best(accuracies, best_within(held_out, study.within))
+    best_too = with_best(accuracies, best_within(of_search, study.within))
     return Task(study.name, best_too, study.compared, bounds)
 
 
@@ -176,18 +189,22 @@ def _chosen(
     best: NDArray[np.float64],
     world: World,
     draw: np.random.Generator,
-) -> float:
-    """What the values are worth that a search by noisy accuracies finds, less than the best."""
+) -> tuple[NDArray[np.float64], float]:
+    """How far from the best a search by noisy accuracies ends, in factors, and its best score."""
 
-    def worth(point: Point) -> float:
-        away = [
-            np.log(value / line.start) / np.log(line.factor) - where
-            for value, line, where in zip(point, lines, best, strict=True)
+    def away(point: Point) -> NDArray[np.float64]:
+        places = [
+            np.log(value / line.start) / np.log(line.factor)
+            for value, line in zip(point, lines, strict=True)
         ]
-        return float(-world.cost * np.square(away).sum())
+        return np.array(places) - best
 
-    noise = float(np.hypot(world.noise, world.sampling))
-    return worth(search(lines, lambda point: worth(point) + draw.normal(0, noise)).best)
+    def score(point: Point) -> float:
+        worth = -world.cost * float(np.square(away(point)).sum())
+        return worth + draw.normal(0, np.hypot(world.noise, world.sampling))
+
+    found = search(lines, score)
+    return away(found.best), found.scores[found.best]
 
 
 if __name__ == "__main__":

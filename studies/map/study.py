@@ -1,7 +1,9 @@
 """What the study declares (``params.yaml``), as values."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -28,6 +30,8 @@ DENSE, PRUNED = "dense", "pruned"
 """Rows of networks that are not finetuned."""
 LR, RHO, WEIGHT_DECAY = "lr", "rho", "weight_decay"
 _LATE = "late"
+_MAKES = ("network", "source", "image_size", "dense_epochs", "finetune_epochs", "training")
+"""What a network depends on, of what is declared of a task; others say how many there are."""
 
 Values = Mapping[str, Any]
 
@@ -162,6 +166,14 @@ class Study:
         dense = {kind: self.values["dense"][kind] for kind in part["dense"]}
         return Study(self.name, {**self.values, **changed, "dense": dense})
 
+    @property
+    def digest(self) -> str:
+        """Of what a row depends on, beside what it names: others are not mixed with them."""
+        of_task = {name: self.task[name] for name in _MAKES}
+        shared = {name: self.values[name] for name in ("dense", "arms", "prune")}
+        text = json.dumps({**of_task, **shared}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     def data(self, folder: str | None) -> DataParams:
         """Where its images come from."""
         return DataParams(
@@ -183,8 +195,14 @@ class Study:
             if sparsity or criterion == criteria[0]:
                 yield Mask(criterion, sparsity)
 
+    @property
+    def searched_of(self) -> Sequence[str]:
+        """Of which dense trainings values are searched; others begin where the first's ended."""
+        found: list[str] = next(iter(self.task["criteria"].values()))
+        return found
+
     def anchors(self) -> list[Mask]:
-        """For what masks values are searched, of networks that plain SGD trained."""
+        """For what masks values are searched."""
         return [Mask(next(iter(self.task["criteria"])), one) for one in self.task["anchors"]]
 
     def anchor(self, mask: Mask) -> Mask:
@@ -209,6 +227,11 @@ class Study:
                 how["start"] = how["start"][method.variant]
             lines.append(Line(name, **how))
         return lines
+
+    def lines_from(self, method: Method, begin: Point) -> list[Line]:
+        """The same, from another point."""
+        lines = self.lines(method)
+        return [replace(line, start=value) for line, value in zip(lines, begin, strict=True)]
 
     def setting(self, method: Method, point: Point) -> Setting:
         """What a point of the search stands for."""

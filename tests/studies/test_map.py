@@ -16,7 +16,7 @@ from scipy import stats
 from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.evaluation import adjust, signed
-from sparse_sam.files import Store
+from sparse_sam.files import Store, write_json
 from sparse_sam.training import on_threads
 from studies.map import analysis, cells, report, run, simulate
 from studies.map.analysis import (
@@ -25,10 +25,12 @@ from studies.map.analysis import (
     best_within,
     by_regime,
     by_sparsity,
+    not_below,
     over_regimes,
+    pooled,
     with_best,
 )
-from studies.map.cells import Images, Lab, measured_key, tried_key
+from studies.map.cells import Images, Lab, measured_key, searched_arm, tried_key
 from studies.map.search import Line, Point, is_inside, neighbours, search
 from studies.map.study import Bounds, Mask, Setting, Start, Study, load_study
 from studies.rows import read_rows
@@ -154,12 +156,26 @@ def rows(step: str) -> list[dict[str, Any]]:
 
 def of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """The search that a row belongs to."""
-    return row["method"], row["sparsity"], row["seed"]
+    return row["method"], row["dense"], row["sparsity"], row["seed"]
 
 
 def digits(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without what depends on the time of day."""
     return {name: value for name, value in row.items() if "seconds" not in name}
+
+
+def _check_values_are_taken_where_they_were_searched(study: Study) -> None:
+    """Each dense training's search begins where that of SGD's ended, and ends inside."""
+    known = {tried_key(row): row for row in rows("tried")}
+    for arm, kind, anchor, seed in run.choices(study):
+        found = searched_arm(study, known, (arm, kind, anchor, seed))
+        lines = study.lines(study.arms[arm])
+        assert is_inside(found, lines)
+        if kind != "sgd":
+            assert (
+                next(iter(found.scores))
+                == searched_arm(study, known, (arm, "sgd", anchor, seed)).best
+            )
 
 
 def _check_recheck_has_one_thread(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +210,11 @@ def test_what_was_stopped_goes_on_to_the_same_digits(
     measured = rows("measured")
     assert len(measured) == 2 * (len(study.dense) + len(regimes) * (1 + len(study.arms)))
     chosen = run.chosen_dense(study) | run.chosen_arms(study)
+    assert len(run.chosen_arms(study)) == 2 * 3 * 2 * len(study.arms)  # seeds, dense, anchors
     for row in measured:
         if row["arm"] in study.arms:
             anchor = study.anchor(Mask(row["criterion"], row["sparsity"]))
-            setting = chosen[row["arm"], anchor, row["seed"]]
+            setting = chosen[row["arm"], row["dense"], anchor, row["seed"]]
             assert (row["lr"], row["rho"]) == (setting.lr, setting.rho)
             alike = {
                 one["start"]
@@ -215,12 +232,17 @@ def test_what_was_stopped_goes_on_to_the_same_digits(
         run.recheck(lab)
     run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in measured))
 
-    # A stop: half of the rows were never written, and another processor made one regime's start.
+    _check_values_are_taken_where_they_were_searched(study)
+
+    # A stop: half of the rows were never written, another processor made one regime's start, and
+    # one row is of values that were not chosen.
     for step, key in (("tried", tried_key), ("measured", measured_key)):
         whole = {key(row): digits(row) for row in rows(step)}
         kept = rows(step)[::2]
         if step == "measured":
             kept = [{**row, "start": "of another"} if "start" in row else row for row in kept]
+            kept += [row for row in measured if row not in rows("measured")[::2]][:5]
+            kept[-1] = kept[-1] | ({"lr": 1.0} if "lr" in kept[-1] else {})
         run.table("digits", step).write_text("".join(f"{json.dumps(row)}\n" for row in kept))
         (run.choose if step == "tried" else run.measure)(lab)
         assert {key(row): digits(row) for row in rows(step)} == whole
@@ -228,27 +250,43 @@ def test_what_was_stopped_goes_on_to_the_same_digits(
 
 @pytest.mark.timeout(300)
 def test_the_report_says_what_the_rows_say(lab: Lab) -> None:
-    for step in (run.choose_dense, run.choose, run.measure, run.check_precision):
+    for step in (run.choose_dense, run.choose, run.measure, run.control, run.check_precision):
         step(lab)
     results = report.Results(lab.study)
     assert results.missing == 0
     said = report.page([results])
     arms = results.task.accuracies["sam", Mask("magnitude", 0.8)]
     alike = [row for row in rows("measured") if row["sparsity"] == 0.8]
-    held_out = {
-        arm: np.mean([row["held_out"] for row in alike if row["arm"] == arm])
+    known = {tried_key(row): row for row in rows("tried")}
+    scores = {
+        arm: np.mean(
+            [
+                max(searched_arm(lab.study, known, (arm, "sam", mask, seed)).scores.values())
+                for seed in (0, 1)
+            ]
+        )
         for arm in ("sgd", "sgd_2x")
+        for mask in [Mask("magnitude", 0.8)]
     }
-    best = "sgd" if held_out["sgd"] >= held_out["sgd_2x"] else "sgd_2x"
-    assert arms["sgd_within_2x"] == arms[best]
+    best = "sgd" if scores["sgd"] >= scores["sgd_2x"] else "sgd_2x"
+    of_sam = {(row["seed"], row["arm"]): row["accuracy"] for row in alike if row["dense"] == "sam"}
+    assert list(arms["sgd_within_2x"]) == [of_sam[seed, best] for seed in (0, 1)]
     pruned = [arms for (_, mask), arms in results.task.accuracies.items() if mask.sparsity]
     mean = 100 * np.mean([np.subtract(arms["late"], arms["sgd_within_2x"]) for arms in pruned])
     assert f"SGD, then SAM − SGD (up to 2×): {signed(float(mean))} [" in said
     (advice,) = [line for line in said.splitlines() if "| 80 % | 2× |" in line]
-    accuracy = 100 * np.mean([arms[best] for arms in pruned])
-    assert f" | {report.NAMES[best]}: {accuracy:.2f} | {report.NAMES[best]} | " in advice
-    searches = [line for line in said.splitlines() if line.startswith("| digits | SGD |")]
-    assert searches[0].split(" | ")[2:4] == ["4", "4"]  # two seeds, two anchors: all inside
+    accuracy = 100 * np.mean([arms["sgd_within_2x"] for arms in pruned])
+    usual = report.NAMES[results.usual(0.8, "sgd_within_2x")]
+    assert f" | {usual}: {accuracy:.2f} | {usual} | " in advice
+    searches = [
+        line for line in said.splitlines() if line.startswith(f"| {results.title} | SGD | ")
+    ]
+    assert "| 12 |" in searches[-1]  # two seeds, two anchors, three dense trainings
+    _check_what_is_done_otherwise(said, results)
+    control = [row["accuracy"] for row in rows("control") if row["sparsity"] == 0.8]
+    sam = [of_sam[seed, "pruned"] for seed in (0, 1)]
+    gained = signed(100 * float(np.mean(np.subtract(sam, control))))
+    assert f"| {100 * np.mean(control):.2f} | {gained} [" in said
     # (The small study is in float32 anyway, so this part is the same.)
     compared = next(line for line in said.splitlines() if "SGD, magnitude, 80 % |" in line)
     assert compared.split(" | ")[3] == compared.split(" | ")[4].removesuffix(" |")
@@ -259,7 +297,56 @@ def test_the_report_says_what_the_rows_say(lab: Lab) -> None:
     # What is half done says nothing.
     kept = [row for row in rows("measured") if (row["seed"], row["arm"]) != (1, "late")]
     run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
-    assert report.Results(lab.study).missing == 7
+    assert report.Results(lab.study).missing == 7 * 4  # regimes, with all their rows
+    kept = [{**row, "lr": 9.0} if row.get("arm") == "late" else row for row in rows("measured")]
+    run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
+    assert report.Results(lab.study).missing == 2 * 7 * 4
+
+
+def _check_what_is_done_otherwise(said: str, results: report.Results) -> None:
+    lines = {line.split(" | ")[0]: line for line in said.splitlines() if line.startswith("| ")}
+    task = results.task
+    pruned = [of for of in task.accuracies if of[1].sparsity]
+    by_seed = np.mean(
+        [np.subtract(task.accuracies[of]["late"], task.accuracies[of]["sgd_2x"]) for of in pruned],
+        axis=0,
+    )
+    assert (
+        signed(100 * float(by_seed.mean()))
+        in lines["| SGD has as many gradients, and no choice of fewer"]
+    )
+    searched = [of for of in pruned if of[1].criterion == "magnitude"]
+    (pair,) = task.compared
+    alone = np.mean([task.difference(pair, of) for of in searched])
+    assert (
+        signed(100 * float(alone))
+        in lines["| only regimes whose values were searched in themselves"]
+    )
+    each = np.mean([task.difference(pair, of) for of in pruned], axis=0)
+    ends = [signed(100 * float(one)) for one in sorted(each)]
+    assert (
+        f"{ends[0]} to {ends[1]}"
+        in lines["| one seed is left out: the least mean, and the largest"]
+    )
+    falls = sum(
+        int(np.sum(np.subtract(arms["pruned"], arms["late"]) > 0.005))
+        for of, arms in task.accuracies.items()
+        if of in pruned
+    )
+    assert lines[f"| collapsed, of {len(pruned) * 2}"].split(" | ")[3] == f"{falls} |"
+
+
+def test_a_report_is_refused_in_a_line(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main(["digits"]) == 1
+    assert "is reported together with the others" in capsys.readouterr().err
+    monkeypatch.setattr(report, "tasks", lambda: ["digits"])
+    assert report.main([]) == 1
+    assert "networks are missing" in capsys.readouterr().err
+    write_json(run.table("digits", "tried").with_name("images.json"), {"declared": "another"})
+    assert report.main([]) == 1
+    assert "are of another declaration (declared another, and here " in capsys.readouterr().err
     assert report.main([]) == 1  # nor does this repository, while its networks are missing
 
 
@@ -277,7 +364,7 @@ def test_what_diverges_counts_as_what_it_began_with(lab: Lab) -> None:
     wild = Setting(lr=1e6, weight_decay=0.0, rho=None)
     mask = Mask("magnitude", 0.8)
     chosen = run.chosen_dense(lab.study) | {
-        (arm, anchor, 0): wild for arm in lab.study.arms for anchor in lab.study.anchors()
+        (arm, "sgd", anchor, 0): wild for arm in lab.study.arms for anchor in lab.study.anchors()
     }
     told: list[Any] = []
     cells.measure(lab, {}, chosen, Start("sgd", 0), told.append)
@@ -297,19 +384,33 @@ def drawn_task(draw: np.random.Generator, name: str, bounds: Bounds) -> Task:
     return Task(name, found, PAIRS, bounds)
 
 
-def test_the_best_of_some_is_that_of_held_out_images() -> None:
+def test_the_best_of_some_is_that_of_each_regime() -> None:
+    half, more = ("sgd", Mask("magnitude", 0.5)), ("sgd", Mask("obs", 0.9))
     tested_on = {
-        ("sgd", Mask("magnitude", 0.5)): {"sgd": [0.1, 0.2], "sgd_2x": [0.3, 0.4]},
-        ("sgd", Mask("obs", 0.5)): {"sgd": [0.5, 0.6], "sgd_2x": [0.7, 0.8]},
-        ("sgd", Mask("magnitude", 0.9)): {"sgd": [0.1, 0.2], "sgd_2x": [0.3, 0.4]},
+        half: {"sgd": [0.1, 0.2], "sgd_2x": [0.3, 0.4]},
+        more: {"sgd": [0.5, 0.6], "sgd_2x": [0.7, 0.8]},
     }
-    held_out = {
-        ("sgd", Mask("magnitude", 0.5)): {"sgd": [0.9, 0.9], "sgd_2x": [0.1, 0.1]},
-        ("sgd", Mask("obs", 0.5)): {"sgd": [0.2, 0.2], "sgd_2x": [0.3, 0.3]},
-        ("sgd", Mask("magnitude", 0.9)): {"sgd": [0.2, 0.2], "sgd_2x": [0.3, 0.3]},
+    judged = {
+        half: {"sgd": [0.9, 0.4], "sgd_2x": [0.1, 0.9]},
+        more: {"sgd": [0.2, 0.2], "sgd_2x": [0.1, 0.3]},  # of equals, the first
     }
-    found = with_best(tested_on, best_within(held_out, {"best": ["sgd", "sgd_2x"]}))
-    assert [arms["best"] for arms in found.values()] == [[0.1, 0.2], [0.5, 0.6], [0.3, 0.4]]
+    within = {"best": ["sgd", "sgd_2x"]}
+    found = with_best(tested_on, best_within(judged, within))
+    assert [arms["best"] for arms in found.values()] == [[0.1, 0.2], [0.5, 0.6]]
+    # One choice for a sparsity: the mean over its regimes.
+    same = {half: judged[half], ("sam", Mask("obs", 0.5)): {"sgd": [0.1, 0], "sgd_2x": [0.8, 0]}}
+    assert best_within(same, within)[half, "best"] == "sgd"
+    assert best_within(pooled(same), within)[half, "best"] == "sgd_2x"
+
+
+def test_what_falls_below_its_start_on_held_out_images_counts_as_that() -> None:
+    of = ("sgd", Mask("magnitude", 0.5))
+    found = not_below(
+        {of: {"pruned": [0.5, 0.5], "sam": [0.4, 0.4]}},
+        {of: {"pruned": [0.5, 0.5], "sam": [0.6, 0.3]}},
+        "pruned",
+    )
+    assert found[of]["sam"].tolist() == [0.4, 0.5]  # type: ignore[union-attr]
 
 
 def test_tests_are_scipys() -> None:
