@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from sparse_sam.data import Split, TrainingData
-from sparse_sam.errors import SparseSamError
+from sparse_sam.errors import DivergenceError, SparseSamError
 from sparse_sam.files import Store
 from sparse_sam.networks import Network
 from sparse_sam.pruning import PruneParams
@@ -33,11 +33,10 @@ from sparse_sam.training import (
     DenseParams,
     DistillationParams,
     FinetuneParams,
-    Trained,
+    Finetuning,
     TrainingParams,
     checkpoint_hash,
     evaluate,
-    finetune,
     prune,
     select_device,
     train_once,
@@ -49,6 +48,25 @@ HERE = Path(__file__).parent
 
 Values = Mapping[str, Any]
 Known = Mapping[tuple[Any, ...], Row]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the finetuning.
+
+    Attributes:
+        epochs: of SAM; SGD takes twice as many.
+        compression: to which it prunes; None is the one that is asked for.
+        criterion: by which weights go.
+        end: the share of its steps after which they all have.
+        updates: in how many steps they do.
+    """
+
+    epochs: int
+    compression: float | None
+    criterion: str
+    end: float
+    updates: int
 
 
 @dataclass(frozen=True)
@@ -90,11 +108,22 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """Of what the rows depend on: rows of another declaration do not count."""
+        """Of what the rows depend on beside what they name: others do not count."""
         shared = {key: value for key, value in self.values.items() if key != "networks"}
         shared["data"] = {**shared["data"], "source": None, "folder": None, "mirror": None}
-        text = json.dumps([shared, self.own], sort_keys=True)
+        own = {key: value for key, value in self.own.items() if key != "candidates"}
+        text = json.dumps([shared, own], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def made(self) -> Network:
+        """The network, with its arguments."""
+        return Network.of(self.network, **self.own.get("arguments", {}))
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Of the finetuning, one after the other."""
+        return [Phase(**one) for one in self.own["phases"]]
 
     def candidates(self) -> list[Recipe]:
         """What the arms may choose from; SGD's first."""
@@ -105,14 +134,14 @@ class Study:
         sam = SAMParams(variant="sam", rho=0.0)  # not used
         return DenseParams(**self._training(shift), optimizer="sgd", sam=sam)
 
-    def finetuning(self, recipe: Recipe, shift: int) -> FinetuneParams:
+    def finetuning(self, recipe: Recipe, shift: int, phase: Phase) -> FinetuneParams:
         """How it is finetuned while it is pruned."""
         changes = {
             "lr": recipe.lr,
             "weight_decay": recipe.weight_decay,
             **self.values["finetuning"],
         }
-        training = {**self._training(shift), **changes, "epochs": self.own["epochs"]}
+        training = {**self._training(shift), **changes, "epochs": phase.epochs}
         taught = {"weight": recipe.distillation, "temperature": self.values["temperature"]}
         return FinetuneParams(
             training=TrainingParams(**training),
@@ -120,9 +149,21 @@ class Study:
             sam=SAMParams(variant="sam", rho=recipe.rho or 0.0),
         )
 
-    def prune(self, compression: float) -> PruneParams:
-        """How it is pruned; compression counts the weights that are kept."""
-        return PruneParams.model_validate({**self.values["prune"], "sparsity": 1 - 1 / compression})
+    def prune(self, compression: float, phase: Phase, begun: float) -> PruneParams:
+        """How it is pruned in a phase.
+
+        Args:
+            compression: the one that is asked for; it counts the weights that are kept.
+            phase: the part of the finetuning.
+            begun: the sparsity with which it begins.
+        """
+        schedule = {"name": "gradual", "initial": begun, "end": phase.end, "updates": phase.updates}
+        at = {
+            "criterion": phase.criterion,
+            "sparsity": 1 - 1 / (phase.compression or compression),
+            "schedule": schedule,
+        }
+        return PruneParams.model_validate({**self.values["prune"], **at})
 
     def _training(self, shift: int) -> dict[str, Any]:
         precision = self.own["precision"]
@@ -193,37 +234,57 @@ class Lab:
 
     def dense(self, shift: int, seed: int) -> Checkpoint:
         """A dense network: from the store, or trained and kept there."""
-        recipe = self.study.dense(shift)
-        task = Dense(self.data.info.fingerprint, Network.of(self.study.network), recipe, seed)
+        task = Dense(self.data.info.fingerprint, self.study.made, self.study.dense(shift), seed)
         return train_once(task, self.data, self.store).checkpoint
 
     def finetuned(self, dense: Checkpoint, recipe: Recipe, shift: int, compression: float) -> Row:
-        """The row of a network that was finetuned."""
+        """The row of a network that was finetuned; its error is 100 % if it diverged."""
         study, begun = self.study, time.perf_counter()
-        pruning, params = study.prune(compression), study.finetuning(recipe, shift)
-        start = prune(dense, pruning, self.data)
-        done: Trained = finetune(
-            start,
-            self.data,
-            params,
-            recipe.arm,
-            lambda _: None,
-            pruning=pruning,
-            teacher=dense,
-        )
-        if done.checkpoint.masks is None:
+        row = {**_of(study, shift), "compression": compression, **asdict(recipe)}
+        network, gradients = dense, 0
+        try:
+            for phase in study.phases:
+                network, evaluated = self._phase(network, dense, recipe, shift, compression, phase)
+                gradients += evaluated
+        except DivergenceError:
+            return row | {"error": 100.0, "diverged": True, "machine": machine()}
+        if network.masks is None:
             raise TypeError("a finetuned network has no masks")
-        return {
-            **_of(study, shift),
-            "compression": compression,
-            **asdict(recipe),
-            "kept": done.checkpoint.masks.kept,
-            "weights": done.checkpoint.masks.total,
-            "error": self.error(done.checkpoint),
-            "gradient_evaluations": done.history[-1].gradient_evaluations,
+        return row | {
+            "kept": network.masks.kept,
+            "weights": network.masks.total,
+            "error": self.error(network),
+            "gradient_evaluations": gradients,
             "seconds": round(time.perf_counter() - begun, 1),
             "machine": machine(),
         }
+
+    def _phase(
+        self,
+        begin: Checkpoint,
+        dense: Checkpoint,
+        recipe: Recipe,
+        shift: int,
+        compression: float,
+        phase: Phase,
+    ) -> tuple[Checkpoint, int]:
+        """The network after a phase, and its gradient evaluations; from the store if known."""
+        study = self.study
+        sparsity = begin.masks.sparsity if begin.masks else 0.0
+        pruning = study.prune(compression, phase, sparsity)
+        start = prune(replace(begin, masks=None), pruning, self.data)
+        params = study.finetuning(recipe, shift, phase)
+        task = Finetuning(
+            start=checkpoint_hash(start),
+            arm=recipe.arm,
+            recipe=params,
+            prune=pruning,
+            model=study.made,
+            seed=dense.origin.seed,
+            teacher=checkpoint_hash(dense) if recipe.distillation else "",
+        )
+        done = train_once(task, self.data, self.store, start=start, teacher=dense)
+        return done.checkpoint, done.history[-1].gradient_evaluations
 
     def error(self, checkpoint: Checkpoint) -> float:
         """In percent."""

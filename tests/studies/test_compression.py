@@ -14,7 +14,8 @@ from sparse_sam.data import Split, TrainingData
 from sparse_sam.errors import SparseSamError
 from sparse_sam.files import Store
 from studies.compression import report, run
-from studies.compression.run import ARMS, Lab, Study, load_study
+from studies.compression.run import Lab, Study, load_study
+from studies.lenet.run import ARMS
 from studies.rows import Row, check_images, read_rows
 
 
@@ -24,9 +25,14 @@ def study(tiny_net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stu
     values: Any = copy.deepcopy(load_study("lenet-5").values)
     monkeypatch.setattr(run, "HERE", tmp_path)
     own = values["networks"]["lenet-5"] | {"compressions": [2, 4], "choosing_compression": 4}
-    values["networks"] = {tiny_net: own | {"epochs": 2, "precision": "float32"}}
+    phases = [
+        {**phase, "epochs": 1, "updates": 3, "compression": at}
+        for phase, at in zip(own["phases"], (1.5, None), strict=True)
+    ]
+    values["networks"] = {
+        tiny_net: own | {"phases": phases, "precision": "float32", "arguments": {}}
+    }
     values["dense"] |= {"epochs": 2, "batch_size": 8}
-    values["prune"]["schedule"]["updates"] = 3
     return Study({**values, "seeds": [0, 1]}, tiny_net)
 
 
@@ -104,9 +110,12 @@ def test_rows_of_another_declaration_do_not_count(study: Study, choosing: Lab) -
     run.choose(choosing)
     run.best(study, 1, "sam")
     longer: Any = copy.deepcopy(study.values)
-    longer["networks"][study.network]["epochs"] = 3
+    longer["networks"][study.network]["phases"][0]["epochs"] = 3
     with pytest.raises(SparseSamError, match="not every candidate was tried"):
         run.best(Study(longer, study.network), 1, "sam")
+    fewer: Any = copy.deepcopy(study.values)
+    fewer["networks"][study.network]["candidates"]["sam"].pop()
+    run.best(Study(fewer, study.network), 1, "sam")  # rows name what was tried
     elsewhere: Any = copy.deepcopy(study.values)
     elsewhere["data"] |= {"source": "idx", "folder": "elsewhere"}  # the same digits
     run.best(Study(elsewhere, study.network), 1, "sam")
@@ -130,5 +139,29 @@ def test_what_is_published_is_what_is_measured() -> None:
         assert len(candidates["sgd_2x"]) == len(candidates["sam"])
         for recipe in declared.candidates():
             for shift in declared.values["shifts"]:
-                training = declared.finetuning(recipe, shift).training
-                assert (training.lr, training.shift_pixels) == (recipe.lr, shift)
+                for phase in declared.phases:
+                    training = declared.finetuning(recipe, shift, phase).training
+                    assert (training.lr, training.shift_pixels) == (recipe.lr, shift)
+
+
+def test_what_diverges_is_a_row_and_is_not_chosen(study: Study, choosing: Lab) -> None:
+    wild: Any = copy.deepcopy(study.values)
+    for arm in ARMS:
+        wild["networks"][study.network]["candidates"][arm][0]["lr"] = 1e6
+    lab = replace(choosing, study=Study(wild, study.network))
+    run.choose(lab)
+    diverged = [row for row in read_rows(run.table(study, "choose")) if row["error"] == 100.0]
+    assert len(diverged) == 2 * 2
+    for arm in ARMS:
+        assert run.best(lab.study, 0, arm).lr < 1
+
+
+def test_phases_go_to_what_is_asked_and_share_what_they_have_in_common(
+    study: Study, choosing: Lab
+) -> None:
+    dense, recipe = choosing.dense(0, 0), study.candidates()[0]
+    rows = [choosing.finetuned(dense, recipe, 0, at) for at in (2, 4)]
+    assert [round(row["weights"] / row["kept"], 1) for row in rows] == [2, 4]
+    kinds = {path.parent.name for path in (choosing.store.folder / "entries").glob("*/*.json")}
+    trained = [key for kind in kinds for key in choosing.store.keys(kind)]
+    assert len(trained) == 4  # the dense network, its first phase once, and two second ones
