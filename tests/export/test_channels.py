@@ -52,10 +52,11 @@ def check(
         ("classifier", {"0": 24, "2": 51}),
         ("lenet-300-100", {"1": 120, "3": 40}),
         ("lenet-5", {"0": 8, "2": 20, "5": 200}),
+        (Network.of("lenet-5", relu=True), {"0": 8, "3": 20, "7": 200}),
         ("mlpnet", {"1": 16, "3": 8}),
     ],
 )
-def test_every_registered_sequence(name: str, removed: dict[str, int]) -> None:
+def test_every_registered_sequence(name: str | Network, removed: dict[str, int]) -> None:
     model = worked(build_model(name, SHAPE, 10))
     narrowed, gone = check(model)
     assert gone == removed

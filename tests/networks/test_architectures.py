@@ -241,6 +241,12 @@ def counted(name: str, shape: tuple[int, int, int]) -> str:
     return f"{sum(one.numel() for one in model.parameters()):,}"
 
 
+def as_written(argument: inspect.Parameter) -> str:
+    """A name and its default, as the page has them: YAML's."""
+    default = argument.default
+    return f"`{argument.name}` {str(default).lower() if isinstance(default, bool) else default}"
+
+
 def test_the_page_lists_every_network_with_its_parameters_and_arguments() -> None:
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d,]+) \| (.*?) \| ", text, re.MULTILINE)
@@ -249,4 +255,4 @@ def test_the_page_lists_every_network_with_its_parameters_and_arguments() -> Non
         assert grey == counted(name, (1, 28, 28)), name
         assert colour == counted(name, CIFAR), name
         _, _, *others = inspect.signature(NETWORKS.load(name)).parameters.values()
-        assert arguments == (", ".join(f"`{one.name}` {one.default}" for one in others) or "none")
+        assert arguments == (", ".join(map(as_written, others)) or "none")

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import conv2d, max_pool2d
 
 from sparse_sam.errors import ConfigError
 from sparse_sam.networks.build import build_model
+from sparse_sam.networks.network import Network
 from sparse_sam.networks.registry import NETWORKS, ImageShape
 from sparse_sam.pruning.magnitude import magnitude_masks
 from sparse_sam.pruning.masks import attach, plain_state
@@ -67,6 +69,20 @@ def test_the_classifier_is_that_of_the_protocol() -> None:
 )
 def test_how_many_parameters_a_network_has(name: str, weights: int) -> None:
     assert sum(p.numel() for p in build_model(name, MNIST, 10).parameters()) == weights
+
+
+def test_lenet_5_is_caffes_or_rectified_as_in_papers() -> None:
+    """Written out: a convolution, ReLU where asked for, pooling; twice."""
+    images = torch.randn(5, *MNIST)
+    for network in (Network.of("lenet-5"), Network.of("lenet-5", relu=True)):
+        model = build_model(network, MNIST, 10)
+        conv1, bias1, conv2, bias2, *linear = model.parameters()
+        assert [len(one) for one in (conv1, conv2, *linear)] == [20, 50, 500, 500, 10, 10]
+        middle = torch.relu if network.arguments else torch.nn.Identity()
+        x = max_pool2d(middle(conv2d(images, conv1, bias1)), 2)
+        x = max_pool2d(middle(conv2d(x, conv2, bias2)), 2).flatten(1)
+        x = torch.relu(x @ linear[0].T + linear[1]) @ linear[2].T + linear[3]
+        torch.testing.assert_close(model(images), x)
 
 
 @pytest.mark.parametrize("name", [*NETWORKS])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_sam.errors import DivergenceError
 from sparse_sam.pruning.fisher import Fisher, damping_of
 
 SHAPES = [(3, 7), (7, 7), (40, 6)]
@@ -87,6 +88,15 @@ def test_copies_of_one_example_are_no_singular_system() -> None:
     assert (fisher.inverse_diagonal() > 0).all()
     goes = torch.arange(5000) % 2 == 0
     assert fisher.update(torch.ones(5000), goes).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_gradients_that_leave_no_inverse_are_a_divergence(shape: tuple[int, int]) -> None:
+    fisher = Fisher(torch.full(shape, 1e30), damping=1e-20)  # their products are infinite
+    with pytest.raises(DivergenceError, match="cannot be pruned by obs: its gradients differ by"):
+        fisher.inverse_diagonal()
+    with pytest.raises(DivergenceError, match="Lower lr or rho"):
+        fisher.update(torch.ones(shape[1]), torch.arange(shape[1]) == 0)
 
 
 def test_damping() -> None:

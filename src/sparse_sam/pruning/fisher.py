@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sparse_sam.errors import DivergenceError
 from sparse_sam.terminal import beat
 
 _CHUNK = 8192
@@ -23,6 +24,9 @@ class Fisher:
     Attributes:
         gradients: G, a row for each example, (n, d).
         damping: λ, above 0.
+
+    Raises:
+        DivergenceError: when it is asked: the gradients are such that it has no inverse.
     """
 
     gradients: Tensor
@@ -35,12 +39,8 @@ class Fisher:
         is 1 less the squared columns of L⁻¹G, over λ.
         """
         if self._is_tall:
-            return (
-                torch.cholesky_inverse(torch.linalg.cholesky(self._square))
-                .diagonal()
-                .to(self.gradients)
-            )
-        lower = torch.linalg.cholesky(self._system(self._products)).to(self.gradients)
+            return torch.cholesky_inverse(_factor(self._square)).diagonal().to(self.gradients)
+        lower = _factor(self._system(self._products)).to(self.gradients)
         found = torch.empty_like(self.gradients[0])
         for start in range(0, len(found), _CHUNK):
             part = self.gradients[:, start : start + _CHUNK]
@@ -128,4 +128,16 @@ def _ridge(matrix: Tensor, strength: float) -> Tensor:
 
 
 def _solved(matrix: Tensor, wanted: Tensor) -> Tensor:
-    return torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(matrix))[:, 0]
+    return torch.cholesky_solve(wanted[:, None], _factor(matrix))[:, 0]
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """L of LLᵀ. Raises DivergenceError: rounding leaves none."""
+    try:
+        return torch.linalg.cholesky(matrix)
+    except torch.linalg.LinAlgError as error:
+        raise DivergenceError(
+            "the network cannot be pruned by obs: its gradients differ by so many orders of "
+            "magnitude that their Fisher cannot be inverted, as after a training that nearly "
+            "diverged. Lower lr or rho in params.yaml."
+        ) from error
