@@ -133,11 +133,12 @@ def _solved(matrix: Tensor, wanted: Tensor) -> Tensor:
 
 def _factor(matrix: Tensor) -> Tensor:
     """L of LLᵀ. Raises DivergenceError: rounding leaves none."""
-    try:
-        return torch.linalg.cholesky(matrix)
-    except torch.linalg.LinAlgError as error:
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
         raise DivergenceError(
             "the network cannot be pruned by obs: its gradients differ by so many orders of "
             "magnitude that their Fisher cannot be inverted, as after a training that nearly "
             "diverged. Lower lr or rho in params.yaml."
-        ) from error
+        )
+    return lower
