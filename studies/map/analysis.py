@@ -126,7 +126,9 @@ def pooled(accuracies: Accuracies) -> Accuracies:
         alike.setdefault(of[1].sparsity, []).append(of)
     return {
         of: {
-            arm: np.mean([accuracies[one][arm] for one in alike[of[1].sparsity]], axis=0)
+            arm: np.mean(
+                [np.asarray(accuracies[one][arm]) for one in alike[of[1].sparsity]], axis=0
+            )
             for arm in arms
         }
         for of, arms in accuracies.items()

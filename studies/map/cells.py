@@ -186,19 +186,20 @@ def searched_arm(
 ) -> Found:
     """The search of an arm's values for a reported seed. Raises as ``searched_dense``.
 
-    It begins where it is declared to, of networks of the first dense training; of those of others
-    it begins where that came to.
+    Of networks of the first dense training all of them are searched, from where it is declared.
+    Of those of another the learning rate is, from where that search came to, and the others stay.
     """
     arm, kind, anchor, seed = choice
     if seed is None:
         raise TypeError("arms are searched for a reported seed")
     method, choosing = study.arms[arm], [study.choosing(seed)]
     lines, first = study.lines(method), study.searched_of[0]
+    stay: Point = ()
     if kind != first:
-        begin = searched_arm(study, known, (arm, first, anchor, seed)).best
-        lines = study.lines_from(method, begin)
+        rate, *others = searched_arm(study, known, (arm, first, anchor, seed)).best
+        lines, stay = [replace(lines[0], start=rate)], tuple(others)
     at = {"dense": kind, **anchor._asdict()}
-    return _searched(study, known, method, at, choosing, lines, make, told)
+    return _searched(study, known, method, at, choosing, lines, make, told, stay)
 
 
 def _searched(
@@ -210,11 +211,15 @@ def _searched(
     lines: Sequence[Line],
     make: Make,
     told: Told,
+    stay: Point = (),
 ) -> Found:
-    """Search for the highest accuracy on held-out images, in the mean over seeds."""
+    """Search for the highest accuracy on held-out images, in the mean over seeds.
+
+    Along the first lines; ``stay`` are the values of the others.
+    """
 
     def score(point: Point) -> float:
-        setting, accuracies = study.setting(method, point), []
+        setting, accuracies = study.setting(method, (*point, *stay)), []
         for seed in seeds:
             row = {"method": method.name, **at, **setting._asdict(), "seed": seed}
             done = known.get(tried_key(row))
@@ -224,7 +229,10 @@ def _searched(
             accuracies.append(done["accuracy"])
         return sum(accuracies) / len(accuracies)
 
-    return search(lines, score)
+    found = search(lines, score)
+    return Found(
+        (*found.best, *stay), {(*point, *stay): value for point, value in found.scores.items()}
+    )
 
 
 def timed(lab: Lab, mask: Mask, method: Method, _: Told) -> Row:

@@ -599,7 +599,7 @@ def _searches(results: Sequence[Results]) -> Iterator[str]:
             found = [each for (name, *_), each in one.searches.items() if name == arm]
             as_good = sum(
                 any(
-                    each.scores[near] == each.scores[each.best]
+                    each.scores.get(near) == each.scores[each.best]
                     for near in neighbours(each.best, lines)
                 )
                 for each in found

@@ -51,8 +51,8 @@ RECHECKED = 3
 """So many networks are drawn."""
 TRIED = 10
 """About so many settings are tried in a search."""
-TRIED_FROM_THERE = 7
-"""And in one that begins where another ended."""
+TRIED_FROM_THERE = 4
+"""And in one of the learning rate alone, that begins where another ended."""
 
 
 def table(task: str, step: str) -> Path:

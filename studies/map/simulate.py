@@ -143,20 +143,26 @@ def _drawn(
     """Shares of images, by regime, arm and seed."""
     seeds = len(study.seeds)
     found, judged = {}, {}
-    for kind, anchor in product(study.searched_of, study.anchors()):
-        shared = {name: draw.uniform(-2, 2) for name in (LR, WEIGHT_DECAY)}
-        for arm in study.arms:
-            lines = study.lines(study.arms[arm])
-            # In factors, from where the search begins.
-            best = np.array(
-                [
-                    shared[line.name] + draw.normal(0, world.apart)
-                    if line.name in shared
-                    else draw.uniform(-2, 2)
-                    for line in lines
-                ]
-            )
-            searched = [_chosen(lines, best, world, draw) for _ in range(seeds if alone else 1)]
+    for anchor, arm in product(study.anchors(), study.arms):
+        if arm == next(iter(study.arms)):
+            shared = {name: draw.uniform(-2, 2) for name in (LR, WEIGHT_DECAY)}
+        lines = study.lines(study.arms[arm])
+        # In factors, from where the search begins.
+        best = np.array(
+            [
+                shared[line.name] + draw.normal(0, world.apart)
+                if line.name in shared
+                else draw.uniform(-2, 2)
+                for line in lines
+            ]
+        )
+        searches = seeds if alone else 1
+        first = [_chosen(lines, best, world, draw) for _ in range(searches)]
+        for kind in study.searched_of:
+            searched = first
+            if kind != study.searched_of[0]:  # lr alone, from there
+                moved = draw.normal(0, world.moved, len(lines))
+                searched = [_nearby(lines, away - moved, world, draw) for away, _ in first]
             away, scores = (np.array(each) for each in zip(*searched, strict=True))
             found[arm, kind, anchor] = np.broadcast_to(away, (seeds, len(lines)))
             judged[arm, kind, anchor] = np.broadcast_to(scores, seeds)
@@ -205,6 +211,15 @@ def _chosen(
 
     found = search(lines, score)
     return away(found.best), found.scores[found.best]
+
+
+def _nearby(
+    lines: list[Line], away: NDArray[np.float64], world: World, draw: np.random.Generator
+) -> tuple[NDArray[np.float64], float]:
+    """The same of a search of the first value alone, which begins so far from the best."""
+    others = away[1:]
+    (rate,), score = _chosen(lines[:1], -away[:1], world, draw)
+    return np.array([rate, *others]), score - world.cost * float(np.square(others).sum())
 
 
 if __name__ == "__main__":

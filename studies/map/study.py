@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -197,7 +197,7 @@ class Study:
 
     @property
     def searched_of(self) -> Sequence[str]:
-        """Of which dense trainings values are searched; others begin where the first's ended."""
+        """Of which dense trainings values are searched: of the first all, of others lr alone."""
         found: list[str] = next(iter(self.task["criteria"].values()))
         return found
 
@@ -227,11 +227,6 @@ class Study:
                 how["start"] = how["start"][method.variant]
             lines.append(Line(name, **how))
         return lines
-
-    def lines_from(self, method: Method, begin: Point) -> list[Line]:
-        """The same, from another point."""
-        lines = self.lines(method)
-        return [replace(line, start=value) for line, value in zip(lines, begin, strict=True)]
 
     def setting(self, method: Method, point: Point) -> Setting:
         """What a point of the search stands for."""
