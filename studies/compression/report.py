@@ -102,8 +102,9 @@ def _lines(found: Sequence[Results]) -> Iterator[str]:
         "The networks are pruned gradually while they are finetuned, by global magnitude, and the "
         "last weights of LeNet-5 by obs (docs/pruning.md); with SAM, or with SGD for twice the "
         "epochs, which takes as many gradient evaluations. LeNet-5 is rectified after its "
-        "convolutions too, as sparse momentum's is. Each arm took the best of its candidates, tried "
-        "on 5,000 held-out training images with a seed that is not reported; once with training "
+        "convolutions too, as sparse momentum's is, and each of its compressions begins where the one "
+        "before ended. LeNet-300-100's arms took the best of their candidates, tried on 5,000 "
+        "held-out training images with a seed that is not reported; once with training "
         "images shifted by up to a pixel, and once without, as the published networks were trained "
         "as far as is known. The networks were then trained on all 60,000 images and tested once, "
         "after the last epoch. Compression counts the weights kept, without biases. That SAM and "
@@ -165,6 +166,13 @@ def _outside(one: Published | None) -> str:
 def _tried(one: Results) -> Iterator[str]:
     study = one.study
     known = {tried_key(row): row for row in rows_of(study, "choose")}
+    if not known:
+        for one_of in study.candidates():
+            values = f"lr {one_of.lr:g}, weight decay {one_of.weight_decay:g}"
+            rho = "" if one_of.rho is None else f", ρ {one_of.rho:g}"
+            yield f"{NAMES[one_of.arm]}: {values}{rho}; chosen before, on held-out images."
+            yield ""
+        return
     yield (
         f"Tried at {study.own['choosing_compression']:g}×, with the error on held-out images; "
         "each arm's best (bold) was used:"

@@ -120,10 +120,10 @@ class Study:
         """The network, with its arguments."""
         return Network.of(self.network, **self.own.get("arguments", {}))
 
-    @property
-    def phases(self) -> list[Phase]:
-        """Of the finetuning, one after the other."""
-        return [Phase(**one) for one in self.own["phases"]]
+    def phases_to(self, compression: float) -> list[Phase]:
+        """Of the finetuning to a compression, one after the other: what comes before is shared."""
+        phases = [Phase(**one) for one in self.own["phases"]]
+        return [one for one in phases if (one.compression or 0) <= compression]
 
     def candidates(self) -> list[Recipe]:
         """What the arms may choose from; SGD's first."""
@@ -198,11 +198,15 @@ def measured_key(row: Row) -> tuple[Any, ...]:
 def best(study: Study, shift: int, arm: str) -> Recipe:
     """The candidate of an arm with the lowest error on held-out images; the first of equals.
 
+    One that is alone was chosen before.
+
     Raises:
         SparseSamError: one was not tried.
     """
     known = {tried_key(row): row for row in rows_of(study, "choose")}
     own = [one for one in study.candidates() if one.arm == arm]
+    if len(own) == 1:
+        return own[0]
     keys = {one: tried_key(asdict(one) | _of(study, shift)) for one in own}
     if not known.keys() >= set(keys.values()):
         raise SparseSamError(
@@ -243,7 +247,7 @@ class Lab:
         row = {**_of(study, shift), "compression": compression, **asdict(recipe)}
         network, gradients = dense, 0
         try:
-            for phase in study.phases:
+            for phase in study.phases_to(compression):
                 network, evaluated = self._phase(network, dense, recipe, shift, compression, phase)
                 gradients += evaluated
         except DivergenceError:
@@ -292,8 +296,10 @@ class Lab:
 
 
 def choose(lab: Lab) -> None:
-    """Try every candidate that was not tried, at one compression."""
+    """Try every candidate that was not tried, at one compression, where there are several."""
     rows = Rows(table(lab.study, "choose"), tried_key)
+    if len(lab.study.candidates()) == len(ARMS):
+        return
     # (A SAM step takes two gradients, but SGD takes twice the steps: none takes longest.)
     jobs = [
         (shift, recipe)

@@ -25,12 +25,15 @@ def study(tiny_net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stu
     values: Any = copy.deepcopy(load_study("lenet-5").values)
     monkeypatch.setattr(run, "HERE", tmp_path)
     own = values["networks"]["lenet-5"] | {"compressions": [2, 4], "choosing_compression": 4}
+    first, second, *_ = own["phases"]
     phases = [
         {**phase, "epochs": 1, "updates": 3, "compression": at}
-        for phase, at in zip(own["phases"], (1.5, None), strict=True)
+        for phase, at in ((first, 1.5), (second, 2), (second, 4))
     ]
+    few = copy.deepcopy(values["networks"]["lenet-300-100"]["candidates"])
     values["networks"] = {
-        tiny_net: own | {"phases": phases, "precision": "float32", "arguments": {}}
+        tiny_net: own
+        | {"phases": phases, "precision": "float32", "arguments": {}, "candidates": few}
     }
     values["dense"] |= {"epochs": 2, "batch_size": 8}
     return Study({**values, "seeds": [0, 1]}, tiny_net)
@@ -139,7 +142,7 @@ def test_what_is_published_is_what_is_measured() -> None:
         assert len(candidates["sgd_2x"]) == len(candidates["sam"])
         for recipe in declared.candidates():
             for shift in declared.values["shifts"]:
-                for phase in declared.phases:
+                for phase in declared.phases_to(max(published)):
                     training = declared.finetuning(recipe, shift, phase).training
                     assert (training.lr, training.shift_pixels) == (recipe.lr, shift)
 
@@ -164,4 +167,18 @@ def test_phases_go_to_what_is_asked_and_share_what_they_have_in_common(
     assert [round(row["weights"] / row["kept"], 1) for row in rows] == [2, 4]
     kinds = {path.parent.name for path in (choosing.store.folder / "entries").glob("*/*.json")}
     trained = [key for kind in kinds for key in choosing.store.keys(kind)]
-    assert len(trained) == 4  # the dense network, its first phase once, and two second ones
+    assert len(trained) == 4  # the dense network, and three phases
+    gradients = [row["gradient_evaluations"] for row in rows]
+    assert gradients[1] == gradients[0] * 3 / 2
+
+
+def test_what_has_no_other_candidate_is_not_tried(study: Study, choosing: Lab) -> None:
+    alone: Any = copy.deepcopy(study.values)
+    for candidates in alone["networks"][study.network]["candidates"].values():
+        del candidates[1:]
+    lab = replace(choosing, study=Study(alone, study.network))
+    run.choose(lab)
+    assert not run.table(lab.study, "choose").exists()
+    assert run.best(lab.study, 0, "sam") == lab.study.candidates()[1]
+    said = "\n".join(report._tried(report.Results(lab.study)))
+    assert "SAM: lr 0.1, weight decay 0.0001, ρ 0.05; chosen before, on held-out images." in said
