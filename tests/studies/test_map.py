@@ -31,6 +31,7 @@ from studies.map.analysis import (
     with_best,
 )
 from studies.map.cells import Images, Lab, measured_key, searched_arm, tried_key
+from studies.map.outcome import Results
 from studies.map.search import Found, Line, Point, is_inside, neighbours, search
 from studies.map.study import Bounds, Mask, Setting, Start, Study, load_study
 from studies.rows import read_rows
@@ -255,7 +256,7 @@ def test_what_was_stopped_goes_on_to_the_same_digits(
 def test_the_report_says_what_the_rows_say(lab: Lab) -> None:
     for step in (run.choose_dense, run.choose, run.measure, run.control, run.check_precision):
         step(lab)
-    results = report.Results(lab.study)
+    results = Results(lab.study)
     assert results.missing == 0
     said = report.page([results])
     arms = results.task.accuracies["sam", Mask("magnitude", 0.8)]
@@ -300,13 +301,13 @@ def test_the_report_says_what_the_rows_say(lab: Lab) -> None:
     # What is half done says nothing.
     kept = [row for row in rows("measured") if (row["seed"], row["arm"]) != (1, "late")]
     run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
-    assert report.Results(lab.study).missing == 7 * 4  # regimes, with all their rows
+    assert Results(lab.study).missing == 7 * 4  # regimes, with all their rows
     kept = [{**row, "lr": 9.0} if row.get("arm") == "late" else row for row in rows("measured")]
     run.table("digits", "measured").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
-    assert report.Results(lab.study).missing == 2 * 7 * 4
+    assert Results(lab.study).missing == 2 * 7 * 4
 
 
-def _check_what_is_done_otherwise(said: str, results: report.Results) -> None:
+def _check_what_is_done_otherwise(said: str, results: Results) -> None:
     lines = {line.split(" | ")[0]: line for line in said.splitlines() if line.startswith("| ")}
     task = results.task
     pruned = [of for of in task.accuracies if of[1].sparsity]
