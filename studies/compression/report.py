@@ -166,7 +166,7 @@ def _outside(one: Published | None) -> str:
 def _tried(one: Results) -> Iterator[str]:
     study = one.study
     known = {tried_key(row): row for row in rows_of(study, "choose")}
-    if not known:
+    if not study.to_try():
         for one_of in study.candidates():
             values = f"lr {one_of.lr:g}, weight decay {one_of.weight_decay:g}"
             rho = "" if one_of.rho is None else f", ρ {one_of.rho:g}"

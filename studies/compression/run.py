@@ -7,8 +7,6 @@ any machine. With ``--folder`` the digits are read from four idx files.
 """
 
 import argparse
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +40,7 @@ from sparse_sam.training import (
     train_once,
 )
 from studies.lenet.run import ARMS, load_data
-from studies.rows import Row, Rows, Told, check_images, machine, read_rows
+from studies.rows import Row, Rows, Told, check_kept, digest_of, machine, read_rows
 
 HERE = Path(__file__).parent
 
@@ -112,8 +110,7 @@ class Study:
         shared = {key: value for key, value in self.values.items() if key != "networks"}
         shared["data"] = {**shared["data"], "source": None, "folder": None, "mirror": None}
         own = {key: value for key, value in self.own.items() if key != "candidates"}
-        text = json.dumps([shared, own], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of([shared, own])
 
     @property
     def made(self) -> Network:
@@ -128,6 +125,10 @@ class Study:
     def candidates(self) -> list[Recipe]:
         """What the arms may choose from; SGD's first."""
         return [Recipe(arm=arm, **one) for arm in ARMS for one in self.own["candidates"][arm]]
+
+    def to_try(self) -> list[Recipe]:
+        """Those of arms that have several; one that is alone was chosen before."""
+        return [one for one in self.candidates() if len(self.own["candidates"][one.arm]) > 1]
 
     def dense(self, shift: int) -> DenseParams:
         """How a dense network is trained."""
@@ -198,16 +199,14 @@ def measured_key(row: Row) -> tuple[Any, ...]:
 def best(study: Study, shift: int, arm: str) -> Recipe:
     """The candidate of an arm with the lowest error on held-out images; the first of equals.
 
-    One that is alone was chosen before.
-
     Raises:
         SparseSamError: one was not tried.
     """
     known = {tried_key(row): row for row in rows_of(study, "choose")}
     own = [one for one in study.candidates() if one.arm == arm]
-    if len(own) == 1:
-        return own[0]
     keys = {one: tried_key(asdict(one) | _of(study, shift)) for one in own}
+    if own[0] not in study.to_try():
+        return own[0]
     if not known.keys() >= set(keys.values()):
         raise SparseSamError(
             f"not every candidate was tried: run `python -m studies.compression.run choose "
@@ -296,17 +295,16 @@ class Lab:
 
 
 def choose(lab: Lab) -> None:
-    """Try every candidate that was not tried, at one compression, where there are several."""
+    """Try every candidate that was not tried, at one compression."""
     rows = Rows(table(lab.study, "choose"), tried_key)
-    if len(lab.study.candidates()) == len(ARMS):
-        return
     # (A SAM step takes two gradients, but SGD takes twice the steps: none takes longest.)
     jobs = [
         (shift, recipe)
-        for shift, recipe in product(lab.study.values["shifts"], lab.study.candidates())
+        for shift, recipe in product(lab.study.values["shifts"], lab.study.to_try())
         if tried_key(asdict(recipe) | _of(lab.study, shift)) not in rows.by_key
     ]
-    rows.make(partial(_try, lab), jobs)
+    if jobs:
+        rows.make(partial(_try, lab), jobs)
 
 
 def _try(lab: Lab, job: tuple[int, Recipe], told: Told) -> None:
@@ -375,7 +373,8 @@ def open_lab(study: Study, step: str, folder: str | None) -> Lab:
     if tested is None:
         raise TypeError("no images are held out")
     # (That of a step: what is held out belongs to it.)
-    check_images(HERE / "results" / f"images-{step}.json", data.info.fingerprint)
+    images = {"fingerprint": data.info.fingerprint}
+    check_kept(HERE / "results" / f"images-{step}.json", images)
     return Lab(study, data, tested, open_store(repository_root()))
 
 

@@ -37,7 +37,7 @@ SAM_DENSE, CONTROL_DENSE, CONTROL = "sam", "sgd_2x", "sgd_2x as sam"
 Choice = tuple[str, str, Mask, int | None]
 """An arm, the dense training, the anchor and the reported seed.
 
-Or of a dense training: its name, twice, ``NOT_PRUNED`` and None.
+Or of a dense training: ``of_dense``.
 """
 Make = Callable[[Setting, int], Row]
 """What is measured of a setting, with a seed."""
@@ -85,6 +85,11 @@ class Lab:
     @cached_property
     def _on_cpu(self) -> TrainingData:
         return self.images.training.to(CPU)
+
+
+def of_dense(kind: str) -> Choice:
+    """Of a dense training: there is no arm but itself, and no mask or seed."""
+    return kind, kind, NOT_PRUNED, None
 
 
 def load_images(study: Study, folder: str | None, device: torch.device = CPU) -> Images:
@@ -140,7 +145,7 @@ def choose_arm(
 
     @cache  # and only if there is something to make
     def pruned(kind: str, choosing: int) -> Checkpoint:
-        setting = chosen[kind, kind, NOT_PRUNED, None]
+        setting = chosen[of_dense(kind)]
         return lab.pruned(_dense(lab, kind, setting, choosing).checkpoint, anchor)
 
     def make(kind: str, setting: Setting, choosing: int) -> Row:
@@ -267,7 +272,7 @@ def measure(
         return
     kind, seed = start
     at = {"dense": kind, "seed": seed}
-    setting = chosen[kind, kind, NOT_PRUNED, None]
+    setting = chosen[of_dense(kind)]
     row = at | {**NOT_PRUNED._asdict(), "arm": DENSE, **setting._asdict()}
     dense = _dense(lab, kind, setting, seed)
     told(row | _tested(lambda: dense, lab.images.test, with_curve=True))
@@ -285,17 +290,21 @@ def measure(
                 told(row | _reported(lab, arm, setting, pruned, mask))
 
 
-def control(lab: Lab, chosen: Mapping[Choice, Setting], seed: int, told: Told) -> None:
+def control(
+    lab: Lab, known: Known, chosen: Mapping[Choice, Setting], seed: int, told: Told
+) -> None:
     """Prune networks that SGD (2×) trained with the learning rate and weight decay of SAM's.
 
     What SAM's networks gain beside these, right after pruning, is not due to these values.
     """
-    values = chosen[SAM_DENSE, SAM_DENSE, NOT_PRUNED, None]._replace(rho=None)
+    at = {"dense": CONTROL, "seed": seed, "arm": PRUNED}
+    rows = {mask: at | mask._asdict() for mask in lab.study.controlled()}
+    if all(measured_key(row) in known for row in rows.values()):
+        return
+    values = chosen[of_dense(SAM_DENSE)]._replace(rho=None)
     dense = _dense(lab, CONTROL_DENSE, values, seed).checkpoint
-    for mask in lab.study.masks(SAM_DENSE):
-        if mask.sparsity and mask.criterion == lab.study.anchors()[0].criterion:
-            row = {"dense": CONTROL, "seed": seed, **mask._asdict(), "arm": PRUNED}
-            told(row | _accuracies(lab, lab.pruned(dense, mask)) | {"machine": machine(lab.device)})
+    for mask, row in rows.items():  # all of one network, on one processor
+        told(row | _accuracies(lab, lab.pruned(dense, mask)) | {"machine": machine(lab.device)})
 
 
 def again(lab: Lab, dense: Row, row: Row) -> Row:

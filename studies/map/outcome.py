@@ -11,7 +11,6 @@ from sparse_sam.errors import SparseSamError
 from studies.map.analysis import Accuracies, Best, Regime, Task, best_within, with_best
 from studies.map.cells import (
     CONTROL,
-    SAM_DENSE,
     Known,
     is_whole,
     measured_key,
@@ -138,7 +137,7 @@ class Results:
         """Accuracies of SGD's networks with SAM's values, right after pruning, by seed."""
         rows = {measured_key(row): row for row in read_rows(table(self.study.name, "control"))}
         found = {}
-        for mask in self.study.masks(SAM_DENSE):
+        for mask in self.study.controlled():
             of_seeds = [rows.get((CONTROL, seed, *mask, PRUNED)) for seed in self.study.seeds]
             if all(of_seeds):
                 found[mask] = [row["accuracy"] for row in of_seeds if row]

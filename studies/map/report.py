@@ -31,12 +31,12 @@ from studies.map.analysis import (
     tested,
     with_best,
 )
-from studies.map.cells import SAM_DENSE
+from studies.map.cells import CONTROL_DENSE, SAM_DENSE, of_dense
 from studies.map.outcome import TITLES, Results
 from studies.map.search import neighbours
 from studies.map.study import (
     HERE,
-    NOT_PRUNED,
+    LR,
     PRUNED,
     WEIGHT_DECAY,
     Bounds,
@@ -312,11 +312,9 @@ def _dense(results: Sequence[Results]) -> Iterator[str]:
     yield "|---" * 6 + "|"
     for one in results:
         control = one.control
-        for mask in one.study.masks(SAM_DENSE):
-            if not mask.sparsity or mask.criterion != one.study.anchors()[0].criterion:
-                continue
+        for mask in one.study.controlled():
             of_sam, of_sgd = (
-                one.task.accuracies[kind, mask][PRUNED] for kind in (SAM_DENSE, "sgd_2x")
+                one.task.accuracies[kind, mask][PRUNED] for kind in (SAM_DENSE, CONTROL_DENSE)
             )
             cells = []
             for other in (of_sgd, control.get(mask)):
@@ -331,7 +329,7 @@ def _dense(results: Sequence[Results]) -> Iterator[str]:
     yield "|---" * 5 + "|"
     for one in results:
         for kind in one.study.dense:
-            values = one.chosen[kind, kind, NOT_PRUNED, None]
+            values = one.chosen[of_dense(kind)]
             rho = "" if values.rho is None else f"{values.rho:g}"
             yield (
                 f"| {one.title} | {NAMES[kind]} | {values.lr:g} | {rho} | {values.weight_decay:g} |"
@@ -403,7 +401,7 @@ def _searches(results: Sequence[Results]) -> Iterator[str]:
     yield ""
     yield (
         "A search goes on until no value has a better one beside it, a factor of "
-        f"{results[0].study.lines(next(iter(results[0].study.arms.values())))[0].factor:g} away in "
+        f"{_factor(results[0], LR):g} away in "
         f"lr and ρ, and of {_factor(results[0], WEIGHT_DECAY):g} in weight decay, or none, where "
         "that would fall below its floor. Beside many there is one as good."
     )

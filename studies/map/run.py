@@ -30,6 +30,7 @@ from studies.map.cells import (
     Lab,
     load_images,
     measured_key,
+    of_dense,
     searched_arm,
     searched_dense,
     tried_key,
@@ -37,7 +38,6 @@ from studies.map.cells import (
 from studies.map.study import (
     DENSE,
     HERE,
-    NOT_PRUNED,
     Mask,
     Setting,
     Study,
@@ -64,9 +64,7 @@ def chosen_dense(study: Study) -> Chosen:
     """What was chosen for dense trainings. Raises SparseSamError if a search is not at its end."""
     known = Rows(table(study.name, "tried_dense"), tried_key).by_key
     return {
-        (kind, kind, NOT_PRUNED, None): study.setting(
-            method, searched_dense(study, known, kind).best
-        )
+        of_dense(kind): study.setting(method, searched_dense(study, known, kind).best)
         for kind, method in study.dense.items()
     }
 
@@ -168,10 +166,8 @@ def check_precision(lab: Lab) -> None:
 def control(lab: Lab) -> None:
     """Train SGD's dense networks with the values of SAM's, and prune them."""
     rows = Rows(table(lab.study.name, "control"), measured_key)
-    known = {row["seed"] for row in rows.by_key.values()}
-    jobs = [seed for seed in lab.study.seeds if seed not in known]
-    work = partial(cells.control, lab, chosen_dense(lab.study))
-    rows.make(work, jobs, side_by_side=lab.side_by_side)
+    work = partial(cells.control, lab, rows.by_key, chosen_dense(lab.study))
+    rows.make(work, lab.study.seeds, side_by_side=lab.side_by_side)
 
 
 def recheck(lab: Lab) -> None:

@@ -111,8 +111,9 @@ def simulated(
         tasks = [
             _drawn(study, worlds[study.name], effect, draw, alone, allowed) for study in studies
         ]
+        primary = over_regimes(tasks)
         families: dict[str, Mapping[tuple[Any, ...], Difference]] = {
-            "primary": over_regimes(tasks),
+            "primary": primary,
             "sparsity": by_sparsity(tasks),
             "regime": by_regime(tasks),
         }
@@ -125,7 +126,7 @@ def simulated(
                 if key[1][0] == "sam":
                     alike = sum(other[:2] == key[:2] for other in shown)
                     count[f"SAM: {verdict}, {family}, {key[0]}"] += 1 / alike
-        for (task, (first, _)), one in over_regimes(tasks).items():
+        for (task, (first, _)), one in primary.items():
             if first == "sam":
                 count[f"SAM: points, mean, {task}"] += 100 * one.mean
     shares = {name: round(number / times, 4) for name, number in sorted(count.items())}
@@ -143,15 +144,18 @@ def _drawn(
     """Shares of images, by regime, arm and seed."""
     seeds = len(study.seeds)
     found, judged = {}, {}
+    shared = {
+        (anchor, name): draw.uniform(-2, 2)
+        for anchor in study.anchors()
+        for name in (LR, WEIGHT_DECAY)
+    }
     for anchor, arm in product(study.anchors(), study.arms):
-        if arm == next(iter(study.arms)):
-            shared = {name: draw.uniform(-2, 2) for name in (LR, WEIGHT_DECAY)}
         lines = study.lines(study.arms[arm])
         # In factors, from where the search begins.
         best = np.array(
             [
-                shared[line.name] + draw.normal(0, world.apart)
-                if line.name in shared
+                shared[anchor, line.name] + draw.normal(0, world.apart)
+                if (anchor, line.name) in shared
                 else draw.uniform(-2, 2)
                 for line in lines
             ]

@@ -1,7 +1,5 @@
 """What the study declares (``params.yaml``), as values."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +22,7 @@ from sparse_sam.training import (
     TrainingParams,
 )
 from studies.map.search import Line, Point
+from studies.rows import digest_of
 
 HERE = Path(__file__).parent
 DENSE, PRUNED = "dense", "pruned"
@@ -171,8 +170,7 @@ class Study:
         """Of what a row depends on, beside what it names: others are not mixed with them."""
         of_task = {name: self.task[name] for name in _MAKES}
         shared = {name: self.values[name] for name in ("dense", "arms", "prune")}
-        text = json.dumps({**of_task, **shared}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of({**of_task, **shared})
 
     def data(self, folder: str | None) -> DataParams:
         """Where its images come from."""
@@ -204,6 +202,11 @@ class Study:
     def anchors(self) -> list[Mask]:
         """For what masks values are searched."""
         return [Mask(next(iter(self.task["criteria"])), one) for one in self.task["anchors"]]
+
+    def controlled(self) -> list[Mask]:
+        """For what masks SGD's dense networks are also made with SAM's values."""
+        criterion = next(iter(self.task["criteria"]))
+        return [Mask(criterion, one) for one in self.values["sparsities"] if one]
 
     def anchor(self, mask: Mask) -> Mask:
         """The anchor whose values a mask takes: of its sparsity or the next higher, or the last."""

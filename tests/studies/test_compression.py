@@ -16,7 +16,7 @@ from sparse_sam.files import Store
 from studies.compression import report, run
 from studies.compression.run import Lab, Study, load_study
 from studies.lenet.run import ARMS
-from studies.rows import Row, check_images, read_rows
+from studies.rows import Row, check_kept, read_rows
 
 
 @pytest.fixture
@@ -127,9 +127,9 @@ def test_rows_of_another_declaration_do_not_count(study: Study, choosing: Lab) -
 def test_rows_of_other_images_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "results" / "images.json"
     for _ in range(2):
-        check_images(path, "0123")
+        check_kept(path, {"fingerprint": "0123"})
     with pytest.raises(SparseSamError, match="the rows beside it are of other images"):
-        check_images(path, "4567")
+        check_kept(path, {"fingerprint": "4567"})
 
 
 def test_what_is_published_is_what_is_measured() -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,19 @@ def _check_what_is_done_otherwise(said: str, results: Results) -> None:
         if of in pruned
     )
     assert lines[f"| collapsed, of {len(pruned) * 2}"].split(" | ")[3] == f"{falls} |"
+
+
+def test_a_control_that_was_stopped_goes_on(lab: Lab) -> None:
+    sparse = Study("digits", {**lab.study.values, "sparsities": [0.0, 0.5, 0.8]})
+    lab = replace(lab, study=sparse)
+    run.choose_dense(lab)
+    run.control(lab)
+    whole = {measured_key(row): digits(row) for row in rows("control")}
+    assert len(whole) == 2 * 2
+    stopped = "".join(f"{json.dumps(row)}\n" for row in rows("control")[:-1])
+    run.table("digits", "control").write_text(stopped)
+    run.control(lab)
+    assert {measured_key(row): digits(row) for row in rows("control")} == whole
 
 
 def test_a_report_is_refused_in_a_line(
